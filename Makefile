@@ -1,0 +1,76 @@
+# Culex: one non-recursive makefile. Objects in build/$(MODE); MODE = release, debug, asan, tsan.
+MODE    ?= release
+B       := build/$(MODE)
+CC      ?= gcc
+PKGS    := libevent libevent_pthreads jansson libzstd liblz4 zlib
+VERSION := 0.1.0
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
+        -Wformat=2 -Wundef -Wno-unused-parameter
+CPPFLAGS += -I. -I$(B)/gen -D_GNU_SOURCE -DCULEX_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS))
+CFLAGS_release := -O2 -g
+CFLAGS_debug   := -O0 -g3
+CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+CFLAGS_tsan    := -O1 -g -fsanitize=thread
+CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -pthread
+LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread
+LDLIBS_STORE := -lrocksdb -lisal -ljansson -lzstd -llz4 -lsnappy -lz
+LDLIBS_SERVER := $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
+
+SHARED_SRC := $(wildcard shared/*/*.c)
+PLUGIN_SRC := $(wildcard plugins/capture/*.c)
+SERVER_SRC := $(wildcard kafka-server/protocol/*.c kafka-server/net/*.c kafka-server/broker/*.c kafka-server/api/*.c)
+CLI_SRC    := $(wildcard kafka-server/cli/*.c)
+MAIN_SRC   := kafka-server/server.c kafka-server/main.c
+GEN_SRC    := $(B)/gen/kafka_messages.c
+
+obj = $(patsubst %.c,$(B)/%.o,$(patsubst $(B)/%,%,$(1)))
+SHARED_OBJ := $(call obj,$(SHARED_SRC))
+SERVER_OBJ := $(call obj,$(SERVER_SRC)) $(B)/gen/kafka_messages.o
+
+all: $(B)/culex_capture.so $(B)/culex-server $(B)/culex
+
+$(B)/libculex.a: $(SHARED_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+$(B)/libserver.a: $(SERVER_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+
+# --libs-only: the plugin links libmosquitto, because upstream brokers export only part of the API.
+$(B)/culex_capture.so: $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a
+	$(CC) -shared $(LDFLAGS) -Wl,--exclude-libs,ALL -o $@ $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a $(LDLIBS_STORE) -lmosquitto
+$(B)/culex-server: $(call obj,$(MAIN_SRC)) $(B)/libserver.a $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) $(LDLIBS_SERVER)
+$(B)/culex: $(call obj,$(CLI_SRC)) $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) -lrdkafka -lmosquitto
+
+# --- the protocol's tables -------------------------------------------------------------------------
+$(B)/schemac: kafka-server/protocol/gen/schemac.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(WARN) -O1 -g -o $@ $<
+$(B)/gen/kafka_messages.c: kafka-server/protocol/kafka.schema $(B)/schemac
+	@mkdir -p $(@D)
+	$(B)/schemac kafka-server/protocol/kafka.schema $(B)/gen/kafka_messages.h $(B)/gen/kafka_messages.c
+$(B)/gen/kafka_messages.o: $(B)/gen/kafka_messages.c
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(B)/gen/kafka_messages.h: $(B)/gen/kafka_messages.c ;
+$(call obj,$(SERVER_SRC) $(MAIN_SRC)): | $(B)/gen/kafka_messages.h
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
+$(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
+unit: $(UNIT_BIN)
+	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
+
+clean:
+	rm -rf build
+
+.PHONY: all unit clean
+.SECONDARY:
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

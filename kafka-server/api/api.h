@@ -1,0 +1,65 @@
+/* An API is a row: what ApiVersions offers, what a frame is decoded with and who answers it.
+ *
+ * A request lives from its frame to its reply. A handler runs on the loop thread, reads rq->body
+ * (the decoded struct), and either calls request_reply before it returns or keeps rq (a "parked"
+ * request: long poll, group join) and replies later, also on the loop thread. Replies leave a
+ * connection in the order of its requests; a connection's next request is handled only after the
+ * reply to the one before (as Kafka does). When the connection goes away first, rq->cancel is called
+ * (if set): the handler forgets rq and must not reply. All memory of the request lives in rq->arena. */
+#ifndef CULEX_API_API_H
+#define CULEX_API_API_H
+
+#include "kafka-server/broker/kerr.h"
+#include "kafka-server/protocol/codec.h"
+#include "shared/base/arena.h"
+
+struct server;   /* server.h: wires everything */
+struct net_conn; /* net/net.h */
+
+struct request {
+    struct server *server;
+    struct net_conn *conn;
+    const struct api *api;
+    struct request_header header;
+    struct arena arena;
+    const void *body;   /* e.g. const struct fetch_request * */
+    void *parked;       /* the handler's own state while parked */
+    void (*cancel)(struct request *rq);
+    /* When the reply has left or the connection is gone: frees what the reply borrowed (pinned slices). */
+    void (*release)(void *arg);
+    void *release_arg;
+};
+
+typedef void api_handler(struct request *rq);
+
+struct api {
+    const struct codec_api *codec;
+    int16_t version_min, version_max; /* served: within the schema's */
+    api_handler *handler;
+};
+/* All rows, ascending by key; the tables of the families are joined in api.c. */
+extern const struct api *const api_table;
+extern const size_t api_table_count;
+const struct api *api_find(int16_t key);
+
+/* Handlers, one family a file. */
+api_handler api_versions, api_metadata, api_describe_cluster, api_describe_topic_partitions,
+    api_describe_configs;                                       /* api_cluster.c */
+api_handler api_fetch, api_list_offsets, api_offset_for_leader_epoch; /* api_fetch.c, api_log.c */
+api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat, api_leave_group,
+    api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,
+    api_offset_delete;                                          /* api_group.c, api_offset.c */
+
+/* Encodes response (a struct of the API's response message; borrowed memory in it must live in
+ * rq->arena or until rq->release) and queues it. Ends rq: never touch it again. */
+void request_reply(struct request *rq, const void *response);
+/* Closes the connection instead of an answer, with one log line. Ends rq. */
+void request_close(struct request *rq, const char *why);
+
+/* Host and port that this connection's listener advertises. */
+const char *request_advertised_host(const struct request *rq);
+int request_advertised_port(const struct request *rq);
+/* Peer address as text, e.g. "127.0.0.1" (Kafka shows it as /127.0.0.1). */
+const char *request_peer_host(const struct request *rq);
+
+#endif

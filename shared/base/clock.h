@@ -1,0 +1,24 @@
+/* The one door for time and randomness: tests replace both. */
+#ifndef CULEX_BASE_CLOCK_H
+#define CULEX_BASE_CLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Milliseconds since 1970, wall clock: what goes into records. */
+int64_t clock_wall_ms(void);
+/* Microseconds of a clock that never goes back: what timeouts are made of. */
+int64_t clock_mono_us(void);
+static inline int64_t clock_mono_ms(void)
+{
+    return clock_mono_us() / 1000;
+}
+
+/* Fills p with bytes from the kernel's generator. */
+void random_bytes(void *p, size_t n);
+uint64_t random_u64(void);
+
+/* For tests: a source replaces the real one until it is set to NULL. */
+void clock_set_source(int64_t (*wall_ms)(void), int64_t (*mono_us)(void));
+
+#endif

@@ -1,0 +1,130 @@
+/* culex.json: one file for the plugin, the server and the command line; read and checked whole.
+ *
+ *   {
+ *     "data": "/var/lib/culex",
+ *     "store":   { "limit.bytes": 0, "segment.bytes": 0, "ring.bytes": …, "tail.bytes": …, "flush.interval.ms": 10, … },
+ *     "defaults": { any key of a stream but name and filters },
+ *     "streams": [ { "name": "demo", "filters": ["demo/#"], "partitions": 16, "key": "topic",
+ *                    "headers": "full", "username.header": false, "retention.ms": …, "retention.bytes": …,
+ *                    "on_full": "block", "on_full.block.ms": …, "durability": "flush" }, … ],
+ *     "server":  { "listeners": "…", "advertised.listeners": "…", … }
+ *   }
+ *
+ * Every setting is a row of a table in options.c: name, type, bounds, default, documentation. From the rows come
+ * parsing, bounds, the environment's names (CULEX_LISTENERS for listeners), --help, the documentation, and
+ * what DescribeConfigs reports. Each mistake is one sentence: file, line, path in the document, what
+ * is wrong, what would be right (an unknown key: the nearest known one). */
+#ifndef CULEX_CONFIG_CONFIG_H
+#define CULEX_CONFIG_CONFIG_H
+
+#include "shared/base/buf.h"
+#include "shared/base/bytes.h"
+#include "shared/base/err.h"
+
+#define CONFIG_FILE_BYTES_MAX  (16u << 20)
+#define CONFIG_STREAMS_MAX     4096
+#define CONFIG_FILTERS_MAX     1024 /* of one stream */
+#define CONFIG_MISTAKES_MAX    50   /* reported in one go */
+
+enum config_headers { HEADERS_FULL, HEADERS_MINIMAL, HEADERS_NONE };
+enum config_on_full { ON_FULL_BLOCK, ON_FULL_REJECT, ON_FULL_DROP };
+enum config_durability { DURABILITY_FLUSH, DURABILITY_FSYNC };
+
+enum config_key {
+    KEY_TOPIC,    /* the whole topic: the default */
+    KEY_LEVELS,   /* topic[a..b] or topic[a], 1-based */
+    KEY_CLIENTID,
+    KEY_USERNAME,
+    KEY_PAYLOAD,  /* payload.<json path> */
+    KEY_PROPERTY, /* property.<name>: a user property */
+    KEY_SPARKPLUG,
+    KEY_NONE,
+};
+
+struct config_stream {
+    char *name;
+    char **filters;
+    uint32_t filter_count;
+    int32_t partitions;
+    enum config_key key;
+    int32_t key_from, key_to; /* KEY_LEVELS: 1-based, inclusive */
+    char *key_name;           /* KEY_PAYLOAD: path; KEY_PROPERTY: name; else NULL */
+    char *key_text;           /* as the user wrote it */
+    enum config_headers headers;
+    bool username_header;
+    int64_t retention_ms;    /* -1: for ever */
+    int64_t retention_bytes; /* per partition, as in Kafka; -1: no limit */
+    bool compact;            /* cleanup.policy = compact (affects tombstones) */
+    enum config_on_full on_full;
+    int32_t on_full_block_ms;
+    enum config_durability durability;
+    int line; /* in the file, for later sentences */
+};
+
+struct config_store {
+    int64_t limit_bytes, segment_bytes, segment_ms, ring_bytes, tail_bytes, cache_bytes;
+    int32_t flush_interval_ms;
+};
+
+/* Settings of culex-server, under Kafka's names where Kafka has them. */
+struct config_server {
+    char *listeners;            /* PLAINTEXT://127.0.0.1:9092[,NAME://host:port…] */
+    char *advertised_listeners; /* "" : as listeners */
+    char *listener_security_protocol_map; /* "NAME:PLAINTEXT,…"; "" : every listener is PLAINTEXT */
+    int32_t node_id;
+    int32_t num_partitions;
+    int64_t offsets_retention_minutes;
+    int64_t offsets_retention_check_interval_ms;
+    int32_t offset_metadata_max_bytes;
+    int32_t group_initial_rebalance_delay_ms;
+    int32_t group_min_session_timeout_ms, group_max_session_timeout_ms;
+    int32_t group_max_size;
+    int64_t fetch_max_bytes;
+    int32_t max_incremental_fetch_session_cache_slots;
+    int64_t socket_request_max_bytes;
+    int64_t queued_max_request_bytes; /* memory for requests and responses, all connections */
+    int32_t max_connections, max_connections_per_ip;
+    int64_t connections_max_idle_ms;
+    int32_t num_io_threads; /* workers for cold reads */
+    int32_t requests_in_flight_max; /* parked or queued, all connections */
+    char *log_file;  /* "": stderr */
+    char *log_level;
+};
+
+struct config {
+    char *path; /* the file, or NULL */
+    char *data; /* data directory */
+    struct config_store store;
+    struct config_server server;
+    struct config_stream *streams;
+    size_t stream_count;
+    struct buf mistakes; /* lines, after a failure */
+};
+
+/* All defaults, no streams. */
+enum err config_init(struct config *c) MUST_CHECK;
+/* Reads and checks the file on top of the defaults, then the environment (CULEX_…). ERR_INVALID: c->mistakes has one
+ * line per mistake: "culex.json:12: streams[1].partitions: 0 is too small; 1 to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line. */
+enum err config_load(struct config *c, const char *path) MUST_CHECK;
+/* One stream from options as mosquitto.conf gives them (plugin_opt_NAME VALUE), for the smallest case. Same names, same checks;
+ * `where` names the file in sentences. Unknown names: a mistake. */
+enum err config_from_options(struct config *c, const char *where, const char *const *names,
+                             const char *const *values, size_t count) MUST_CHECK;
+void config_fini(struct config *c);
+
+/* A row as others see it (help, docs, DescribeConfigs). */
+enum option_type { OPTION_BOOL, OPTION_INT, OPTION_LONG, OPTION_STRING, OPTION_LIST, OPTION_CHOICE };
+struct option_view {
+    const char *section; /* "", "store", "stream", "server" */
+    const char *name;
+    enum option_type type;
+    const char *default_text;
+    const char *doc;
+    bool reload; /* SIGHUP applies a change */
+};
+size_t option_count(void);
+void option_view(size_t i, struct option_view *v);
+/* Current value of a row of `server`, `store` or "" as text. */
+void option_value_text(const struct config *c, size_t i, struct buf *out);
+
+#endif
