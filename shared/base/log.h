@@ -6,6 +6,9 @@
 #ifndef CULEX_BASE_LOG_H
 #define CULEX_BASE_LOG_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "shared/base/err.h"
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -23,7 +26,7 @@ enum err log_open_file(const char *path, struct errmsg *m) MUST_CHECK;
 int log_level_parse(const char *name);
 
 void log_write(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
-extern enum log_level log_level_now;
+extern _Atomic int log_level_now; /* read by log_at only; set it with log_set_level */
 
 #define log_at(level, ...) ((level) <= log_level_now ? log_write((level), __VA_ARGS__) : (void)0)
 #define log_error(...) log_at(LOG_ERROR, __VA_ARGS__)
@@ -32,12 +35,11 @@ extern enum log_level log_level_now;
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
 
 /* One line per key and interval, so that a broken disk does not fill the log: returns true when the
- * caller may log now; `suppressed` (may be NULL) is how many were held back since the last time. */
+ * caller may log now; any thread. `suppressed` (may be NULL) is how many were held back since the last time. */
 struct log_limit {
     int64_t next_us;
     unsigned suppressed;
 };
-#include <stdbool.h>
 bool log_limit_pass(struct log_limit *l, int interval_ms, unsigned *suppressed);
 
 #endif

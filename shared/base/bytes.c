@@ -1,0 +1,197 @@
+/* Varints, the sticky reader, UUIDs and CRC-32C.
+ *
+ * A varint is LEB128: seven bits a byte, least significant first, the high bit says that more follow.
+ * Zigzag maps small negatives to small unsigned numbers: 0, -1, 1, -2 … become 0, 1, 2, 3 …
+ *
+ * The reader refuses what a 32 or 64 bit number cannot hold, so that two readings of one input never
+ * differ; it accepts padded forms (0x80 0x00), as Kafka's own reader does. */
+#include "shared/base/bytes.h"
+
+#include <isa-l/crc.h>
+
+#include "shared/base/clock.h"
+
+#define UVARINT32_BYTES_MAX 5
+
+size_t uvarint_put(uint8_t *p, uint64_t v)
+{
+    size_t n = 0;
+    while (v >= 0x80) {
+        p[n++] = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
+    p[n++] = (uint8_t)v;
+    return n;
+}
+
+size_t uvarint_size(uint64_t v)
+{
+    /* Bits in use, at least one, divided by seven and rounded up. */
+    unsigned bits = 64u - (unsigned)__builtin_clzll(v | 1);
+    return (bits + 6) / 7;
+}
+
+static uint64_t zigzag(int64_t v)
+{
+    return ((uint64_t)v << 1) ^ (v < 0 ? UINT64_MAX : 0);
+}
+
+static int64_t unzigzag(uint64_t v)
+{
+    return (int64_t)((v >> 1) ^ (0 - (v & 1)));
+}
+
+size_t varint_put(uint8_t *p, int64_t v)
+{
+    return uvarint_put(p, zigzag(v));
+}
+
+size_t varint_size(int64_t v)
+{
+    return uvarint_size(zigzag(v));
+}
+
+struct reader reader_make(struct slice in)
+{
+    static const uint8_t nothing[1];
+    const uint8_t *p = in.data ? in.data : nothing; /* pointer arithmetic on NULL is undefined */
+    return (struct reader){.p = p, .end = p + (in.data ? in.len : 0), .failed = false};
+}
+
+size_t reader_left(const struct reader *r)
+{
+    return (size_t)(r->end - r->p);
+}
+
+/* Moves over n bytes and returns where they began, or NULL. After a failure nothing moves again. */
+static const uint8_t *take(struct reader *r, size_t n)
+{
+    if (r->failed || n > reader_left(r)) {
+        r->failed = true;
+        return NULL;
+    }
+    const uint8_t *p = r->p;
+    r->p += n;
+    return p;
+}
+
+uint8_t reader_u8(struct reader *r)
+{
+    const uint8_t *p = take(r, 1);
+    return p ? *p : 0;
+}
+
+uint16_t reader_be16(struct reader *r)
+{
+    const uint8_t *p = take(r, 2);
+    return p ? be16_get(p) : 0;
+}
+
+uint32_t reader_be32(struct reader *r)
+{
+    const uint8_t *p = take(r, 4);
+    return p ? be32_get(p) : 0;
+}
+
+uint64_t reader_be64(struct reader *r)
+{
+    const uint8_t *p = take(r, 8);
+    return p ? be64_get(p) : 0;
+}
+
+/* last_max: the largest value of the byte_max-th byte, whose upper bits lie beyond the width. */
+static uint64_t uvarint(struct reader *r, size_t byte_max, uint8_t last_max)
+{
+    uint64_t v = 0;
+    for (size_t i = 0; i < byte_max; i++) {
+        uint8_t b = reader_u8(r);
+        if (r->failed) {
+            return 0;
+        }
+        if (i == byte_max - 1 && b > last_max) {
+            break;
+        }
+        v |= (uint64_t)(b & 0x7f) << (7 * i);
+        if (b < 0x80) {
+            return v;
+        }
+    }
+    r->failed = true;
+    return 0;
+}
+
+uint32_t reader_uvarint32(struct reader *r)
+{
+    return (uint32_t)uvarint(r, UVARINT32_BYTES_MAX, 0x0f);
+}
+
+uint64_t reader_uvarint64(struct reader *r)
+{
+    return uvarint(r, VARINT_BYTES_MAX, 0x01);
+}
+
+int32_t reader_varint32(struct reader *r)
+{
+    return (int32_t)unzigzag(reader_uvarint32(r));
+}
+
+int64_t reader_varint64(struct reader *r)
+{
+    return unzigzag(reader_uvarint64(r));
+}
+
+struct slice reader_bytes(struct reader *r, size_t n)
+{
+    const uint8_t *p = take(r, n);
+    return p ? slice_make(p, n) : slice_make(NULL, 0);
+}
+
+void uuid_to_text(const struct uuid *u, char *out)
+{
+    static const char alphabet[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    unsigned bits = 0; /* not yet written; the low bit_count of them count */
+    unsigned bit_count = 0;
+    char *o = out;
+    for (size_t i = 0; i < sizeof u->b; i++) {
+        bits = bits << 8 | u->b[i];
+        bit_count += 8;
+        while (bit_count >= 6) {
+            bit_count -= 6;
+            *o++ = alphabet[bits >> bit_count & 0x3f];
+        }
+    }
+    *o++ = alphabet[bits << (6 - bit_count) & 0x3f];
+    *o = '\0';
+}
+
+bool uuid_is_zero(const struct uuid *u)
+{
+    static const struct uuid zero;
+    return memcmp(u, &zero, sizeof zero) == 0;
+}
+
+struct uuid uuid_random(void)
+{
+    struct uuid u;
+    do {
+        random_bytes(u.b, sizeof u.b);
+        u.b[6] = (uint8_t)((u.b[6] & 0x0f) | 0x40); /* version 4; so it is never zero or one */
+        u.b[8] = (uint8_t)((u.b[8] & 0x3f) | 0x80);
+    } while (u.b[0] >> 2 == 62); /* its text would begin with '-' */
+    return u;
+}
+
+uint32_t crc32c(uint32_t crc, const void *data, size_t len)
+{
+    /* ISA-L leaves the inversions at both ends to its caller, takes an int, and does not write. */
+    const size_t step = 1u << 30;
+    unsigned char *p = (unsigned char *)(uintptr_t)data;
+    uint32_t c = ~crc;
+    while (len > step) {
+        c = crc32_iscsi(p, (int)step, c);
+        p += step;
+        len -= step;
+    }
+    return len > 0 ? ~crc32_iscsi(p, (int)len, c) : ~c;
+}
