@@ -1,0 +1,98 @@
+/* The server as one struct: what main.c makes, what the handlers in api/ reach through rq->server.
+ *
+ * One thread, the loop, owns all of it: handlers, the coordinator, the journal, connections. Blocking
+ * work goes to `workers` and comes back as a call on the loop. broker/ never includes this header: it is given
+ * the pieces that it needs.
+ *
+ * A turn of the loop (server.c):
+ *
+ *      events and timers ─▶ handlers ─▶ journal_put… ─┐
+ *        ▲                                            ▼
+ *        └── replies are written ◀── callbacks ◀── journal_flush: one store_commit on `own`
+ *
+ * request_reply only queues bytes on the connection: they are written after journal_flush, so that no reply
+ * leaves before the commit that holds its effect. A handler that must know the commit's result
+ * (it may fail) parks its request and replies in the journal's callback.
+ *
+ * What server.c calls of the group coordinator's side (all on the loop thread):
+ *
+ *   broker/journal.h
+ *      enum err journal_open(struct journal **out, struct store *own, struct errmsg *m);
+ *      void journal_flush(struct journal *j);     end of a turn: nothing pending is cheap; on failure the
+ *                                                 callbacks get the error. Callbacks may reply and put again
+ *      bool journal_pending(const struct journal *j);   callbacks have put more: flush again
+ *      void journal_set_store(struct journal *j, struct store *own);   own was reopened after a fault;
+ *                                                 NULL: it is away, puts fail with ERR_IO
+ *      void journal_close(struct journal *j);     flushes first
+ *   broker/coordinator.h
+ *      enum err coordinator_open(struct coordinator **out, struct store *own, struct journal *j,
+ *                                const struct config_server *cfg, int64_t now_ms, struct errmsg *m);
+ *                                                 loads groups and offsets (store_rows) before it returns
+ *      int64_t coordinator_deadline_ms(const struct coordinator *c);   clock_mono_ms() of its next timer;
+ *                                                 INT64_MAX: none. Asked at the end of every turn
+ *      void coordinator_tick(struct coordinator *c, int64_t now_ms);   runs what is due; clock_mono_ms()
+ *      void coordinator_reload(struct coordinator *c, const struct config_server *cfg);   after SIGHUP
+ *      void coordinator_stop(struct coordinator *c);   SIGTERM: answers every parked join and sync now, with
+ *                                                 COORDINATOR_NOT_AVAILABLE (clients retry elsewhere or later)
+ *      void coordinator_close(struct coordinator *c);
+ *
+ * `journal` and `coordinator` are NULL while there is no data directory yet: rows of the API table that need
+ * the coordinator are then not called, but api_find_coordinator is: it answers COORDINATOR_NOT_AVAILABLE.
+ *
+ * Rows of the own store: keys that begin with "server/" belong to server.c; the coordinator's begin with
+ * "group/" and "offset/". */
+#ifndef CULEX_SERVER_H
+#define CULEX_SERVER_H
+
+#include <event2/event.h>
+
+#include "shared/base/bytes.h"
+#include "shared/base/err.h"
+#include "shared/config/config.h"
+
+struct coordinator; /* broker/coordinator.h */
+struct fetch_sessions; /* broker/session.h */
+struct journal;     /* broker/journal.h */
+struct net;         /* net/net.h */
+struct store;
+struct topics;      /* broker/topics.h */
+struct watches;     /* broker/watch.h */
+struct workers;     /* broker/workers.h */
+
+#define SERVER_STOP_MS 2000 /* from SIGTERM to the end, at most */
+
+struct server {
+    struct event_base *base;
+    struct config config; /* options; reloaded rows change under SIGHUP, on the loop thread */
+    char cluster_id[UUID_TEXT_BYTES];
+
+    struct store *own;      /* DATA/server, writer; NULL: no data directory yet */
+    struct store *captured; /* DATA/captured, follower; NULL: not there yet */
+    struct topics *topics;  /* both stores' topics by name and id */
+    struct workers *workers;
+    struct watches *watches;         /* who waits for which partition */
+    struct fetch_sessions *sessions; /* KIP-227 */
+    struct net *net;
+    struct journal *journal;
+    struct coordinator *coordinator;
+
+    uint64_t requests;           /* handled since the start */
+    int32_t requests_in_flight;  /* handed to a handler and not answered yet */
+    bool stopping;               /* SIGTERM came: answer what is parked, take nothing new */
+
+    struct server_internal *in; /* server.c only: timers, pipes, state of opening */
+};
+
+/* Makes everything and opens the listeners. On failure m says why in a sentence; call server_close anyway.
+ * config is moved into s. */
+enum err server_open(struct server *s, struct config *config, struct errmsg *m) MUST_CHECK;
+/* Runs until SIGTERM, SIGINT or server_stop, then answers what is in flight. */
+enum err server_run(struct server *s) MUST_CHECK;
+/* Asks the loop to end; from the loop thread. */
+void server_stop(struct server *s);
+void server_close(struct server *s);
+
+/* True while more requests may be taken on (requests_in_flight_max). */
+bool server_has_room(const struct server *s);
+
+#endif
