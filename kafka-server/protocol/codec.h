@@ -4,6 +4,7 @@
  * message FetchRequest is `struct fetch_request` with the table `fetch_request_message`; its array
  * Topics is `struct fetch_request_topics *topics; int32_t topics_count;`, whose Partitions is
  * `struct fetch_request_topics_partitions *partitions; …` (path of field names, snake_case).
+ * Every struct has a table of its own, named alike: `fetch_request_topics_partitions_message`.
  * A null array has count -1; a nullable struct is a pointer (NULL: null). Fields that the version
  * at hand lacks have their default after decoding, and are left out when encoding. Unknown tagged fields are skipped.
  *
@@ -83,6 +84,10 @@ enum err codec_decode(const struct codec_message *t, int16_t version, struct sli
                       struct arena *a, void *out, struct errmsg *m) MUST_CHECK;
 /* Sets every field to its default (what a handler starts from). */
 void codec_init(const struct codec_message *t, void *out);
+/* An array of `count` structs of table t from the arena, every field at its default. Handlers make every array of
+ * structs with this: many defaults are not 0, and a field that is not its default goes out as a tag or
+ * fails in an old version. NULL: arena's max or memory. count 0 is fine. */
+void *codec_new_array(const struct codec_message *t, struct arena *a, int32_t count) MUST_CHECK;
 /* Appends the body to out. holes NULL: records are copied in. ERR_NOMEM (out's max), ERR_TOO_LARGE, ERR_VERSION;
  * ERR_INVALID when a field that the version cannot carry is not its default and Kafka calls that an error. */
 enum err codec_encode(const struct codec_message *t, int16_t version, const void *in,
