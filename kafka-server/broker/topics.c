@@ -1,0 +1,261 @@
+/* Two catalogs, one list.
+ *
+ * A store's catalog is an immutable snapshot with a version. A refresh takes a reference on both, and
+ * only when one of the versions has moved it merges the two sorted lists into one sorted list of
+ * `struct topic` and drops the old references. Lookups by name are binary searches; lookups by id go
+ * through a second list, sorted by id: two lists of some thousand entries are cheaper than a hash
+ * table that would have to be rebuilt just the same.
+ *
+ * When memory for a new list is missing the old one stays: a topic that appears late is better than a
+ * server that forgets all of them. */
+#include "kafka-server/broker/topics.h"
+
+#include <stdlib.h>
+
+
+enum { SIDE_OWN, SIDE_CAPTURED, SIDES };
+
+struct topics {
+    struct store *stores[SIDES];
+    const struct store_catalog *catalogs[SIDES]; /* held; NULL without a store */
+    struct topic *by_name;
+    struct topic **by_id;
+    size_t count;
+    topics_gone_fn *gone;
+    void *gone_arg;
+};
+
+struct topics *topics_new(void)
+{
+    return calloc(1, sizeof(struct topics));
+}
+
+static void drop_catalog(struct topics *t, int side)
+{
+    if (t->catalogs[side] != NULL) {
+        store_catalog_unref(t->stores[side], t->catalogs[side]);
+        t->catalogs[side] = NULL;
+    }
+}
+
+void topics_free(struct topics *t)
+{
+    if (t == NULL) {
+        return;
+    }
+    for (int i = 0; i < SIDES; i++) {
+        drop_catalog(t, i);
+    }
+    free(t->by_name);
+    free(t->by_id);
+    free(t);
+}
+
+void topics_on_gone(struct topics *t, topics_gone_fn *fn, void *arg)
+{
+    t->gone = fn;
+    t->gone_arg = arg;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    const struct topic *x = *(struct topic *const *)a;
+    const struct topic *y = *(struct topic *const *)b;
+    return memcmp(x->row->id.b, y->row->id.b, sizeof x->row->id.b);
+}
+
+/* Merges the snapshots in c into by_name, which has room for all; returns the count. */
+static size_t merge(const struct topics *t, const struct store_catalog *const *c,
+                    struct topic *by_name)
+{
+    size_t n = 0, i = 0, k = 0;
+    size_t own_count = c[SIDE_OWN] != NULL ? c[SIDE_OWN]->count : 0;
+    size_t captured_count = c[SIDE_CAPTURED] != NULL ? c[SIDE_CAPTURED]->count : 0;
+    while (i < own_count || k < captured_count) {
+        int order;
+        if (i == own_count) {
+            order = 1;
+        } else if (k == captured_count) {
+            order = -1;
+        } else {
+            order = strcmp(c[SIDE_OWN]->topics[i].name, c[SIDE_CAPTURED]->topics[k].name);
+        }
+        if (order < 0) {
+            by_name[n++] = (struct topic){&c[SIDE_OWN]->topics[i++], t->stores[SIDE_OWN], false};
+        } else {
+            by_name[n++] =
+                (struct topic){&c[SIDE_CAPTURED]->topics[k++], t->stores[SIDE_CAPTURED], true};
+            i += order == 0;
+        }
+    }
+    return n;
+}
+
+/* Tells of the topics of the old catalog of a store that its new one does not have. */
+static void tell_gone(struct topics *t, const struct store_catalog *before,
+                      const struct store_catalog *after)
+{
+    if (t->gone == NULL || before == NULL || after == NULL) {
+        return;
+    }
+    size_t k = 0;
+    for (size_t i = 0; i < before->count; i++) {
+        const char *name = before->topics[i].name;
+        while (k < after->count && strcmp(after->topics[k].name, name) < 0) {
+            k++;
+        }
+        if ((k == after->count || strcmp(after->topics[k].name, name) != 0) &&
+            topics_find(t, slice_str(name)) == NULL) {
+            t->gone(t->gone_arg, name);
+        }
+    }
+}
+
+/* Takes over the catalogs in c (references included). */
+static void take_over(struct topics *t, const struct store_catalog *const *c)
+{
+    size_t room = 1;
+    for (int i = 0; i < SIDES; i++) {
+        room += c[i] != NULL ? c[i]->count : 0;
+    }
+    struct topic *by_name = calloc(room, sizeof *by_name);
+    struct topic **by_id = calloc(room, sizeof *by_id);
+    if (by_name == NULL || by_id == NULL) {
+        free(by_name);
+        free(by_id);
+        for (int i = 0; i < SIDES; i++) {
+            if (c[i] != NULL) {
+                store_catalog_unref(t->stores[i], c[i]);
+            }
+        }
+        return;
+    }
+    size_t count = merge(t, c, by_name);
+    for (size_t i = 0; i < count; i++) {
+        by_id[i] = &by_name[i];
+    }
+    qsort(by_id, count, sizeof *by_id, compare_ids);
+    free(t->by_name);
+    free(t->by_id);
+    t->by_name = by_name;
+    t->by_id = by_id;
+    t->count = count;
+    const struct store_catalog *before[SIDES];
+    for (int i = 0; i < SIDES; i++) {
+        before[i] = t->catalogs[i];
+        t->catalogs[i] = c[i];
+    }
+    for (int i = 0; i < SIDES; i++) {
+        tell_gone(t, before[i], c[i]);
+        if (before[i] != NULL) {
+            store_catalog_unref(t->stores[i], before[i]);
+        }
+    }
+}
+
+void topics_refresh(struct topics *t)
+{
+    const struct store_catalog *c[SIDES] = {NULL, NULL};
+    bool moved = false;
+    for (int i = 0; i < SIDES; i++) {
+        if (t->stores[i] == NULL) {
+            continue;
+        }
+        c[i] = store_catalog_ref(t->stores[i]);
+        moved |= t->catalogs[i] == NULL || c[i]->version != t->catalogs[i]->version;
+    }
+    if (moved) {
+        take_over(t, c);
+        return;
+    }
+    for (int i = 0; i < SIDES; i++) {
+        if (c[i] != NULL) {
+            store_catalog_unref(t->stores[i], c[i]);
+        }
+    }
+}
+
+void topics_set_stores(struct topics *t, struct store *own, struct store *captured)
+{
+    struct store *stores[SIDES] = {[SIDE_OWN] = own, [SIDE_CAPTURED] = captured};
+    t->count = 0; /* its rows may lie in a catalog that goes now */
+    for (int i = 0; i < SIDES; i++) {
+        drop_catalog(t, i);
+        t->stores[i] = stores[i];
+    }
+    topics_refresh(t);
+}
+
+size_t topics_count(const struct topics *t)
+{
+    return t->count;
+}
+
+const struct topic *topics_at(const struct topics *t, size_t i)
+{
+    return &t->by_name[i];
+}
+
+/* Order of names as strcmp gives it, for a name without a NUL at its end. */
+static int compare_name(struct slice name, const char *row)
+{
+    size_t len = strlen(row);
+    size_t least = name.len < len ? name.len : len;
+    int order = least == 0 ? 0 : memcmp(name.data, row, least);
+    return order != 0 ? order : (name.len > len) - (name.len < len);
+}
+
+size_t topics_lower_bound(const struct topics *t, struct slice name)
+{
+    size_t low = 0, high = t->count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (compare_name(name, t->by_name[mid].row->name) > 0) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+const struct topic *topics_find(const struct topics *t, struct slice name)
+{
+    size_t i = topics_lower_bound(t, name);
+    return i < t->count && compare_name(name, t->by_name[i].row->name) == 0 ? &t->by_name[i] : NULL;
+}
+
+const struct topic *topics_find_id(const struct topics *t, const struct uuid *id)
+{
+    size_t low = 0, high = t->count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        int order = memcmp(id->b, t->by_id[mid]->row->id.b, sizeof id->b);
+        if (order == 0) {
+            return t->by_id[mid];
+        }
+        if (order > 0) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return NULL;
+}
+
+bool topic_name_ok(struct slice name)
+{
+    if (name.len == 0 || name.len > STORE_NAME_BYTES_MAX) {
+        return false;
+    }
+    size_t dots = 0;
+    for (size_t i = 0; i < name.len; i++) {
+        uint8_t ch = name.data[i];
+        bool letter = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z');
+        if (!letter && !(ch >= '0' && ch <= '9') && ch != '.' && ch != '_' && ch != '-') {
+            return false;
+        }
+        dots += ch == '.';
+    }
+    return dots != name.len || name.len > 2;
+}

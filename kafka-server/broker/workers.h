@@ -1,0 +1,38 @@
+/* A few threads for work that blocks: cold reads, lookups by time, opening the follower.
+ *
+ * The loop submits, a thread runs, the loop reaps. A piece of work is embedded in its owner's struct,
+ * which must live until `done` has been called. */
+#ifndef CULEX_BROKER_WORKERS_H
+#define CULEX_BROKER_WORKERS_H
+
+#include "shared/base/err.h"
+
+#include <stdbool.h>
+
+#define WORKERS_THREADS_MAX 64
+
+struct work {
+    void (*run)(struct work *w);  /* on a worker thread; may block */
+    void (*done)(struct work *w); /* on the loop thread, out of workers_reap; may free w */
+    struct work *next;            /* the pool's */
+};
+
+struct workers;
+
+/* wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no thread). */
+enum err workers_open(struct workers **out, int threads, int queue_max, void (*wake)(void *arg),
+                      void *arg, struct errmsg *m) MUST_CHECK;
+/* Waits for what runs, starts nothing more, and calls `done` for everything that was submitted, work that
+ * never ran included: see workers_closing. */
+void workers_close(struct workers *w);
+/* True from workers_close on: `done` then only frees. */
+bool workers_closing(const struct workers *w);
+
+/* Loop thread. ERR_FULL: queue_max pieces wait already. */
+enum err workers_submit(struct workers *w, struct work *work) MUST_CHECK;
+/* Loop thread: calls `done` of all that is finished. */
+void workers_reap(struct workers *w);
+/* Submitted and not reaped. Loop thread. */
+int workers_busy(const struct workers *w);
+
+#endif
