@@ -15,7 +15,7 @@ CFLAGS_tsan    := -O1 -g -fsanitize=thread
 CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -pthread
 LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread
 LDLIBS_STORE := -lrocksdb -lisal -ljansson -lzstd -llz4 -lsnappy -lz
-LDLIBS_SERVER := $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
+LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
 
 SHARED_SRC := $(wildcard shared/*/*.c)
 PLUGIN_SRC := $(wildcard plugins/capture/*.c)
@@ -67,6 +67,52 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
 unit: $(UNIT_BIN)
 	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
+
+# --- what a person touches first: demo, install, images, Debian 13 --------------------------------------
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+BINDIR     ?= $(PREFIX)/bin
+LIBDIR     ?= $(PREFIX)/lib/$(shell $(CC) -print-multiarch 2>/dev/null)
+DOCDIR     ?= $(PREFIX)/share/doc/culex
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+fill = sed -e 's|@BINDIR@|$(BINDIR)|g' -e 's|@LIBDIR@|$(LIBDIR)|g' -e 's|@DOCDIR@|$(DOCDIR)|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g'
+
+$(B)/demo-device: packaging/demo/device.c
+	@mkdir -p $(@D)
+	$(CC) -D_GNU_SOURCE $(CFLAGS) $(LDFLAGS) -o $@ $< -lmosquitto
+
+demo:
+	@MQTT_PORT='$(MQTT_PORT)' KAFKA_PORT='$(KAFKA_PORT)' DATA='$(DATA)' BUILD_DIR='$(B)' packaging/demo/run
+
+install: all
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(UNITDIR) \
+	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/culex
+	install -m 755 $(B)/culex-server $(B)/culex $(DESTDIR)$(BINDIR)
+	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
+	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
+	test -e $(DESTDIR)$(SYSCONFDIR)/culex/culex.json || \
+	    install -m 644 packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json
+	$(fill) packaging/mosquitto-culex.conf.in >$(DESTDIR)$(DOCDIR)/examples/mosquitto-culex.conf
+	$(fill) packaging/systemd/culex-server.service.in >$(DESTDIR)$(UNITDIR)/culex-server.service
+	install -m 644 packaging/systemd/culex-tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
+	@DESTDIR='$(DESTDIR)' packaging/after-install '$(DOCDIR)' '$(SYSCONFDIR)'
+
+# Keeps what is the user's: the configuration, if it is not the sample any more, and the data.
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/culex-server $(DESTDIR)$(BINDIR)/culex $(DESTDIR)$(LIBDIR)/culex_capture.so \
+	    $(DESTDIR)$(UNITDIR)/culex-server.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
+	if cmp -s packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; then \
+	    rm -f $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; rmdir $(DESTDIR)$(SYSCONFDIR)/culex; fi
+	rm -rf $(DESTDIR)$(DOCDIR)
+
+docker-test:
+	docker/test.sh
+
+debian-matrix:
+	tests/debian-matrix.sh
+
+.PHONY: demo install uninstall docker-test debian-matrix
 
 clean:
 	rm -rf build
