@@ -1,7 +1,7 @@
 /* culex.json: one file for the plugin, the server and the command line; read and checked whole.
  *
  *   {
- *     "data": "/var/lib/culex",
+ *     "data": "/var/lib/culex", "sys.interval.ms": 5000,
  *     "store":   { "limit.bytes": 0, "segment.bytes": 0, "ring.bytes": …, "tail.bytes": …, "flush.interval.ms": 10, … },
  *     "defaults": { any key of a stream but name and filters },
  *     "streams": [ { "name": "demo", "filters": ["demo/#"], "partitions": 16, "key": "topic",
@@ -94,6 +94,7 @@ struct config_server {
 struct config {
     char *path; /* the file, or NULL */
     char *data; /* data directory */
+    int32_t sys_interval_ms; /* the plugin's counters under $SYS */
     struct config_store store;
     struct config_server server;
     struct config_stream *streams;
@@ -104,10 +105,11 @@ struct config {
 /* All defaults, no streams. */
 enum err config_init(struct config *c) MUST_CHECK;
 /* Reads and checks the file on top of the defaults, then the environment (CULEX_…). ERR_INVALID: c->mistakes has one
- * line per mistake: "culex.json:12: streams[1].partitions: 0 is too small; 1 to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line. */
+ * line per mistake: "culex.json:12: streams[1].partitions: 0 is too small; 1 to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line.
+ * path NULL: the environment alone. c is fit for config_fini only after a failure. */
 enum err config_load(struct config *c, const char *path) MUST_CHECK;
 /* One stream from options as mosquitto.conf gives them (plugin_opt_NAME VALUE), for the smallest case. Same names, same checks;
- * `where` names the file in sentences. Unknown names: a mistake. */
+ * `where` names the file in sentences. Unknown names: a mistake. `config FILE` alone is config_load of that file. */
 enum err config_from_options(struct config *c, const char *where, const char *const *names,
                              const char *const *values, size_t count) MUST_CHECK;
 void config_fini(struct config *c);
@@ -121,6 +123,8 @@ struct option_view {
     const char *default_text;
     const char *doc;
     bool reload; /* SIGHUP applies a change */
+    int64_t min, max;           /* numbers */
+    const char *const *choices; /* OPTION_CHOICE: NULL-terminated; else NULL */
 };
 size_t option_count(void);
 void option_view(size_t i, struct option_view *v);

@@ -1,0 +1,594 @@
+/* Every setting is a row here, and nothing about a setting is said anywhere else: its name, type,
+ * bounds, default and documentation. Parsing, bounds, the environment, plugin_opt_* names, help and
+ * docs/configuration.md are derived.
+ *
+ * Defaults are text and go through the same setter as a user's text, so a default that breaks its
+ * own bounds fails the first test that calls config_init. A field is found by offset and width; the
+ * widths in use are 1 (bool, and choices with two values), 4 and 8. Rows with width 0 are lists or
+ * names that config.c handles itself (filters); they are here for their documentation. */
+#include "shared/config/options.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define KEY_NAME_BYTES_MAX  1024
+#define KEY_LEVEL_MAX       200
+#define LISTENER_BYTES_MAX  1024
+#define NO_LIMIT            INT64_MAX
+
+#define FIELD(section_, type_, field_) \
+    .section = (section_), .offset = offsetof(struct type_, field_), \
+    .width = sizeof(((struct type_ *)0)->field_)
+#define TOP(field)    FIELD(SECTION_TOP, config, field)
+#define STORE(field)  FIELD(SECTION_STORE, config, store.field)
+#define SERVER(field) FIELD(SECTION_SERVER, config, server.field)
+#define STREAM(field) FIELD(SECTION_STREAM, config_stream, field)
+#define FILTERS       .section = SECTION_STREAM, .width = 0
+
+static const char *const headers_choices[] = {"full", "minimal", "none", NULL};
+static const char *const on_full_choices[] = {"block", "reject", "drop", NULL};
+static const char *const durability_choices[] = {"flush", "fsync", NULL};
+static const char *const cleanup_choices[] = {"delete", "compact", NULL};
+static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
+
+static enum err check_not_empty(const char *text, struct errmsg *m)
+{
+    return *text ? OK : err_set(m, ERR_INVALID, "is empty; a path belongs here");
+}
+
+static enum err check_stream_name(const char *text, struct errmsg *m)
+{
+    size_t len = strlen(text);
+    if (len == 0) {
+        return err_set(m, ERR_INVALID, "is empty; a name has 1 to 249 characters");
+    }
+    if (len > 249) {
+        return err_set(m, ERR_INVALID, "has %zu characters; at most 249 are allowed", len);
+    }
+    for (size_t i = 0; i < len; i++) {
+        unsigned char ch = (unsigned char)text[i];
+        bool alnum = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') ||
+                     (ch >= '0' && ch <= '9');
+        if (!alnum && (i == 0 || !strchr("._-", ch))) {
+            return err_set(m, ERR_INVALID,
+                           "\"%s\" is not a name for a stream; letters, digits, '.', '_' and '-' "
+                           "are allowed, and the first is a letter or a digit", text);
+        }
+    }
+    return OK;
+}
+
+/* One listener of a comma-separated list: NAME://host:port, host may be empty or [v6]. */
+static enum err check_listener(const char *text, size_t len, bool zero_port, struct errmsg *m)
+{
+    char one[LISTENER_BYTES_MAX];
+    if (len >= sizeof one) {
+        return err_set(m, ERR_INVALID, "a listener is longer than %zu bytes", sizeof one - 1);
+    }
+    memcpy(one, text, len);
+    one[len] = 0;
+    char *scheme = strstr(one, "://");
+    char *colon = strrchr(one, ':');
+    if (!scheme || scheme == one || !colon || colon < scheme + 3) {
+        return err_set(m, ERR_INVALID, "\"%s\" is not a listener; NAME://host:port is one, like "
+                       "PLAINTEXT://127.0.0.1:9092", one);
+    }
+    char *end;
+    errno = 0;
+    long port = strtol(colon + 1, &end, 10);
+    if (colon[1] < '0' || colon[1] > '9' || *end || port > 65535 || (port == 0 && !zero_port)) {
+        return err_set(m, ERR_INVALID, "\"%s\" has no port from %d to 65535 at its end", one,
+                       zero_port ? 0 : 1);
+    }
+    return OK;
+}
+
+static enum err check_listener_list(const char *text, bool zero_port, struct errmsg *m)
+{
+    for (const char *p = text;; p++) {
+        while (*p == ' ') {
+            p++;
+        }
+        size_t len = strcspn(p, ",");
+        size_t used = len;
+        while (used && p[used - 1] == ' ') {
+            used--;
+        }
+        enum err e = check_listener(p, used, zero_port, m);
+        if (e || !p[len]) {
+            return e;
+        }
+        p += len;
+    }
+}
+
+static enum err check_listeners(const char *text, struct errmsg *m)
+{
+    return check_listener_list(text, true, m);
+}
+
+static enum err check_advertised(const char *text, struct errmsg *m)
+{
+    return *text ? check_listener_list(text, false, m) : OK;
+}
+
+static enum err check_protocol_map(const char *text, struct errmsg *m)
+{
+    for (const char *p = text; *p;) {
+        size_t len = strcspn(p, ",");
+        const char *colon = memchr(p, ':', len);
+        if (!colon || colon == p || colon == p + len - 1) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" is not NAME:PROTOCOL, like INSIDE:PLAINTEXT",
+                           (int)len, p);
+        }
+        p += len;
+        p += *p == ',';
+    }
+    return OK;
+}
+
+/* The order is the order of the documentation. */
+const struct option_row option_rows[] = {
+    {TOP(data), .name = "data", .type = OPTION_STRING, .default_text = "/var/lib/culex",
+     .check = check_not_empty,
+     .doc = "Data directory. The plugin writes DATA/captured, culex-server writes DATA/server."},
+    {TOP(sys_interval_ms), .name = "sys.interval.ms", .type = OPTION_INT, .min = 100,
+     .max = 3600000, .default_text = "5000", .reload = true,
+     .doc = "How often the plugin publishes its counters under $SYS/broker/culex/."},
+
+    {STORE(limit_bytes), .name = "limit.bytes", .type = OPTION_LONG, .min = 0, .max = NO_LIMIT,
+     .default_text = "0",
+     .doc = "Size limit of the whole captured log; the oldest segments go first. 0: no limit."},
+    {STORE(segment_bytes), .name = "segment.bytes", .type = OPTION_LONG, .min = 0,
+     .max = 1ll << 32, .default_text = "0",
+     .doc = "A segment is closed when it holds this much. 0: 1/1024 of limit.bytes, between 8 and "
+            "256 MB."},
+    {STORE(segment_ms), .name = "segment.ms", .type = OPTION_LONG, .min = 1000, .max = NO_LIMIT,
+     .default_text = "3600000",
+     .doc = "A segment is closed when it is this old. Retention removes whole segments, so this is "
+            "also how much longer than retention.ms a record may stay."},
+    {STORE(ring_bytes), .name = "ring.bytes", .type = OPTION_LONG, .min = 65536, .max = 1ll << 30,
+     .default_text = "16777216",
+     .doc = "Size of the capture ring, the file between the broker's thread and the writer thread; "
+            "rounded up to a multiple of 4096. One publish may fill a quarter of it."},
+    {STORE(tail_bytes), .name = "tail.bytes", .type = OPTION_LONG, .min = 65536, .max = 1ll << 30,
+     .default_text = "16777216",
+     .doc = "Size of the tail ring, from which culex-server serves the newest records."},
+    {STORE(cache_bytes), .name = "cache.bytes", .type = OPTION_LONG, .min = 0, .max = NO_LIMIT,
+     .default_text = "8388608", .doc = "RocksDB's block cache, in each process."},
+    {STORE(flush_interval_ms), .name = "flush.interval.ms", .type = OPTION_INT, .min = 1,
+     .max = 60000, .default_text = "10",
+     .doc = "How often the log is synced to the disk: the most that a power failure can take."},
+
+    {STREAM(name), .name = "name", .type = OPTION_STRING, .default_text = "",
+     .check = check_stream_name,
+     .doc = "Name of the stream, which is the Kafka topic's name."},
+    {FILTERS, .name = "filters", .type = OPTION_LIST, .default_text = "", .reload = true,
+     .doc = "MQTT topic filters, 1 to 1024 of them: a publish that matches one goes into the "
+            "stream. + and # at the beginning never match topics that begin with $."},
+    {STREAM(partitions), .name = "partitions", .type = OPTION_INT, .min = 1, .max = 1024,
+     .default_text = "16",
+     .doc = "Partitions of the stream. Fixed once the stream exists."},
+    {STREAM(key_text), .name = "key", .type = OPTION_STRING, .default_text = "topic",
+     .reload = true,
+     .doc = "The record's key: topic; topic[2] or topic[1..3] (levels of it); clientid; username; "
+            "payload.<path> (a value in a JSON payload, like payload.device.id); property.<name> (a "
+            "user property); sparkplug (group/node/device); none. Records with the same key keep "
+            "their order."},
+    {STREAM(headers), .name = "headers", .type = OPTION_CHOICE, .default_text = "full",
+     .choices = headers_choices, .reload = true,
+     .doc = "full: user properties and all mqtt.* headers; minimal: mqtt.topic alone; none."},
+    {STREAM(username_header), .name = "username.header", .type = OPTION_BOOL,
+     .default_text = "false", .reload = true,
+     .doc = "Add the header mqtt.username (with headers = full)."},
+    {STREAM(retention_ms), .name = "retention.ms", .type = OPTION_LONG, .min = -1, .max = NO_LIMIT,
+     .default_text = "604800000", .reload = true,
+     .doc = "Records older than this are removed. -1: never by age."},
+    {STREAM(retention_bytes), .name = "retention.bytes", .type = OPTION_LONG, .min = -1,
+     .max = NO_LIMIT, .default_text = "-1", .reload = true,
+     .doc = "Bytes kept per partition, as in Kafka. -1: no limit."},
+    {STREAM(compact), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
+     .choices = cleanup_choices, .reload = true,
+     .doc = "delete, or compact: keep the newest record of each key; a retained empty publish is "
+            "then a tombstone."},
+    {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
+     .choices = on_full_choices, .reload = true,
+     .doc = "What happens to a publish when the capture ring is full (the disk is full, broken or "
+            "too slow). block: the broker waits up to on_full.block.ms, then as reject. reject: the "
+            "publisher is told (MQTT 5: a reason code; MQTT 3 with QoS 1 or 2: its connection is "
+            "closed, the only no that it has). drop: the broker delivers it, the stream lacks it. "
+            "Each is counted. Of several matching streams the strictest decides."},
+    {STREAM(on_full_block_ms), .name = "on_full.block.ms", .type = OPTION_INT, .min = 0,
+     .max = 10000, .default_text = "1000", .reload = true,
+     .doc = "Longest time that block holds the broker. After a wait in vain the next publishes do "
+            "not wait again until there is room."},
+    {STREAM(durability), .name = "durability", .type = OPTION_CHOICE, .default_text = "flush",
+     .choices = durability_choices, .reload = true,
+     .doc = "flush: acknowledged publishes survive a crash of any process, and a power failure but "
+            "for the last flush.interval.ms. fsync: the broker waits until the publish is on the "
+            "disk, and so does every other client of the broker."},
+
+    {SERVER(listeners), .name = "listeners", .type = OPTION_LIST, .check = check_listeners,
+     .default_text = "PLAINTEXT://127.0.0.1:9092",
+     .doc = "Where the server listens: NAME://host:port, separated by commas."},
+    {SERVER(advertised_listeners), .name = "advertised.listeners", .type = OPTION_LIST,
+     .default_text = "", .check = check_advertised,
+     .doc = "What clients are told to connect to, per listener name. Empty: the same as "
+            "listeners."},
+    {SERVER(listener_security_protocol_map), .name = "listener.security.protocol.map",
+     .type = OPTION_LIST, .default_text = "", .check = check_protocol_map,
+     .doc = "NAME:PLAINTEXT for listener names of your own. Empty: every listener is PLAINTEXT."},
+    {SERVER(node_id), .name = "node.id", .type = OPTION_INT, .min = 0, .max = INT32_MAX,
+     .default_text = "1", .doc = "The broker id that clients see."},
+    {SERVER(num_partitions), .name = "num.partitions", .type = OPTION_INT, .min = 1, .max = 1024,
+     .default_text = "1", .reload = true,
+     .doc = "Partitions of a topic that is made without saying how many."},
+    {SERVER(offsets_retention_minutes), .name = "offsets.retention.minutes", .type = OPTION_LONG,
+     .min = 1, .max = INT32_MAX, .default_text = "10080", .reload = true,
+     .doc = "Committed offsets of an empty group are kept this long."},
+    {SERVER(offsets_retention_check_interval_ms), .name = "offsets.retention.check.interval.ms",
+     .type = OPTION_LONG, .min = 1, .max = NO_LIMIT, .default_text = "600000", .reload = true,
+     .doc = "How often the server looks for expired offsets."},
+    {SERVER(offset_metadata_max_bytes), .name = "offset.metadata.max.bytes", .type = OPTION_INT,
+     .min = 0, .max = 1 << 20, .default_text = "4096", .reload = true,
+     .doc = "Longest metadata of a committed offset."},
+    {SERVER(group_initial_rebalance_delay_ms), .name = "group.initial.rebalance.delay.ms",
+     .type = OPTION_INT, .min = 0, .max = 600000, .default_text = "0", .reload = true,
+     .doc = "How long a new group waits for more members. 0, so that a lone consumer starts at "
+            "once."},
+    {SERVER(group_min_session_timeout_ms), .name = "group.min.session.timeout.ms",
+     .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "6000", .reload = true,
+     .doc = "Shortest session timeout that a member may ask for."},
+    {SERVER(group_max_session_timeout_ms), .name = "group.max.session.timeout.ms",
+     .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "1800000", .reload = true,
+     .doc = "Longest session timeout that a member may ask for."},
+    {SERVER(group_max_size), .name = "group.max.size", .type = OPTION_INT, .min = 1, .max = 100000,
+     .default_text = "1000", .reload = true, .doc = "Most members of one group."},
+    {SERVER(fetch_max_bytes), .name = "fetch.max.bytes", .type = OPTION_LONG, .min = 1024,
+     .max = 1 << 30, .default_text = "57671680", .reload = true,
+     .doc = "Most bytes of one fetch response, whatever the client asks for."},
+    {SERVER(max_incremental_fetch_session_cache_slots),
+     .name = "max.incremental.fetch.session.cache.slots", .type = OPTION_INT, .min = 0,
+     .max = 1000000, .default_text = "1000", .doc = "Fetch sessions kept for clients."},
+    {SERVER(socket_request_max_bytes), .name = "socket.request.max.bytes", .type = OPTION_LONG,
+     .min = 1024, .max = 1 << 30, .default_text = "104857600",
+     .doc = "Longest request; a longer one closes its connection."},
+    {SERVER(queued_max_request_bytes), .name = "queued.max.request.bytes", .type = OPTION_LONG,
+     .min = 1 << 20, .max = NO_LIMIT, .default_text = "268435456",
+     .doc = "Memory for requests and responses of all connections."},
+    {SERVER(max_connections), .name = "max.connections", .type = OPTION_INT, .min = 1,
+     .max = 1000000, .default_text = "1000", .doc = "Most connections at a time."},
+    {SERVER(max_connections_per_ip), .name = "max.connections.per.ip", .type = OPTION_INT,
+     .min = 1, .max = 1000000, .default_text = "1000",
+     .doc = "Most connections at a time from one address."},
+    {SERVER(connections_max_idle_ms), .name = "connections.max.idle.ms", .type = OPTION_LONG,
+     .min = 1000, .max = NO_LIMIT, .default_text = "600000",
+     .doc = "A connection without a request for so long is closed."},
+    {SERVER(num_io_threads), .name = "num.io.threads", .type = OPTION_INT, .min = 1, .max = 64,
+     .default_text = "2", .doc = "Threads that read the disk."},
+    {SERVER(requests_in_flight_max), .name = "requests.in.flight.max", .type = OPTION_INT,
+     .min = 1, .max = 1000000, .default_text = "10000",
+     .doc = "Most requests that wait or are being worked on, all connections together."},
+    {SERVER(log_file), .name = "log.file", .type = OPTION_STRING, .default_text = "",
+     .reload = true, .doc = "Where the server logs to. Empty: standard error."},
+    {SERVER(log_level), .name = "log.level", .type = OPTION_STRING, .default_text = "info",
+     .choices = level_choices, .reload = true, .doc = "error, warn, info or debug."},
+};
+const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
+
+const char *option_section_name(enum option_section section)
+{
+    static const char *const names[] = {"", "store", "stream", "server"};
+    return names[section];
+}
+
+const struct option_row *option_find(enum option_section section, const char *name)
+{
+    for (size_t i = 0; i < option_row_count; i++) {
+        if (option_rows[i].section == section && strcmp(option_rows[i].name, name) == 0) {
+            return &option_rows[i];
+        }
+    }
+    return NULL;
+}
+
+void option_plain_name(const struct option_row *row, char *out, size_t size)
+{
+    size_t i = 0;
+    for (; row->name[i] && i + 1 < size; i++) {
+        out[i] = row->name[i] == '.' ? '_' : row->name[i];
+    }
+    out[i] = 0;
+}
+
+bool option_is_string(const struct option_row *row)
+{
+    return row->width && (row->type == OPTION_STRING || row->type == OPTION_LIST);
+}
+
+static void *row_field(const struct option_row *row, void *base)
+{
+    return (char *)base + row->offset;
+}
+
+static char *row_string(const struct option_row *row, const void *base)
+{
+    char *text;
+    memcpy(&text, (const char *)base + row->offset, sizeof text);
+    return text;
+}
+
+static void row_put(const struct option_row *row, void *base, int64_t value)
+{
+    if (row->width == 1) {
+        *(bool *)row_field(row, base) = value != 0;
+    } else if (row->width == 4) {
+        *(int32_t *)row_field(row, base) = (int32_t)value;
+    } else {
+        *(int64_t *)row_field(row, base) = value;
+    }
+}
+
+static int64_t row_get(const struct option_row *row, const void *base)
+{
+    const void *p = (const char *)base + row->offset;
+    return row->width == 1 ? *(const bool *)p : row->width == 4 ? *(const int32_t *)p
+                                                                : *(const int64_t *)p;
+}
+
+enum err option_set_number(const struct option_row *row, void *base, int64_t value,
+                           struct errmsg *m)
+{
+    if (row->type == OPTION_BOOL) {
+        row_put(row, base, value);
+        return OK;
+    }
+    if (value < row->min || value > row->max) {
+        const char *what = value < row->min ? "small" : "large";
+        if (row->max == NO_LIMIT) {
+            return err_set(m, ERR_INVALID, "%" PRId64 " is too %s; %" PRId64 " or more", value,
+                           what, row->min);
+        }
+        return err_set(m, ERR_INVALID, "%" PRId64 " is too %s; %" PRId64 " to %" PRId64, value,
+                       what, row->min, row->max);
+    }
+    row_put(row, base, value);
+    return OK;
+}
+
+static enum err choice_index(const struct option_row *row, const char *text, int *index,
+                             struct errmsg *m)
+{
+    char all[256] = "";
+    for (int i = 0; row->choices[i]; i++) {
+        if (strcmp(row->choices[i], text) == 0) {
+            *index = i;
+            return OK;
+        }
+        const char *between = i == 0 ? "" : row->choices[i + 1] ? ", " : " or ";
+        size_t len = strlen(all);
+        snprintf(all + len, sizeof all - len, "%s%s", between, row->choices[i]);
+    }
+    return err_set(m, ERR_INVALID, "\"%s\" is none of its values; %s", text, all);
+}
+
+enum err option_set_string(const struct option_row *row, void *base, const char *text,
+                           struct errmsg *m)
+{
+    if (row->choices) {
+        int index = 0;
+        enum err e = choice_index(row, text, &index, m);
+        if (e) {
+            return e;
+        }
+        if (row->type == OPTION_CHOICE) {
+            row_put(row, base, index);
+            return OK;
+        }
+    }
+    enum err e = row->check ? row->check(text, m) : OK;
+    if (e) {
+        return e;
+    }
+    char *copy = strdup(text);
+    if (!copy) {
+        return err_set(m, ERR_NOMEM, "no memory");
+    }
+    free(row_string(row, base));
+    memcpy(row_field(row, base), &copy, sizeof copy);
+    return OK;
+}
+
+enum err option_set_text(const struct option_row *row, void *base, const char *text,
+                         struct errmsg *m)
+{
+    switch (row->type) {
+    case OPTION_BOOL:
+        if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0) {
+            return err_set(m, ERR_INVALID, "\"%s\" is neither true nor false", text);
+        }
+        return option_set_number(row, base, text[0] == 't', m);
+    case OPTION_INT:
+    case OPTION_LONG: {
+        char *end;
+        errno = 0;
+        long long v = strtoll(text, &end, 10);
+        bool digits = (*text >= '0' && *text <= '9') || *text == '-';
+        if (!digits || end == text || *end || errno) {
+            return err_set(m, ERR_INVALID, "\"%s\" is not a whole number", text);
+        }
+        return option_set_number(row, base, v, m);
+    }
+    default:
+        return option_set_string(row, base, text, m);
+    }
+}
+
+enum err option_set_defaults(enum option_section section, void *base)
+{
+    for (size_t i = 0; i < option_row_count; i++) {
+        const struct option_row *row = &option_rows[i];
+        if (row->section != section || !row->width) {
+            continue;
+        }
+        enum err e;
+        if (option_is_string(row)) {
+            /* Not through option_set_string: an empty name is a default, but never a value. */
+            char *copy = strdup(row->default_text);
+            e = copy ? OK : ERR_NOMEM;
+            memcpy(row_field(row, base), &copy, sizeof copy);
+        } else {
+            e = option_set_text(row, base, row->default_text, NULL);
+        }
+        if (e) {
+            return e;
+        }
+    }
+    return OK;
+}
+
+enum err option_copy(enum option_section section, void *to, const void *from)
+{
+    for (size_t i = 0; i < option_row_count; i++) {
+        const struct option_row *row = &option_rows[i];
+        if (row->section != section || !row->width) {
+            continue;
+        }
+        if (!option_is_string(row)) {
+            row_put(row, to, row_get(row, from));
+            continue;
+        }
+        char *copy = strdup(row_string(row, from));
+        if (!copy) {
+            return ERR_NOMEM;
+        }
+        free(row_string(row, to));
+        memcpy(row_field(row, to), &copy, sizeof copy);
+    }
+    return OK;
+}
+
+void option_free_strings(enum option_section section, void *base)
+{
+    char *none = NULL;
+    for (size_t i = 0; i < option_row_count; i++) {
+        const struct option_row *row = &option_rows[i];
+        if (row->section == section && option_is_string(row)) {
+            free(row_string(row, base));
+            memcpy(row_field(row, base), &none, sizeof none);
+        }
+    }
+}
+
+/* "2" or "1..3", then "]". */
+static bool parse_levels(const char *text, int32_t *from, int32_t *to)
+{
+    char *end;
+    if (*text < '0' || *text > '9') {
+        return false;
+    }
+    long a = strtol(text, &end, 10);
+    long b = a;
+    if (strncmp(end, "..", 2) == 0) {
+        if (end[2] < '0' || end[2] > '9') {
+            return false;
+        }
+        b = strtol(end + 2, &end, 10);
+    }
+    if (strcmp(end, "]") != 0 || a < 1 || b < a || b > KEY_LEVEL_MAX) {
+        return false;
+    }
+    *from = (int32_t)a;
+    *to = (int32_t)b;
+    return true;
+}
+
+static enum err key_set_name(struct config_stream *s, enum config_key key, const char *name,
+                             struct errmsg *m)
+{
+    size_t len = strlen(name);
+    if (len == 0 || len > KEY_NAME_BYTES_MAX) {
+        return err_set(m, ERR_INVALID, "\"%.80s\" needs a name of 1 to %d bytes after the dot",
+                       s->key_text, KEY_NAME_BYTES_MAX);
+    }
+    s->key_name = strdup(name);
+    s->key = key;
+    return s->key_name ? OK : err_set(m, ERR_NOMEM, "no memory");
+}
+
+enum err option_parse_key(struct config_stream *s, struct errmsg *m)
+{
+    static const struct {
+        const char *text;
+        enum config_key key;
+    } plain[] = {
+        {"topic", KEY_TOPIC},         {"clientid", KEY_CLIENTID}, {"username", KEY_USERNAME},
+        {"sparkplug", KEY_SPARKPLUG}, {"none", KEY_NONE},
+    };
+    const char *text = s->key_text;
+    free(s->key_name);
+    s->key_name = NULL;
+    s->key_from = s->key_to = 0;
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
+        if (strcmp(text, plain[i].text) == 0) {
+            s->key = plain[i].key;
+            return OK;
+        }
+    }
+    if (strncmp(text, "topic[", 6) == 0) {
+        if (!parse_levels(text + 6, &s->key_from, &s->key_to)) {
+            return err_set(m, ERR_INVALID, "\"%.80s\" names no levels of the topic; topic[2] or "
+                           "topic[1..3], counted from 1, at most %d", text, KEY_LEVEL_MAX);
+        }
+        s->key = KEY_LEVELS;
+        return OK;
+    }
+    if (strncmp(text, "payload.", 8) == 0) {
+        return key_set_name(s, KEY_PAYLOAD, text + 8, m);
+    }
+    if (strncmp(text, "property.", 9) == 0) {
+        return key_set_name(s, KEY_PROPERTY, text + 9, m);
+    }
+    return err_set(m, ERR_INVALID, "\"%.80s\" is no key; topic, topic[1..3], clientid, username, "
+                   "payload.<path>, property.<name>, sparkplug or none", text);
+}
+
+size_t option_count(void)
+{
+    return option_row_count;
+}
+
+void option_view(size_t i, struct option_view *v)
+{
+    const struct option_row *row = &option_rows[i];
+    *v = (struct option_view){
+        .section = option_section_name(row->section),
+        .name = row->name,
+        .type = row->choices ? OPTION_CHOICE : row->type,
+        .default_text = row->default_text,
+        .doc = row->doc,
+        .reload = row->reload,
+        .min = row->min,
+        .max = row->max,
+        .choices = row->choices,
+    };
+}
+
+void option_value_text(const struct config *c, size_t i, struct buf *out)
+{
+    const struct option_row *row = &option_rows[i];
+    if (row->section == SECTION_STREAM) {
+        return;
+    }
+    if (option_is_string(row)) {
+        buf_printf(out, "%s", row_string(row, c));
+    } else if (row->type == OPTION_BOOL) {
+        buf_printf(out, "%s", row_get(row, c) ? "true" : "false");
+    } else if (row->type == OPTION_CHOICE) {
+        buf_printf(out, "%s", row->choices[row_get(row, c)]);
+    } else {
+        buf_printf(out, "%" PRId64, row_get(row, c));
+    }
+}

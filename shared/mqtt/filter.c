@@ -1,0 +1,440 @@
+/* The tree of topic filters.
+ *
+ * A node is a prefix of filters; its children are levels. All children of all nodes live in one
+ * open-addressing table, keyed by (parent, level): one cache line or two per level of the topic,
+ * whatever the number of filters. A node also has at most one `+` child and two sets of values:
+ *
+ *     values   filters that end here           a/b
+ *     rest     filters that go on with `/#`    a/b/#   (which matches a/b itself as well)
+ *
+ * A lookup walks the tree depth first with a stack on the C stack: from each node it may go to the
+ * child of the level's name and to the `+` child, so at most one entry per depth waits. No node is
+ * visited twice, so only a value that was added more than once (a bit says so) is looked for in
+ * `out` before it is put there.
+ *
+ * Filters come from the operator and topics from strangers: a stranger can make lookups miss, but
+ * cannot add to the table, which is never more than half full. */
+#include "shared/mqtt/filter.h"
+
+#include <stdlib.h>
+
+#define TABLE_SLOTS_MIN 64
+#define NO_NODE         UINT32_MAX
+#define ROOT            0u
+#define VALUES_MAX      (1u << 24) /* values are small indexes: they size a bit set */
+
+struct value_set {
+    uint32_t *values;
+    uint32_t count;
+};
+
+struct filter_node {
+    struct value_set values;
+    struct value_set rest;
+    uint32_t plus;  /* the + child, or NO_NODE */
+    bool has_named; /* some child in the table has this parent */
+};
+
+struct filter_slot {
+    uint32_t hash;
+    uint32_t parent;
+    uint32_t child; /* NO_NODE: the slot is free */
+    uint32_t name_len;
+    char *name;
+};
+
+struct filter_tree {
+    struct filter_node *nodes;
+    uint32_t node_count, node_cap;
+    struct filter_slot *slots;
+    uint32_t slot_count, slot_cap; /* slot_cap is a power of two */
+    uint8_t *seen;  /* per value: 1 added once, 2 more than once */
+    uint32_t seen_cap;
+};
+
+/* --- is it one? --------------------------------------------------------------------------------- */
+
+/* Length of the UTF-8 sequence at p, 0 if it is none (overlong, surrogate, cut off, NUL). */
+static size_t utf8_length(const uint8_t *p, size_t left)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = p[0] == 0 ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2
+             : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    if (n <= 1 || n > left) {
+        return n > left ? 0 : n;
+    }
+    uint32_t code = p[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+        code = code << 6 | (p[i] & 0x3fu);
+    }
+    return code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : n;
+}
+
+static enum err check_text(struct slice filter, struct errmsg *m)
+{
+    if (filter.len == 0) {
+        return err_set(m, ERR_INVALID, "is empty; a filter has at least one character, and # "
+                       "matches every topic");
+    }
+    if (filter.len > FILTER_BYTES_MAX) {
+        return err_set(m, ERR_INVALID, "has %zu bytes; at most %d are allowed", filter.len,
+                       FILTER_BYTES_MAX);
+    }
+    for (size_t i = 0; i < filter.len;) {
+        size_t n = utf8_length(filter.data + i, filter.len - i);
+        if (n == 0) {
+            return err_set(m, ERR_INVALID, "is not UTF-8 without NUL at byte %zu", i + 1);
+        }
+        i += n;
+    }
+    return OK;
+}
+
+/* The level that begins at pos; *next is where the following one begins, or len + 1 at the end. */
+static struct slice level_at(struct slice topic, size_t pos, size_t *next)
+{
+    const uint8_t *p = topic.data + pos;
+    const uint8_t *slash = pos < topic.len ? memchr(p, '/', topic.len - pos) : NULL;
+    size_t len = slash ? (size_t)(slash - p) : topic.len - pos;
+    *next = pos + len + 1;
+    return slice_make(p, len);
+}
+
+static bool level_is(struct slice level, char ch)
+{
+    return level.len == 1 && level.data[0] == ch;
+}
+
+enum err filter_check(struct slice filter, struct errmsg *m)
+{
+    enum err e = check_text(filter, m);
+    if (e) {
+        return e;
+    }
+    const char *text = (const char *)filter.data;
+    int shown = filter.len > 200 ? 200 : (int)filter.len;
+    size_t levels = 0;
+    for (size_t pos = 0, next; pos <= filter.len; pos = next) {
+        struct slice level = level_at(filter, pos, &next);
+        if (++levels > FILTER_LEVELS_MAX) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" has more than %d levels", shown, text,
+                           FILTER_LEVELS_MAX);
+        }
+        if (level_is(level, '#') && next <= filter.len) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" goes on after '#'; '#' must be the last level",
+                           shown, text);
+        }
+        if (level.len > 1 && memchr(level.data, '#', level.len)) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" has '#' inside a level; '#' must fill a level "
+                           "of its own, the last one, as in a/#", shown, text);
+        }
+        if (level.len > 1 && memchr(level.data, '+', level.len)) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" has '+' inside a level; '+' must fill a level "
+                           "of its own, as in a/+/b", shown, text);
+        }
+    }
+    if (filter.len >= 6 && memcmp(text, "$share", 6) == 0 && (filter.len == 6 || text[6] == '/')) {
+        return err_set(m, ERR_INVALID, "\"%.*s\" is a shared subscription; give the filter after "
+                       "the share's name alone", shown, text);
+    }
+    return OK;
+}
+
+bool filter_matches(struct slice filter, struct slice topic)
+{
+    bool dollar = topic.len && topic.data[0] == '$';
+    size_t f = 0, t = 0, f_next, t_next;
+    while (f <= filter.len) {
+        struct slice want = level_at(filter, f, &f_next);
+        bool wild = level_is(want, '#') || level_is(want, '+');
+        if (wild && f == 0 && dollar) {
+            return false;
+        }
+        if (level_is(want, '#')) {
+            return true;
+        }
+        if (t > topic.len) {
+            return false;
+        }
+        struct slice have = level_at(topic, t, &t_next);
+        if (!wild && !slice_eq(want, have)) {
+            return false;
+        }
+        f = f_next;
+        t = t_next;
+    }
+    return t > topic.len;
+}
+
+/* --- build -------------------------------------------------------------------------------------- */
+
+/* FNV-1a over the level, seeded with the parent; levels are short. */
+static uint32_t slot_hash(uint32_t parent, struct slice name)
+{
+    uint32_t h = 2166136261u ^ (parent * 2654435761u);
+    for (size_t i = 0; i < name.len; i++) {
+        h = (h ^ name.data[i]) * 16777619u;
+    }
+    return h ^ h >> 15;
+}
+
+static uint32_t slot_find(const struct filter_tree *t, uint32_t parent, struct slice name)
+{
+    uint32_t hash = slot_hash(parent, name);
+    for (uint32_t i = hash & (t->slot_cap - 1);; i = (i + 1) & (t->slot_cap - 1)) {
+        const struct filter_slot *s = &t->slots[i];
+        if (s->child == NO_NODE) {
+            return NO_NODE;
+        }
+        if (s->hash == hash && s->parent == parent && s->name_len == name.len &&
+            memcmp(s->name, name.data, name.len) == 0) {
+            return s->child;
+        }
+    }
+}
+
+static void slot_put(struct filter_slot *slots, uint32_t cap, const struct filter_slot *s)
+{
+    uint32_t i = s->hash & (cap - 1);
+    while (slots[i].child != NO_NODE) {
+        i = (i + 1) & (cap - 1);
+    }
+    slots[i] = *s;
+}
+
+static enum err slots_grow(struct filter_tree *t, uint32_t cap)
+{
+    struct filter_slot *slots = malloc(cap * sizeof *slots);
+    if (!slots) {
+        return ERR_NOMEM;
+    }
+    for (uint32_t i = 0; i < cap; i++) {
+        slots[i].child = NO_NODE;
+    }
+    for (uint32_t i = 0; i < t->slot_cap; i++) {
+        if (t->slots[i].child != NO_NODE) {
+            slot_put(slots, cap, &t->slots[i]);
+        }
+    }
+    free(t->slots);
+    t->slots = slots;
+    t->slot_cap = cap;
+    return OK;
+}
+
+static enum err node_add(struct filter_tree *t, uint32_t *id)
+{
+    if (t->node_count == t->node_cap) {
+        uint32_t cap = t->node_cap ? t->node_cap * 2 : 16;
+        struct filter_node *nodes = realloc(t->nodes, cap * sizeof *nodes);
+        if (!nodes) {
+            return ERR_NOMEM;
+        }
+        t->nodes = nodes;
+        t->node_cap = cap;
+    }
+    t->nodes[t->node_count] = (struct filter_node){.plus = NO_NODE};
+    *id = t->node_count++;
+    return OK;
+}
+
+static enum err child_named(struct filter_tree *t, uint32_t parent, struct slice name,
+                            uint32_t *child)
+{
+    *child = slot_find(t, parent, name);
+    if (*child != NO_NODE) {
+        return OK;
+    }
+    if (t->slot_count * 2 >= t->slot_cap && slots_grow(t, t->slot_cap * 2)) {
+        return ERR_NOMEM;
+    }
+    char *copy = malloc(name.len + 1);
+    if (!copy) {
+        return ERR_NOMEM;
+    }
+    if (node_add(t, child)) {
+        free(copy);
+        return ERR_NOMEM;
+    }
+    memcpy(copy, name.data, name.len);
+    struct filter_slot s = {slot_hash(parent, name), parent, *child, (uint32_t)name.len, copy};
+    slot_put(t->slots, t->slot_cap, &s);
+    t->slot_count++;
+    t->nodes[parent].has_named = true;
+    return OK;
+}
+
+static enum err child_plus(struct filter_tree *t, uint32_t parent, uint32_t *child)
+{
+    *child = t->nodes[parent].plus;
+    if (*child != NO_NODE) {
+        return OK;
+    }
+    enum err e = node_add(t, child);
+    if (!e) {
+        t->nodes[parent].plus = *child;
+    }
+    return e;
+}
+
+static enum err value_add(struct value_set *set, uint32_t value, bool *added)
+{
+    *added = false;
+    for (uint32_t i = 0; i < set->count; i++) {
+        if (set->values[i] == value) {
+            return OK;
+        }
+    }
+    uint32_t *values = realloc(set->values, (set->count + 1) * sizeof *values);
+    if (!values) {
+        return ERR_NOMEM;
+    }
+    set->values = values;
+    values[set->count++] = value;
+    *added = true;
+    return OK;
+}
+
+static enum err seen_reserve(struct filter_tree *t, uint32_t value)
+{
+    if (value < t->seen_cap) {
+        return OK;
+    }
+    uint32_t cap = t->seen_cap ? t->seen_cap : 64;
+    while (cap <= value) {
+        cap *= 2;
+    }
+    uint8_t *seen = realloc(t->seen, cap);
+    if (!seen) {
+        return ERR_NOMEM;
+    }
+    memset(seen + t->seen_cap, 0, cap - t->seen_cap);
+    t->seen = seen;
+    t->seen_cap = cap;
+    return OK;
+}
+
+struct filter_tree *filter_tree_new(void)
+{
+    struct filter_tree *t = calloc(1, sizeof *t);
+    uint32_t root;
+    if (!t || slots_grow(t, TABLE_SLOTS_MIN) || node_add(t, &root)) {
+        filter_tree_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void filter_tree_free(struct filter_tree *t)
+{
+    if (!t) {
+        return;
+    }
+    for (uint32_t i = 0; i < t->node_count; i++) {
+        free(t->nodes[i].values.values);
+        free(t->nodes[i].rest.values);
+    }
+    for (uint32_t i = 0; i < t->slot_cap; i++) {
+        if (t->slots[i].child != NO_NODE) {
+            free(t->slots[i].name);
+        }
+    }
+    free(t->nodes);
+    free(t->slots);
+    free(t->seen);
+    free(t);
+}
+
+enum err filter_tree_add(struct filter_tree *t, struct slice filter, uint32_t value)
+{
+    if (value >= VALUES_MAX) {
+        return ERR_INVALID;
+    }
+    enum err e = filter_check(filter, NULL);
+    e = e ? e : seen_reserve(t, value);
+    if (e) {
+        return e;
+    }
+    uint32_t node = ROOT;
+    bool rest = false;
+    for (size_t pos = 0, next; pos <= filter.len && !rest; pos = next) {
+        struct slice level = level_at(filter, pos, &next);
+        rest = level_is(level, '#');
+        if (!rest) {
+            e = level_is(level, '+') ? child_plus(t, node, &node)
+                                     : child_named(t, node, level, &node);
+        }
+        if (e) {
+            return e;
+        }
+    }
+    bool added;
+    e = value_add(rest ? &t->nodes[node].rest : &t->nodes[node].values, value, &added);
+    if (!e && added && t->seen[value] < 2) {
+        t->seen[value]++;
+    }
+    return e;
+}
+
+/* --- match -------------------------------------------------------------------------------------- */
+
+struct matches {
+    uint32_t *out;
+    size_t count, max;
+};
+
+static void matches_put(const struct filter_tree *t, const struct value_set *set,
+                        struct matches *found)
+{
+    for (uint32_t i = 0; i < set->count && found->count < found->max; i++) {
+        uint32_t value = set->values[i];
+        bool there = false;
+        for (size_t j = 0; t->seen[value] > 1 && !there && j < found->count; j++) {
+            there = found->out[j] == value;
+        }
+        if (!there) {
+            found->out[found->count++] = value;
+        }
+    }
+}
+
+size_t filter_tree_match(const struct filter_tree *t, struct slice topic, uint32_t *out, size_t max)
+{
+    struct {
+        uint32_t node;
+        size_t pos; /* where the level after the node begins; past the end: there is none */
+    } stack[FILTER_LEVELS_MAX + 2];
+    struct matches found = {out, 0, max};
+    bool dollar = topic.len && topic.data[0] == '$';
+    size_t depth = 0;
+    stack[depth].node = ROOT;
+    stack[depth++].pos = 0;
+    while (depth > 0) {
+        depth--;
+        uint32_t id = stack[depth].node;
+        size_t pos = stack[depth].pos, next;
+        const struct filter_node *node = &t->nodes[id];
+        bool wild = !(id == ROOT && dollar);
+        if (wild) {
+            matches_put(t, &node->rest, &found);
+        }
+        if (pos > topic.len) {
+            matches_put(t, &node->values, &found);
+            continue;
+        }
+        struct slice level = level_at(topic, pos, &next);
+        if (wild && node->plus != NO_NODE) {
+            stack[depth].node = node->plus;
+            stack[depth++].pos = next;
+        }
+        uint32_t child = node->has_named ? slot_find(t, id, level) : NO_NODE;
+        if (child != NO_NODE) {
+            stack[depth].node = child;
+            stack[depth++].pos = next;
+        }
+    }
+    return found.count;
+}

@@ -1,0 +1,418 @@
+/* Every mistake that a culex.json can hold has its sentence, and what is right is read right. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "shared/config/config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char dir[256];
+static char file[300];
+
+static int setup(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%s/culex-config-XXXXXX", tmp ? tmp : "/tmp");
+    if (!mkdtemp(dir)) {
+        return -1;
+    }
+    snprintf(file, sizeof file, "%s/culex.json", dir);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    unlink(file);
+    return rmdir(dir);
+}
+
+static void write_file(const char *text, size_t len)
+{
+    FILE *f = fopen(file, "w");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, len, f), len);
+    assert_int_equal(fclose(f), 0);
+}
+
+static enum err load(struct config *c, const char *text)
+{
+    write_file(text, strlen(text));
+    assert_int_equal(config_init(c), OK);
+    return config_load(c, file);
+}
+
+static void assert_loads(struct config *c, const char *text)
+{
+    enum err e = load(c, text);
+    if (e) {
+        print_message("%s", buf_text(&c->mistakes));
+    }
+    assert_int_equal(e, OK);
+}
+
+/* All of the sentences, without the file's path; '|' between them in `expected` is a newline. */
+static void assert_mistakes(const char *text, const char *expected)
+{
+    struct config c;
+    assert_int_equal(load(&c, text), ERR_INVALID);
+    char have[65536] = "";
+    const char *p = buf_text(&c.mistakes);
+    while (*p) {
+        size_t len = strcspn(p, "\n");
+        assert_true(strncmp(p, file, strlen(file)) == 0);
+        strncat(have, p + strlen(file), len - strlen(file));
+        strcat(have, p[len + 1] ? "|" : "");
+        p += len + 1;
+    }
+    assert_string_equal(have, expected);
+    config_fini(&c);
+}
+
+#define DEMO "\"name\": \"demo\", \"filters\": [\"demo/#\"]"
+#define STREAMS(inner) "{\n \"streams\": [\n  {" inner "}\n ]\n}"
+
+static void test_defaults_are_complete(void **state)
+{
+    struct config c;
+    assert_loads(&c, STREAMS(DEMO));
+    assert_string_equal(c.data, "/var/lib/culex");
+    assert_int_equal(c.store.ring_bytes, 16 << 20);
+    assert_int_equal(c.store.flush_interval_ms, 10);
+    assert_string_equal(c.server.listeners, "PLAINTEXT://127.0.0.1:9092");
+    assert_int_equal(c.server.offsets_retention_minutes, 10080);
+    assert_string_equal(c.server.log_level, "info");
+    assert_int_equal(c.stream_count, 1);
+    const struct config_stream *s = &c.streams[0];
+    assert_string_equal(s->name, "demo");
+    assert_int_equal(s->filter_count, 1);
+    assert_string_equal(s->filters[0], "demo/#");
+    assert_int_equal(s->partitions, 16);
+    assert_int_equal(s->key, KEY_TOPIC);
+    assert_int_equal(s->headers, HEADERS_FULL);
+    assert_false(s->username_header);
+    assert_int_equal(s->retention_ms, 604800000);
+    assert_int_equal(s->retention_bytes, -1);
+    assert_int_equal(s->on_full, ON_FULL_BLOCK);
+    assert_int_equal(s->durability, DURABILITY_FLUSH);
+    assert_int_equal(s->line, 3);
+    config_fini(&c);
+}
+
+static void test_every_value_is_read(void **state)
+{
+    struct config c;
+    assert_loads(&c,
+        "{\"data\": \"/d\", \"sys.interval.ms\": 100,\n"
+        "\"store\": {\"limit.bytes\": 5000000000, \"segment.bytes\": 1, \"segment.ms\": 1000,\n"
+        " \"ring.bytes\": 70000, \"tail.bytes\": 131072, \"cache.bytes\": 0, \"flush.interval.ms\": 7},\n"
+        "\"defaults\": {\"partitions\": 3, \"headers\": \"minimal\", \"key\": \"payload.a.b\"},\n"
+        "\"streams\": [{" DEMO "},\n"
+        " {\"name\": \"s.2_-x\", \"filters\": [\"a\", \"+/b/#\"], \"partitions\": 1024, \"key\": \"topic[2..4]\",\n"
+        "  \"headers\": \"none\", \"username.header\": true, \"retention.ms\": -1, \"retention.bytes\": 1,\n"
+        "  \"cleanup.policy\": \"compact\", \"on_full\": \"drop\", \"on_full.block.ms\": 0, \"durability\": \"fsync\"}],\n"
+        "\"server\": {\"listeners\": \"PLAINTEXT://:0,IN://[::1]:1\", \"node.id\": 9, \"log.level\": \"debug\"}}");
+    assert_string_equal(c.data, "/d");
+    assert_int_equal(c.store.limit_bytes, 5000000000);
+    assert_int_equal(c.store.ring_bytes, 73728); /* a multiple of the page */
+    assert_int_equal(c.store.flush_interval_ms, 7);
+    assert_int_equal(c.streams[0].partitions, 3);
+    assert_int_equal(c.streams[0].key, KEY_PAYLOAD);
+    assert_string_equal(c.streams[0].key_name, "a.b");
+    assert_int_equal(c.streams[0].headers, HEADERS_MINIMAL);
+    const struct config_stream *s = &c.streams[1];
+    assert_int_equal(s->filter_count, 2);
+    assert_int_equal(s->partitions, 1024);
+    assert_int_equal(s->key, KEY_LEVELS);
+    assert_int_equal(s->key_from, 2);
+    assert_int_equal(s->key_to, 4);
+    assert_null(s->key_name);
+    assert_int_equal(s->headers, HEADERS_NONE);
+    assert_true(s->username_header);
+    assert_int_equal(s->retention_ms, -1);
+    assert_true(s->compact);
+    assert_int_equal(s->on_full, ON_FULL_DROP);
+    assert_int_equal(s->on_full_block_ms, 0);
+    assert_int_equal(s->durability, DURABILITY_FSYNC);
+    assert_int_equal(s->line, 6);
+    assert_int_equal(c.server.node_id, 9);
+    assert_string_equal(c.server.log_level, "debug");
+    config_fini(&c);
+}
+
+static void test_sentences_name_line_path_and_what_is_right(void **state)
+{
+    static const struct {
+        const char *text, *expected;
+    } rows[] = {
+        {STREAMS(DEMO ",\n   \"partitions\": 0"),
+         ":4: streams[0].partitions: 0 is too small; 1 to 1024"},
+        {STREAMS(DEMO ", \"partitions\": 1025"),
+         ":3: streams[0].partitions: 1025 is too large; 1 to 1024"},
+        {STREAMS(DEMO ", \"partitions\": \"4\""),
+         ":3: streams[0].partitions: is a string; a whole number belongs here, without quotes"},
+        {STREAMS(DEMO ", \"partitions\": 1.5"),
+         ":3: streams[0].partitions: is a number with a fraction; a whole number belongs here"},
+        {STREAMS(DEMO ", \"retention.ms\": -2"),
+         ":3: streams[0].retention.ms: -2 is too small; -1 or more"},
+        {STREAMS(DEMO ", \"retention_ms\": 5"),
+         ":3: streams[0].retention_ms: is not known; did you mean \"retention.ms\"?"},
+        {STREAMS(DEMO ", \"zzz\": 5"), ":3: streams[0].zzz: is not known"},
+        {STREAMS(DEMO ", \"listeners\": \"x\""),
+         ":3: streams[0].listeners: is not known here; it belongs into \"server\""},
+        {STREAMS(DEMO ", \"headers\": \"all\""),
+         ":3: streams[0].headers: \"all\" is none of its values; full, minimal or none"},
+        {STREAMS(DEMO ", \"username.header\": 1"),
+         ":3: streams[0].username.header: is a number; true or false belongs here"},
+        {STREAMS(DEMO ", \"key\": \"topics\""),
+         ":3: streams[0].key: \"topics\" is no key; topic, topic[1..3], clientid, username, "
+         "payload.<path>, property.<name>, sparkplug or none"},
+        {STREAMS(DEMO ", \"key\": \"topic[3..1]\""),
+         ":3: streams[0].key: \"topic[3..1]\" names no levels of the topic; topic[2] or "
+         "topic[1..3], counted from 1, at most 200"},
+        {STREAMS(DEMO ", \"key\": \"payload.\""),
+         ":3: streams[0].key: \"payload.\" needs a name of 1 to 1024 bytes after the dot"},
+        {STREAMS("\"filters\": [\"a\"]"),
+         ":3: streams[0]: has no \"name\"; it is the stream's and the Kafka topic's name"},
+        {STREAMS("\"name\": \"a\""),
+         ":3: streams[0]: has no \"filters\"; a stream needs at least one"},
+        {STREAMS("\"name\": \"\", \"filters\": [\"a\"]"),
+         ":3: streams[0].name: is empty; a name has 1 to 249 characters"},
+        {STREAMS("\"name\": \"a b\", \"filters\": [\"a\"]"),
+         ":3: streams[0].name: \"a b\" is not a name for a stream; letters, digits, '.', '_' and "
+         "'-' are allowed, and the first is a letter or a digit"},
+        {STREAMS("\"name\": \"a\", \"filters\": []"),
+         ":3: streams[0].filters: is empty; a stream needs at least one filter"},
+        {STREAMS("\"name\": \"a\", \"filters\": \"a\""),
+         ":3: streams[0].filters: is a string; an array of filters belongs here, like "
+         "[\"demo/#\"]"},
+        {STREAMS("\"name\": \"a\", \"filters\": [\"x\",\n\"a/#/b\",\n\"a+\",\n\"\",\n7]"),
+         ":4: streams[0].filters[1]: \"a/#/b\" goes on after '#'; '#' must be the last level"
+         "|:5: streams[0].filters[2]: \"a+\" has '+' inside a level; '+' must fill a level of its "
+         "own, as in a/+/b"
+         "|:6: streams[0].filters[3]: is empty; a filter has at least one character, and # matches "
+         "every topic"
+         "|:7: streams[0].filters[4]: is a number; a filter is a string"},
+        {STREAMS("\"name\": \"a\", \"filters\": [\"$SYS/broker/#\"]"),
+         ":3: streams[0].filters[0]: \"$SYS/broker/#\" cannot be captured: the broker's own topics "
+         "do not pass through capture"},
+        {STREAMS("\"name\": \"a\", \"filters\": [\"$share/g/a\"]"),
+         ":3: streams[0].filters[0]: \"$share/g/a\" is a shared subscription; give the filter "
+         "after the share's name alone"},
+        {"{\"streams\": [\n{" DEMO "},\n{" DEMO "}]}",
+         ":3: streams[1].name: \"demo\" is the name of another stream already, in line 2"},
+        {"{\"streams\": {}}", ":1: streams: is an object; an array of streams belongs here"},
+        {"{\"streams\": [3]}",
+         ":1: streams[0]: is a number; a stream is an object, like {\"name\": \"demo\", "
+         "\"filters\": [\"demo/#\"]}"},
+        {"{\n\"stream\": []}", ":2: stream: is not known; did you mean \"streams\"?"},
+        {"{\n\"server\": 1}",
+         ":2: server: is a number; an object belongs here, like {\"name\": value}"},
+        {"{\"server\": {\n\"listeners\": \"localhost:9092\"}}",
+         ":2: server.listeners: \"localhost:9092\" is not a listener; NAME://host:port is one, "
+         "like PLAINTEXT://127.0.0.1:9092"},
+        {"{\"server\": {\"listeners\": \"PLAINTEXT://x:70000\"}}",
+         ":1: server.listeners: \"PLAINTEXT://x:70000\" has no port from 0 to 65535 at its end"},
+        {"{\"server\": {\"advertised.listeners\": \"PLAINTEXT://x:0\"}}",
+         ":1: server.advertised.listeners: \"PLAINTEXT://x:0\" has no port from 1 to 65535 at its "
+         "end"},
+        {"{\"server\": {\"log.level\": \"loud\"}}",
+         ":1: server.log.level: \"loud\" is none of its values; error, warn, info or debug"},
+        {"{\"store\": {\"ring.bytes\": 1}}",
+         ":1: store.ring.bytes: 1 is too small; 65536 to 1073741824"},
+        {"{\"data\": \"\"}", ":1: data: is empty; a path belongs here"},
+        {"{\"defaults\": {\"name\": \"x\", \"partitions\": 0}, \"streams\": [{" DEMO "}]}",
+         ":1: defaults.name: has no default; it belongs into each stream"
+         "|:1: defaults.partitions: 0 is too small; 1 to 1024"},
+        {"{\"defaults\": {\"key\": \"x\"}, \"streams\": [{" DEMO "}]}",
+         ":1: defaults.key: \"x\" is no key; topic, topic[1..3], clientid, username, "
+         "payload.<path>, property.<name>, sparkplug or none"},
+        {"[]", ":1: is no object; the file begins with { and ends with }"},
+        {"{\"data\": \"a\",\n\"data\": \"b\"}",
+         ":2: duplicate object key near '\"data\"' (column 6)"},
+        {"{\n  \"data\": nope\n}",
+         ":2: is not JSON: invalid token near 'nope' (column 14)"},
+        {"", ":1: is not JSON: it is empty (column 1)"},
+        {"// no comments\n{}", ":1: is not JSON: '[' or '{' expected near '/' (column 1)"},
+        {"{\"server\": {\"group.min.session.timeout.ms\": 5000000}}",
+         ": server.group.min.session.timeout.ms: is greater than group.max.session.timeout.ms"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_mistakes(rows[i].text, rows[i].expected);
+    }
+}
+
+static void test_fifty_mistakes_are_enough(void **state)
+{
+    char text[8192] = "{";
+    for (int i = 0; i < 80; i++) {
+        char one[32];
+        snprintf(one, sizeof one, "%s\"wrong%d\": 1", i ? ",\n" : "", i);
+        strcat(text, one);
+    }
+    strcat(text, "}");
+    struct config c;
+    assert_int_equal(load(&c, text), ERR_INVALID);
+    int lines = 0;
+    const char *p = buf_text(&c.mistakes);
+    for (; *p; p++) {
+        lines += *p == '\n';
+    }
+    assert_int_equal(lines, CONFIG_MISTAKES_MAX + 1);
+    assert_non_null(strstr(buf_text(&c.mistakes), "more mistakes follow these 50"));
+    config_fini(&c);
+}
+
+static void test_a_missing_file_is_named(void **state)
+{
+    struct config c;
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_load(&c, "/nowhere/culex.json"), ERR_NOT_FOUND);
+    assert_string_equal(buf_text(&c.mistakes),
+                        "/nowhere/culex.json: cannot be read: No such file or directory\n");
+    config_fini(&c);
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_load(&c, "/tmp"), ERR_IO);
+    assert_string_equal(buf_text(&c.mistakes), "/tmp: cannot be read: Is a directory\n");
+    config_fini(&c);
+}
+
+static void test_the_environment_comes_after_the_file(void **state)
+{
+    struct config c;
+    setenv("CULEX_NODE_ID", "5", 1);
+    setenv("CULEX_DATA", "/from/environment", 1);
+    assert_loads(&c, "{\"data\": \"/from/file\", \"server\": {\"node.id\": 2}}");
+    assert_int_equal(c.server.node_id, 5);
+    assert_string_equal(c.data, "/from/environment");
+    config_fini(&c);
+    setenv("CULEX_NODE_ID", "five", 1);
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_load(&c, NULL), ERR_INVALID);
+    assert_string_equal(buf_text(&c.mistakes),
+                        "environment: CULEX_NODE_ID: \"five\" is not a whole number\n");
+    config_fini(&c);
+    unsetenv("CULEX_NODE_ID");
+    unsetenv("CULEX_DATA");
+}
+
+static void test_options_of_the_broker_make_a_stream(void **state)
+{
+    static const char *const names[] = {"stream", "filter", "filter", "retention_ms", "data",
+                                        "on_full.block.ms", "key", "ring_bytes"};
+    static const char *const values[] = {"demo", "a/#", "b", "1000", "/d", "5", "topic[1]",
+                                         "65536"};
+    struct config c;
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_from_options(&c, "mosquitto.conf", names, values, 8), OK);
+    assert_int_equal(c.stream_count, 1);
+    assert_int_equal(c.streams[0].filter_count, 2);
+    assert_int_equal(c.streams[0].retention_ms, 1000);
+    assert_int_equal(c.streams[0].on_full_block_ms, 5);
+    assert_int_equal(c.streams[0].key, KEY_LEVELS);
+    assert_string_equal(c.data, "/d");
+    assert_int_equal(c.store.ring_bytes, 65536);
+    config_fini(&c);
+}
+
+static void assert_option_mistakes(const char *const *names, const char *const *values,
+                                   size_t count, const char *expected)
+{
+    struct config c;
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_from_options(&c, "mosquitto.conf", names, values, count), ERR_INVALID);
+    assert_string_equal(buf_text(&c.mistakes), expected);
+    config_fini(&c);
+}
+
+static void test_options_of_the_broker_have_their_sentences(void **state)
+{
+    assert_option_mistakes(
+        (const char *const[]){"stream", "filter", "partitons", "partitions"},
+        (const char *const[]){"demo", "a+", "4", "x"}, 4,
+        "mosquitto.conf: plugin_opt_filter: \"a+\" has '+' inside a level; '+' must fill a level "
+        "of its own, as in a/+/b\n"
+        "mosquitto.conf: plugin_opt_partitons: is not known; did you mean \"partitions\"?\n"
+        "mosquitto.conf: plugin_opt_partitions: \"x\" is not a whole number\n");
+    assert_option_mistakes(
+        NULL, NULL, 0,
+        "mosquitto.conf: plugin_opt_stream: is missing; it is the stream's and the Kafka topic's "
+        "name (or give plugin_opt_config FILE)\n"
+        "mosquitto.conf: plugin_opt_filter: is missing; a stream needs at least one filter\n");
+    assert_option_mistakes(
+        (const char *const[]){"config", "stream"}, (const char *const[]){"x.json", "demo"}, 2,
+        "mosquitto.conf: plugin_opt_config: stands alone: what the other options say belongs into "
+        "that file\n");
+}
+
+static void test_rows_can_be_shown(void **state)
+{
+    struct config c;
+    assert_int_equal(config_init(&c), OK);
+    struct buf out;
+    buf_init(&out, 4096);
+    for (size_t i = 0; i < option_count(); i++) {
+        struct option_view v;
+        option_view(i, &v);
+        assert_true(strlen(v.doc) > 10);
+        for (size_t j = 0; j < i; j++) {
+            struct option_view other;
+            option_view(j, &other);
+            assert_string_not_equal(v.name, other.name);
+        }
+        if (strcmp(v.section, "stream") != 0) {
+            buf_reset(&out);
+            option_value_text(&c, i, &out);
+            assert_string_equal(buf_text(&out), v.default_text);
+        }
+    }
+    buf_fini(&out);
+    config_fini(&c);
+}
+
+/* Whatever is cut off or spoiled: an answer, no crash (the sanitizers look on). */
+static void test_spoiled_text_never_crashes(void **state)
+{
+    const char *text = "{\"data\": \"/d\", \"defaults\": {\"key\": \"payload.a\"},\n\"streams\": "
+                       "[{" DEMO ", \"key\": \"topic[1..2]\", \"x\\u00e9\\\"\": [1, {\"a\": 2}]}],"
+                       "\"server\": {\"node.id\": 1, \"log.level\": \"warn\"}, \"nope\": null}";
+    size_t len = strlen(text);
+    for (size_t i = 0; i < len; i++) {
+        static const char spoil[] = {0, '"', '{', '}', '[', ',', (char)0xff, '9'};
+        char copy[1024];
+        for (size_t j = 0; j <= sizeof spoil; j++) {
+            memcpy(copy, text, len);
+            if (j < sizeof spoil) {
+                copy[i] = spoil[j];
+            }
+            struct config c;
+            write_file(copy, j < sizeof spoil ? len : i);
+            assert_int_equal(config_init(&c), OK);
+            enum err e = config_load(&c, file);
+            assert_true(e == OK || buf_text(&c.mistakes)[0]);
+            config_fini(&c);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults_are_complete),
+        cmocka_unit_test(test_every_value_is_read),
+        cmocka_unit_test(test_sentences_name_line_path_and_what_is_right),
+        cmocka_unit_test(test_fifty_mistakes_are_enough),
+        cmocka_unit_test(test_a_missing_file_is_named),
+        cmocka_unit_test(test_the_environment_comes_after_the_file),
+        cmocka_unit_test(test_options_of_the_broker_make_a_stream),
+        cmocka_unit_test(test_options_of_the_broker_have_their_sentences),
+        cmocka_unit_test(test_rows_can_be_shown),
+        cmocka_unit_test(test_spoiled_text_never_crashes),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
