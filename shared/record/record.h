@@ -24,10 +24,20 @@
 #define BATCH_CRC_OFFSET        17
 #define BATCH_ATTRIBUTES_OFFSET 21
 
-#define BATCH_CODEC_MASK      0x07
+#define BATCH_MAGIC             2
+
+#define BATCH_CODEC_MASK       0x07
 #define BATCH_TIMESTAMP_APPEND 0x08
-#define BATCH_TRANSACTIONAL   0x10
-#define BATCH_CONTROL         0x20
+#define BATCH_TRANSACTIONAL    0x10
+#define BATCH_CONTROL          0x20
+
+enum batch_codec { /* in the attributes, under BATCH_CODEC_MASK */
+    BATCH_CODEC_NONE,
+    BATCH_CODEC_GZIP,
+    BATCH_CODEC_SNAPPY,
+    BATCH_CODEC_LZ4,
+    BATCH_CODEC_ZSTD,
+};
 
 struct batch_header {
     int64_t base_offset;
@@ -71,11 +81,12 @@ struct batch_builder {
 void batch_builder_init(struct batch_builder *b, size_t bytes_max);
 void batch_builder_fini(struct batch_builder *b);
 void batch_builder_reset(struct batch_builder *b);
-/* Bytes that r would add at most. */
+/* Bytes that r would add at most, beside the batch's header. */
 size_t record_size_max(const struct record *r);
-/* ERR_TOO_LARGE: would pass bytes_max (the batch is unchanged); ERR_NOMEM. */
+/* ERR_TOO_LARGE: would pass bytes_max or RECORD_HEADERS_MAX; ERR_NOMEM. The batch is unchanged then. */
 enum err batch_add(struct batch_builder *b, const struct record *r) MUST_CHECK;
-/* Fills the header (baseOffset 0, partitionLeaderEpoch 0) and the CRC. Borrowed until reset. */
+/* Fills the header (baseOffset 0, partitionLeaderEpoch 0) and the CRC. Borrowed until reset.
+ * Nothing added: an empty slice. */
 struct slice batch_finish(struct batch_builder *b);
 
 /* --- look at --------------------------------------------------------------------------------- */
@@ -94,7 +105,7 @@ static inline int64_t batch_next_offset(const struct batch_header *h)
 void batch_set_base_offset(uint8_t *batch, int64_t offset);
 void batch_set_leader_epoch(uint8_t *batch, int32_t epoch);
 
-/* Size, magic, CRC, counts: ERR_CORRUPT with a sentence. Does not look into the records. */
+/* Size, magic, CRC, codec, counts: ERR_CORRUPT with a sentence. Does not look into the records. */
 enum err batch_check(struct slice batch, struct errmsg *m) MUST_CHECK;
 
 /* --- walk ------------------------------------------------------------------------------------ */
