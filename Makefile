@@ -114,6 +114,28 @@ debian-matrix:
 
 .PHONY: demo install uninstall docker-test debian-matrix
 
+# --- test and bench: tests/run, tests/bench ---------------------------------------------------------------
+TESTTOOLS := build/testtools
+TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
+tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread
+$(TESTTOOLS)/mqttload: tests/bench/mqttload.c
+	@mkdir -p $(@D)
+	$(CC) $(TOOL_CFLAGS) -o $@ $<
+$(TESTTOOLS)/kafkaread: tests/bench/kafkaread.c
+	@mkdir -p $(@D)
+	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
+
+test:
+	@tests/run
+
+BENCH ?= full
+bench:
+	@tests/deps.sh
+	@$(MAKE) --no-print-directory -j2 all tools
+	@build/venv/bin/python tests/bench/bench.py $(BENCH)
+
+.PHONY: tools test bench
+
 clean:
 	rm -rf build
 

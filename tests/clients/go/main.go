@@ -1,0 +1,110 @@
+// Drivers for the three Go clients; the contract is in ../README.md.
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+)
+
+type options struct {
+	bootstrap, topic, group, instanceID, assignor string
+	count                                         int
+}
+
+type header struct {
+	name  string
+	value []byte
+}
+
+type record struct {
+	partition int32
+	offset    int64
+	timestamp int64
+	key       []byte
+	value     []byte
+	headers   []header
+}
+
+var (
+	outLock sync.Mutex
+	out     = bufio.NewWriter(os.Stdout)
+)
+
+// emit writes one line at once: a killed driver must have said all that it did.
+func emit(event any) {
+	line, err := json.Marshal(event)
+	if err != nil {
+		fail(err)
+	}
+	outLock.Lock()
+	defer outLock.Unlock()
+	out.Write(line)
+	out.WriteByte('\n')
+	out.Flush()
+}
+
+func b64(x []byte) any {
+	if x == nil {
+		return nil
+	}
+	return base64.StdEncoding.EncodeToString(x)
+}
+
+func emitRecord(r record) {
+	headers := [][2]any{}
+	for _, h := range r.headers {
+		headers = append(headers, [2]any{h.name, b64(h.value)})
+	}
+	emit(map[string]any{"p": r.partition, "o": r.offset, "ts": r.timestamp, "k": b64(r.key),
+		"v": b64(r.value), "h": headers})
+}
+
+func emitCommit(positions map[int32]int64, err error) {
+	if err != nil {
+		emit(map[string]any{"commit_failed": err.Error()})
+	} else {
+		emit(map[string]any{"commit": positions})
+	}
+}
+
+func fail(err error) {
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// stdinEnd is closed at the end of standard input.
+func stdinEnd() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(done)
+	}()
+	return done
+}
+
+func main() {
+	drivers := map[string]func(options, <-chan struct{}) error{
+		"franz": runFranz, "sarama": runSarama, "kafka-go": runKafkaGo,
+	}
+	if len(os.Args) < 2 || drivers[os.Args[1]] == nil {
+		fail(fmt.Errorf("usage: driver franz|sarama|kafka-go --bootstrap … --topic … --group … --count …"))
+	}
+	var o options
+	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
+	flags.StringVar(&o.bootstrap, "bootstrap", "", "")
+	flags.StringVar(&o.topic, "topic", "", "")
+	flags.StringVar(&o.group, "group", "", "")
+	flags.StringVar(&o.instanceID, "instance-id", "", "")
+	flags.StringVar(&o.assignor, "assignor", "", "")
+	flags.IntVar(&o.count, "count", 0, "")
+	flags.Parse(os.Args[2:])
+	if err := drivers[os.Args[1]](o, stdinEnd()); err != nil {
+		fail(err)
+	}
+}
