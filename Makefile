@@ -53,7 +53,13 @@ $(B)/gen/kafka_messages.c: kafka-server/protocol/kafka.schema $(B)/schemac
 $(B)/gen/kafka_messages.o: $(B)/gen/kafka_messages.c
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(B)/gen/kafka_messages.h: $(B)/gen/kafka_messages.c ;
-$(call obj,$(SERVER_SRC) $(MAIN_SRC)): | $(B)/gen/kafka_messages.h
+$(call obj,$(SERVER_SRC) $(MAIN_SRC) $(wildcard tests/codec/*.c)): | $(B)/gen/kafka_messages.h
+
+# Tests of the codec share a maker of random messages.
+CODEC_TEST := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/unit/test_codec*.c))
+$(CODEC_TEST): $(B)/unit/%: tests/unit/%.c $(B)/tests/codec/randmsg.o $(B)/libserver.a $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(filter %.o %.a,$^) $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
