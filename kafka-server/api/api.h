@@ -28,19 +28,33 @@ struct request {
     /* When the reply has left or the connection is gone: frees what the reply borrowed (pinned slices). */
     void (*release)(void *arg);
     void *release_arg;
+    int32_t records_max; /* records fields with bytes in the reply, at most; 0: they would be copied */
 };
 
 typedef void api_handler(struct request *rq);
 
 struct api {
-    const struct codec_api *codec;
+    int16_t key;
     int16_t version_min, version_max; /* served: within the schema's */
     api_handler *handler;
+    bool coordinator; /* not called while server->coordinator is NULL: the connection is closed, and
+                       * the client asks for the coordinator again */
+    const struct codec_api *codec; /* by key, from api_init on */
 };
-/* All rows, ascending by key; the tables of the families are joined in api.c. */
+/* All rows, ascending by key. */
 extern const struct api *const api_table;
 extern const size_t api_table_count;
 const struct api *api_find(int16_t key);
+/* Once, before anything else. */
+void api_init(void);
+
+/* What net calls (net_callbacks; arg is the server). */
+void api_on_frame(void *server, struct net_conn *c, uint8_t *frame, size_t len);
+void api_on_gone(void *server, struct net_conn *c);
+bool api_has_room(void *server);
+
+#define REQUEST_ARENA_BYTES_MAX (64u << 20)  /* a decoded request, and what its handler makes of it */
+#define REPLY_BYTES_MAX         (256u << 20) /* of a reply, without its records */
 
 /* Handlers, one family a file. */
 api_handler api_versions, api_metadata, api_describe_cluster, api_describe_topic_partitions,

@@ -1,0 +1,376 @@
+/* What there is: versions, brokers, topics, partitions.
+ *
+ * There is one broker, this one, at the address that the connection's listener advertises; it is
+ * controller, leader and only replica of everything. Topics appear here when the broker's plugin has
+ * made them and never because somebody asked for them. */
+#include <stdlib.h>
+
+#include "kafka-server/api/api.h"
+#include "kafka-server/broker/topics.h"
+#include "kafka-server/net/net.h"
+#include "kafka-server/server.h"
+#include "kafka_messages.h"
+
+#define DESCRIBED_PARTITIONS_MAX 2000 /* of one DescribeTopicPartitions reply, as in Kafka */
+#define OPERATIONS_NOT_ASKED     INT32_MIN
+#define ENDPOINT_BROKERS         1
+
+/* Bits of org.apache.kafka.common.acl.AclOperation: what anyone may do here. */
+#define OPERATION_READ             (1 << 3)
+#define OPERATION_DESCRIBE         (1 << 8)
+#define OPERATION_DESCRIBE_CONFIGS (1 << 10)
+#define TOPIC_OPERATIONS   (OPERATION_READ | OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
+#define CLUSTER_OPERATIONS (OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
+
+static const char no_memory[] = "asked for more than a request may take";
+
+/* --- ApiVersions ----------------------------------------------------------------------------- */
+
+static bool is_word(uint8_t ch)
+{
+    return (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9');
+}
+
+/* Kafka's rule for names and versions of client software: letters, digits, '-' and '.', beginning
+ * and ending with a letter or digit (KIP-511). */
+static bool software_ok(struct kstr s)
+{
+    if (s.len <= 0 || !is_word((uint8_t)s.data[0]) || !is_word((uint8_t)s.data[s.len - 1])) {
+        return false;
+    }
+    for (int32_t i = 0; i < s.len; i++) {
+        if (!is_word((uint8_t)s.data[i]) && s.data[i] != '-' && s.data[i] != '.') {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* body NULL: the client asked for a version that we do not know. */
+void api_versions(struct request *rq)
+{
+    const struct api_versions_request *q = rq->body;
+    struct api_versions_response p;
+    codec_init(&api_versions_response_message, &p);
+    if (q != NULL && rq->header.api_version >= 3 &&
+        (!software_ok(q->client_software_name) || !software_ok(q->client_software_version))) {
+        p.error_code = KERR_INVALID_REQUEST;
+        request_reply(rq, &p);
+        return;
+    }
+    p.error_code = q == NULL ? KERR_UNSUPPORTED_VERSION : KERR_NONE;
+    p.api_keys_count = (int32_t)api_table_count;
+    p.api_keys = codec_new_array(&api_versions_response_api_keys_message, &rq->arena,
+                                 p.api_keys_count);
+    if (p.api_keys == NULL) {
+        request_close(rq, no_memory);
+        return;
+    }
+    for (int32_t i = 0; i < p.api_keys_count; i++) {
+        p.api_keys[i].api_key = api_table[i].key;
+        p.api_keys[i].min_version = api_table[i].version_min;
+        p.api_keys[i].max_version = api_table[i].version_max;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- Metadata -------------------------------------------------------------------------------- */
+
+/* The list of replicas that every partition has: this node. */
+static int32_t *make_replicas(struct request *rq)
+{
+    int32_t *list = arena_alloc(&rq->arena, sizeof *list);
+    if (list != NULL) {
+        *list = rq->server->config.server.node_id;
+    }
+    return list;
+}
+
+static int32_t leader_epoch(const struct topic *t, int32_t partition)
+{
+    struct store_offsets o;
+    return store_offsets(t->store, t->row->uid + (uint32_t)partition, &o) == OK ? o.leader_epoch
+                                                                                : 0;
+}
+
+static bool fill_topic(struct request *rq, struct metadata_response_topics *out,
+                       const struct topic *t, int32_t *replicas, bool operations)
+{
+    int32_t count = t->row->partition_count;
+    out->name = kstr_make(t->row->name);
+    out->topic_id = t->row->id;
+    out->partitions =
+        codec_new_array(&metadata_response_topics_partitions_message, &rq->arena, count);
+    if (out->partitions == NULL) {
+        return false;
+    }
+    out->partitions_count = count;
+    for (int32_t i = 0; i < count; i++) {
+        struct metadata_response_topics_partitions *p = &out->partitions[i];
+        p->partition_index = i;
+        p->leader_id = *replicas;
+        p->leader_epoch = leader_epoch(t, i);
+        p->replica_nodes = p->isr_nodes = replicas;
+        p->replica_nodes_count = p->isr_nodes_count = 1;
+    }
+    out->topic_authorized_operations = operations ? TOPIC_OPERATIONS : OPERATIONS_NOT_ASKED;
+    return true;
+}
+
+/* The topics that were asked for, by name or (12 and later, without a name) by id. */
+static bool fill_asked(struct request *rq, struct metadata_response *p, int32_t *replicas)
+{
+    const struct metadata_request *q = rq->body;
+    const struct topics *topics = rq->server->topics;
+    p->topics = codec_new_array(&metadata_response_topics_message, &rq->arena, q->topics_count);
+    if (p->topics == NULL) {
+        return false;
+    }
+    p->topics_count = q->topics_count;
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        const struct metadata_request_topics *asked = &q->topics[i];
+        struct metadata_response_topics *out = &p->topics[i];
+        bool by_id = asked->name.len < 0;
+        const struct topic *t = by_id ? topics_find_id(topics, &asked->topic_id)
+                                      : topics_find(topics, kstr_slice(asked->name));
+        if (t != NULL) {
+            if (!fill_topic(rq, out, t, replicas, q->include_topic_authorized_operations)) {
+                return false;
+            }
+            continue;
+        }
+        out->name = asked->name;
+        if (by_id) {
+            out->topic_id = asked->topic_id;
+            out->error_code = KERR_UNKNOWN_TOPIC_ID;
+        } else {
+            out->error_code = topic_name_ok(kstr_slice(asked->name))
+                                  ? KERR_UNKNOWN_TOPIC_OR_PARTITION
+                                  : KERR_INVALID_TOPIC_EXCEPTION;
+        }
+        if (by_id && rq->header.api_version < 12) {
+            out->name = kstr_make(""); /* null came with version 12 */
+        }
+    }
+    return true;
+}
+
+static bool fill_all(struct request *rq, struct metadata_response *p, int32_t *replicas)
+{
+    const struct metadata_request *q = rq->body;
+    const struct topics *topics = rq->server->topics;
+    int32_t count = (int32_t)topics_count(topics);
+    p->topics = codec_new_array(&metadata_response_topics_message, &rq->arena, count);
+    if (p->topics == NULL) {
+        return false;
+    }
+    p->topics_count = count;
+    for (int32_t i = 0; i < count; i++) {
+        if (!fill_topic(rq, &p->topics[i], topics_at(topics, (size_t)i), replicas,
+                        q->include_topic_authorized_operations)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void api_metadata(struct request *rq)
+{
+    const struct metadata_request *q = rq->body;
+    struct metadata_response p;
+    codec_init(&metadata_response_message, &p);
+    p.brokers = codec_new_array(&metadata_response_brokers_message, &rq->arena, 1);
+    int32_t *replicas = make_replicas(rq);
+    if (p.brokers == NULL || replicas == NULL) {
+        request_close(rq, no_memory);
+        return;
+    }
+    p.brokers_count = 1;
+    p.brokers[0].node_id = *replicas;
+    p.brokers[0].host = kstr_make(request_advertised_host(rq));
+    p.brokers[0].port = request_advertised_port(rq);
+    p.cluster_id = kstr_make(rq->server->cluster_id);
+    p.controller_id = *replicas;
+    if (q->include_cluster_authorized_operations) {
+        p.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    bool all = q->topics_count < 0 || (rq->header.api_version == 0 && q->topics_count == 0);
+    if (all ? !fill_all(rq, &p, replicas) : !fill_asked(rq, &p, replicas)) {
+        request_close(rq, no_memory);
+        return;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- DescribeCluster ------------------------------------------------------------------------- */
+
+void api_describe_cluster(struct request *rq)
+{
+    const struct describe_cluster_request *q = rq->body;
+    struct describe_cluster_response p;
+    codec_init(&describe_cluster_response_message, &p);
+    p.endpoint_type = q->endpoint_type;
+    if (q->endpoint_type != ENDPOINT_BROKERS) {
+        p.error_code = KERR_UNSUPPORTED_ENDPOINT_TYPE;
+        p.error_message = kstr_make("this endpoint is a broker's");
+        request_reply(rq, &p);
+        return;
+    }
+    p.brokers = codec_new_array(&describe_cluster_response_brokers_message, &rq->arena, 1);
+    if (p.brokers == NULL) {
+        request_close(rq, no_memory);
+        return;
+    }
+    p.brokers_count = 1;
+    p.brokers[0].broker_id = rq->server->config.server.node_id;
+    p.brokers[0].host = kstr_make(request_advertised_host(rq));
+    p.brokers[0].port = request_advertised_port(rq);
+    p.cluster_id = kstr_make(rq->server->cluster_id);
+    p.controller_id = rq->server->config.server.node_id;
+    if (q->include_cluster_authorized_operations) {
+        p.cluster_authorized_operations = CLUSTER_OPERATIONS;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- DescribeTopicPartitions ----------------------------------------------------------------- */
+
+/* A walk over topics in the order of their names, some partitions a reply. */
+struct paging {
+    struct request *rq;
+    struct describe_topic_partitions_response *p;
+    int32_t *replicas;
+    int32_t left;         /* partitions that still fit */
+    struct kstr from;     /* topic of the cursor; len -1: none */
+    int32_t from_partition;
+};
+
+static int compare_kstr(struct kstr a, struct kstr b)
+{
+    struct slice x = kstr_slice(a), y = kstr_slice(b);
+    size_t least = x.len < y.len ? x.len : y.len;
+    int order = least == 0 ? 0 : memcmp(x.data, y.data, least);
+    return order != 0 ? order : (x.len > y.len) - (x.len < y.len);
+}
+
+static int compare_asked(const void *a, const void *b)
+{
+    const struct describe_topic_partitions_request_topics *x = a, *y = b;
+    return compare_kstr(x->name, y->name);
+}
+
+static bool fill_partitions(struct paging *g, struct describe_topic_partitions_response_topics *out,
+                            const struct topic *t, int32_t first, int32_t count)
+{
+    out->partitions = codec_new_array(
+        &describe_topic_partitions_response_topics_partitions_message, &g->rq->arena, count);
+    if (out->partitions == NULL) {
+        return false;
+    }
+    out->partitions_count = count;
+    for (int32_t i = 0; i < count; i++) {
+        struct describe_topic_partitions_response_topics_partitions *p = &out->partitions[i];
+        p->partition_index = first + i;
+        p->leader_id = *g->replicas;
+        p->leader_epoch = leader_epoch(t, first + i);
+        p->replica_nodes = p->isr_nodes = g->replicas;
+        p->replica_nodes_count = p->isr_nodes_count = 1;
+    }
+    return true;
+}
+
+static bool set_cursor(struct paging *g, struct kstr name, int32_t partition)
+{
+    g->p->next_cursor =
+        codec_new_array(&describe_topic_partitions_response_next_cursor_message, &g->rq->arena, 1);
+    if (g->p->next_cursor == NULL) {
+        return false;
+    }
+    g->p->next_cursor->topic_name = name;
+    g->p->next_cursor->partition_index = partition;
+    return true;
+}
+
+/* One topic more; *go_on becomes false when the reply is full. */
+static bool page_topic(struct paging *g, struct kstr name, const struct topic *t, bool *go_on)
+{
+    if (g->from.len >= 0 && compare_kstr(name, g->from) < 0) {
+        return true;
+    }
+    int32_t first =
+        g->from.len >= 0 && compare_kstr(name, g->from) == 0 ? g->from_partition : 0;
+    if (g->left == 0) {
+        *go_on = false;
+        return set_cursor(g, name, first);
+    }
+    struct describe_topic_partitions_response_topics *out = &g->p->topics[g->p->topics_count++];
+    out->name = name;
+    if (t == NULL) {
+        out->error_code = topic_name_ok(kstr_slice(name)) ? KERR_UNKNOWN_TOPIC_OR_PARTITION
+                                                          : KERR_INVALID_TOPIC_EXCEPTION;
+        return true;
+    }
+    int32_t rest = first < t->row->partition_count ? t->row->partition_count - first : 0;
+    int32_t count = rest < g->left ? rest : g->left;
+    out->topic_id = t->row->id;
+    out->topic_authorized_operations = TOPIC_OPERATIONS;
+    g->left -= count;
+    if (!fill_partitions(g, out, t, first, count)) {
+        return false;
+    }
+    if (count < rest) {
+        *go_on = false;
+        return set_cursor(g, name, first + count);
+    }
+    return true;
+}
+
+static bool page_topics(struct paging *g)
+{
+    const struct describe_topic_partitions_request *q = g->rq->body;
+    const struct topics *topics = g->rq->server->topics;
+    bool all = q->topics_count == 0;
+    int32_t count = all ? (int32_t)topics_count(topics) : q->topics_count;
+    g->p->topics = codec_new_array(&describe_topic_partitions_response_topics_message,
+                                   &g->rq->arena, count);
+    if (g->p->topics == NULL) {
+        return false;
+    }
+    if (!all) {
+        qsort(q->topics, (size_t)q->topics_count, sizeof *q->topics, compare_asked);
+    }
+    bool go_on = true;
+    for (int32_t i = 0; i < count && go_on; i++) {
+        const struct topic *t = all ? topics_at(topics, (size_t)i)
+                                    : topics_find(topics, kstr_slice(q->topics[i].name));
+        struct kstr name = all ? kstr_make(t->row->name) : q->topics[i].name;
+        bool twice = !all && i > 0 && compare_kstr(name, q->topics[i - 1].name) == 0;
+        if (!twice && !page_topic(g, name, t, &go_on)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void api_describe_topic_partitions(struct request *rq)
+{
+    const struct describe_topic_partitions_request *q = rq->body;
+    struct describe_topic_partitions_response p;
+    codec_init(&describe_topic_partitions_response_message, &p);
+    struct paging g = {.rq = rq, .p = &p, .replicas = make_replicas(rq), .from = {NULL, -1}};
+    int32_t limit = q->response_partition_limit;
+    g.left = limit < DESCRIBED_PARTITIONS_MAX ? limit : DESCRIBED_PARTITIONS_MAX;
+    if (q->cursor != NULL) {
+        g.from = q->cursor->topic_name;
+        g.from_partition = q->cursor->partition_index;
+    }
+    if (limit <= 0 || g.from_partition < 0) {
+        request_close(rq, "asked for partitions from a cursor, or up to a limit, below 0");
+        return;
+    }
+    if (g.replicas == NULL || !page_topics(&g)) {
+        request_close(rq, no_memory);
+        return;
+    }
+    request_reply(rq, &p);
+}
