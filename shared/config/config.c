@@ -26,6 +26,9 @@
 #define PATH_TEXT_BYTES   320
 #define NAME_BYTES_MAX    96 /* of a setting, with CULEX_ before it */
 
+#define COMPACT_NEEDS_KEY \
+    "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
+
 /* One check of one source of values. */
 struct walk {
     struct config *c;
@@ -398,6 +401,9 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
     if (!has_filters) {
         mistake_at(w, at, "", -1, "has no \"filters\"; a stream needs at least one");
     }
+    if (s->compact && s->key == KEY_NONE) {
+        mistake_at(w, at, "key", -1, COMPACT_NEEDS_KEY);
+    }
     const struct config_stream *twin = stream_named(w->c, s->name);
     if (twin) {
         char what[400];
@@ -750,6 +756,9 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
     }
     if (!filtered) {
         mistake(w, 0, "plugin_opt_filter", "is missing; a stream needs at least one filter");
+    }
+    if (s.compact && s.key == KEY_NONE) {
+        mistake(w, 0, "plugin_opt_key", COMPACT_NEEDS_KEY);
     }
     stream_shrink(&s);
     w->c->streams[w->c->stream_count++] = s;

@@ -206,6 +206,9 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
          "after the share's name alone"},
         {"{\"streams\": [\n{" DEMO "},\n{" DEMO "}]}",
          ":3: streams[1].name: \"demo\" is the name of another stream already, in line 2"},
+        {STREAMS(DEMO ", \"cleanup.policy\": \"compact\",\n\"key\": \"none\""),
+         ":4: streams[0].key: is \"none\", but cleanup.policy is compact, which keeps the newest "
+         "record of each key"},
         {"{\"streams\": {}}", ":1: streams: is an object; an array of streams belongs here"},
         {"{\"streams\": [3]}",
          ":1: streams[0]: is a number; a stream is an object, like {\"name\": \"demo\", "
