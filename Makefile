@@ -116,7 +116,7 @@ docker-test:
 	docker/test.sh
 
 debian-matrix:
-	tests/debian-matrix.sh
+	@FULL='$(FULL)' tests/debian-matrix.sh
 
 .PHONY: demo install uninstall docker-test debian-matrix
 
