@@ -25,7 +25,7 @@
  *                                                 NULL: it is away, puts fail with ERR_IO
  *      void journal_close(struct journal *j);     flushes first
  *   broker/coordinator.h
- *      enum err coordinator_open(struct coordinator **out, struct store *own, struct journal *j,
+ *      enum err coordinator_open(struct coordinator **out, struct journal *j,
  *                                const struct config_server *cfg, int64_t now_ms, struct errmsg *m);
  *                                                 loads groups and offsets (store_rows) before it returns
  *      int64_t coordinator_deadline_ms(const struct coordinator *c);   clock_mono_ms() of its next timer;

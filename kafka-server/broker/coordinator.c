@@ -1,0 +1,776 @@
+/* All groups: finding them, storing what changed, taking it back when that failed.
+ *
+ *      request ─▶ group_on_…  ─▶ dirty? ─▶ list ──▶ write: one row per group ─▶ commit ─▶ ok:   the row is
+ *                     │                                                           │         `stored`
+ *                     └─ replies ─▶ prepare (copied), wait ───────────────────────┴▶ send   else: decoded
+ *                                                                                           from `stored`
+ *
+ * Offsets go the other way round: they are staged, put into the commit, and enter the table in memory when they
+ * are stored. Readers see stored offsets only.
+ *
+ * A group lives while it has members, ids given out, a row or an offset; `sweep` removes what has nothing left, and
+ * expires offsets: those of a group that has been empty for offsets.retention.minutes, those of a client without
+ * membership that long after their commit, those of topics that a stable group of consumers has stopped reading. */
+#include "kafka-server/broker/coordinator.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "shared/base/clock.h"
+#include "shared/base/log.h"
+
+#define MEMBER_ID_PREFIX_BYTES_MAX 255 /* of the client's or instance's id; the rest is a UUID */
+#define UUID_HEX_BYTES 36
+
+struct coordinated {
+    struct group *group;
+    struct offsets offsets;
+    struct buf stored, next; /* the row in the store; the row in the commit that is going on */
+    bool listed;             /* in c->dirty */
+    bool deleting;           /* the commit that is going on deletes it */
+    size_t staged;           /* how many of c->staged are its own */
+    struct coordinated *dirty_next;
+    UT_hash_handle hh;
+};
+
+struct staged {
+    struct coordinated *g;
+    struct offset_entry *entry;
+    bool removes; /* the entry names what is to be removed */
+};
+
+struct coordinator {
+    struct journal *journal;
+    struct journal_owner owner;
+    struct group_limits limits;
+    int64_t retention_ms, sweep_interval_ms;
+    int32_t metadata_bytes_max;
+    struct coordinated *groups;
+    struct coordinated *dirty;
+    struct staged *staged;
+    size_t staged_count, staged_room;
+    int64_t wake_ms, sweep_ms; /* mono */
+    struct buf key, value;     /* of the row at hand */
+    bool stopping;
+};
+
+static struct group_time time_now(void)
+{
+    return (struct group_time){.mono_ms = clock_mono_ms(), .wall_ms = clock_wall_ms()};
+}
+
+/* --- groups ---------------------------------------------------------------------------------- */
+
+static struct coordinated *find(const struct coordinator *c, struct slice id)
+{
+    struct coordinated *g = NULL;
+    HASH_FIND(hh, c->groups, id.data, id.len, g);
+    return g;
+}
+
+/* Takes group, which may be NULL (no memory). */
+static struct coordinated *add(struct coordinator *c, struct group *group)
+{
+    struct coordinated *g = group != NULL ? calloc(1, sizeof *g) : NULL;
+    if (g == NULL) {
+        group_free(group);
+        return NULL;
+    }
+    g->group = group;
+    buf_init(&g->stored, GROUP_ROW_BYTES_MAX);
+    buf_init(&g->next, GROUP_ROW_BYTES_MAX);
+    HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
+    return g;
+}
+
+static struct coordinated *find_or_make(struct coordinator *c, struct slice id)
+{
+    struct coordinated *g = find(c, id);
+    if (g == NULL && HASH_COUNT(c->groups) < COORDINATOR_GROUPS_MAX) {
+        g = add(c, group_new(id, &c->limits));
+    }
+    return g;
+}
+
+static void drop(struct coordinator *c, struct coordinated *g)
+{
+    HASH_DELETE(hh, c->groups, g);
+    group_free(g->group);
+    offsets_fini(&g->offsets);
+    buf_fini(&g->stored);
+    buf_fini(&g->next);
+    free(g);
+}
+
+static bool has_nothing(const struct coordinated *g)
+{
+    return g->group->state == GROUP_EMPTY && g->group->pending_count == 0 &&
+           g->offsets.count == 0 && g->staged == 0 && !g->listed;
+}
+
+static void list_dirty(struct coordinator *c, struct coordinated *g)
+{
+    if (!g->listed) {
+        g->listed = true;
+        g->dirty_next = c->dirty;
+        c->dirty = g;
+        journal_touch(c->journal);
+    }
+}
+
+/* After each call of the machine. */
+static void touched(struct coordinator *c, struct coordinated *g)
+{
+    if (g->group->dirty) {
+        list_dirty(c, g);
+    }
+    if (g->group->wake_ms < c->wake_ms) {
+        c->wake_ms = g->group->wake_ms;
+    }
+}
+
+/* --- replies --------------------------------------------------------------------------------- */
+
+static void reply_committed(struct journal_wait *w, enum err e)
+{
+    struct group_call *call = (struct group_call *)((char *)w - offsetof(struct group_call, wait));
+    call->send(call, e == OK ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE);
+}
+
+static void reply_prepare(void *arg, void *token, const struct group_reply *r)
+{
+    (void)arg; /* the call knows its coordinator */
+    struct group_call *call = token;
+    call->prepare(call, r);
+    call->wait.done = reply_committed;
+    journal_wait(call->coordinator->journal, &call->wait);
+}
+
+static const struct group_sink sink = {.reply = reply_prepare};
+
+static void reply_error(struct group_call *call, enum kerr e, struct slice member_id)
+{
+    const struct group_reply r = {.error = e, .member_id = member_id};
+    reply_prepare(NULL, call, &r);
+}
+
+static void call_begin(struct coordinator *c, struct group_call *call, struct coordinated *g)
+{
+    call->coordinator = c;
+    call->group = g;
+    call->wait = (struct journal_wait){0};
+}
+
+/* --- the commit ------------------------------------------------------------------------------ */
+
+static void stage(struct coordinator *c, struct coordinated *g, struct offset_entry *entry,
+                  bool removes)
+{
+    c->staged[c->staged_count++] = (struct staged){g, entry, removes};
+    g->staged++;
+    offset_row_key(&c->key, g->group->id, entry->topic, entry->partition);
+    if (removes) {
+        journal_delete(c->journal, buf_slice(&c->key));
+    } else {
+        offset_row_encode(&entry->row, &c->value);
+        journal_fail(c->journal, buf_ok(&c->value) ? OK : ERR_NOMEM);
+        journal_put(c->journal, buf_slice(&c->key), buf_slice(&c->value));
+    }
+}
+
+/* Room for one more; false: without memory. */
+static bool stage_room(struct coordinator *c)
+{
+    if (c->staged_count < c->staged_room) {
+        return true;
+    }
+    size_t room = c->staged_room > 0 ? c->staged_room * 2 : 64;
+    struct staged *p = realloc(c->staged, room * sizeof *p);
+    if (p == NULL) {
+        return false;
+    }
+    c->staged = p;
+    c->staged_room = room;
+    return true;
+}
+
+static void delete_rows(struct coordinator *c, struct coordinated *g)
+{
+    group_row_key(&c->key, g->group->id);
+    journal_delete(c->journal, buf_slice(&c->key));
+    for (const struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
+        offset_row_key(&c->key, g->group->id, e->topic, e->partition);
+        journal_delete(c->journal, buf_slice(&c->key));
+    }
+    for (size_t i = 0; i < c->staged_count; i++) {
+        if (c->staged[i].g == g) {
+            const struct offset_entry *e = c->staged[i].entry;
+            offset_row_key(&c->key, g->group->id, e->topic, e->partition);
+            journal_delete(c->journal, buf_slice(&c->key));
+        }
+    }
+}
+
+static void write_rows(struct journal_owner *o, struct journal *j)
+{
+    struct coordinator *c = (struct coordinator *)((char *)o - offsetof(struct coordinator, owner));
+    for (struct coordinated *g = c->dirty; g != NULL; g = g->dirty_next) {
+        if (g->deleting) {
+            delete_rows(c, g);
+            continue;
+        }
+        group_encode(g->group, &g->next);
+        if (!buf_ok(&g->next)) {
+            journal_fail(j, ERR_NOMEM);
+            return;
+        }
+        group_row_key(&c->key, g->group->id);
+        journal_put(j, buf_slice(&c->key), buf_slice(&g->next));
+        g->group->dirty = false;
+    }
+}
+
+/* What is stored is the truth: the group becomes that again, and those who wait hear of it. */
+static void take_back(struct coordinator *c, struct coordinated *g)
+{
+    group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+    bool corrupt = false;
+    struct group *old = g->group;
+    struct group *group = g->stored.len > 0
+                              ? group_decode(old->id, buf_slice(&g->stored), &c->limits, &corrupt)
+                              : group_new(old->id, &c->limits);
+    ASSERT(!corrupt); /* we have written it */
+    if (group == NULL) {
+        log_error("group stays away for want of memory group=%.*s", (int)old->id.len,
+                  (const char *)old->id.data);
+        if (old->state != GROUP_DEAD) {
+            group_kill(old, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+        }
+        return;
+    }
+    HASH_DELETE(hh, c->groups, g);
+    g->group = group;
+    HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
+    group_free(old);
+    group_on_load(group, time_now());
+    touched(c, g);
+}
+
+static void staged_done(struct coordinator *c, enum err e)
+{
+    for (size_t i = 0; i < c->staged_count; i++) {
+        struct staged *s = &c->staged[i];
+        s->g->staged--;
+        if (e != OK || s->removes) {
+            if (e == OK) {
+                offsets_remove(&s->g->offsets, s->entry->topic, s->entry->partition);
+            }
+            offset_entry_free(s->entry);
+        } else {
+            offsets_put(&s->g->offsets, s->entry);
+        }
+    }
+    c->staged_count = 0;
+}
+
+static void commit_done(struct journal_owner *o, enum err e)
+{
+    struct coordinator *c = (struct coordinator *)((char *)o - offsetof(struct coordinator, owner));
+    staged_done(c, e);
+    struct coordinated *list = c->dirty;
+    c->dirty = NULL;
+    while (list != NULL) {
+        struct coordinated *g = list;
+        list = g->dirty_next;
+        g->listed = false;
+        if (e == OK && g->deleting) {
+            drop(c, g);
+            continue;
+        }
+        if (e == OK) {
+            struct buf was = g->stored;
+            g->stored = g->next;
+            g->next = was;
+            buf_trim(&g->next, 0);
+        } else {
+            g->deleting = false;
+            take_back(c, g);
+        }
+    }
+}
+
+/* --- joining --------------------------------------------------------------------------------- */
+
+/* "client-01234567-89ab-…", as Kafka's own; with the instance id instead where there is one. */
+static struct slice fresh_id(char *out, struct slice prefix)
+{
+    static const char hex[] = "0123456789abcdef";
+    uint8_t b[16];
+    random_bytes(b, sizeof b);
+    size_t n = prefix.len < MEMBER_ID_PREFIX_BYTES_MAX ? prefix.len : MEMBER_ID_PREFIX_BYTES_MAX;
+    if (n > 0) {
+        memcpy(out, prefix.data, n);
+    }
+    out[n++] = '-';
+    for (size_t i = 0; i < sizeof b; i++) {
+        if (i == 4 || i == 6 || i == 8 || i == 10) {
+            out[n++] = '-';
+        }
+        out[n++] = hex[b[i] >> 4];
+        out[n++] = hex[b[i] & 15];
+    }
+    return slice_make(out, n);
+}
+
+static enum kerr check_group_id(struct slice group_id)
+{
+    return group_id.len > 0 && group_id.len <= GROUP_ID_BYTES_MAX ? KERR_NONE
+                                                                  : KERR_INVALID_GROUP_ID;
+}
+
+void coordinator_join(struct coordinator *c, struct slice group_id, struct group_join *ev,
+                      struct group_call *call)
+{
+    struct coordinated *g = find(c, group_id);
+    call_begin(c, call, g);
+    enum kerr e = check_group_id(group_id);
+    if (e == KERR_NONE && c->stopping) {
+        e = KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    if (e == KERR_NONE && g == NULL && ev->member_id.len > 0) {
+        e = KERR_UNKNOWN_MEMBER_ID;
+    }
+    if (e == KERR_NONE && g == NULL) {
+        g = find_or_make(c, group_id);
+        e = g != NULL ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    if (e != KERR_NONE) {
+        reply_error(call, e, ev->member_id);
+        return;
+    }
+    char id[MEMBER_ID_PREFIX_BYTES_MAX + 1 + UUID_HEX_BYTES];
+    ev->fresh_id = fresh_id(id, ev->instance_id.data != NULL ? ev->instance_id : ev->client_id);
+    if (ev->client_id.len > GROUP_NAME_BYTES_MAX) {
+        ev->client_id.len = GROUP_NAME_BYTES_MAX;
+    }
+    ev->token = call;
+    call->group = g;
+    group_on_join(g->group, ev, time_now(), &sink);
+    touched(c, g);
+    if (has_nothing(g) && g->stored.len == 0) {
+        drop(c, g);
+    }
+}
+
+void coordinator_sync(struct coordinator *c, struct slice group_id, struct group_sync *ev,
+                      struct group_call *call)
+{
+    struct coordinated *g = find(c, group_id);
+    call_begin(c, call, g);
+    enum kerr e = check_group_id(group_id);
+    if (e == KERR_NONE) {
+        e = c->stopping ? KERR_COORDINATOR_NOT_AVAILABLE
+            : g == NULL ? KERR_UNKNOWN_MEMBER_ID
+                        : KERR_NONE;
+    }
+    if (e != KERR_NONE) {
+        reply_error(call, e, ev->member_id);
+        return;
+    }
+    ev->token = call;
+    group_on_sync(g->group, ev, time_now(), &sink);
+    touched(c, g);
+}
+
+void coordinator_cancel(struct coordinator *c, struct group_call *call)
+{
+    if (journal_waits(&call->wait)) {
+        journal_forget(c->journal, &call->wait);
+        return;
+    }
+    group_on_cancel(call->group->group, call, time_now(), &sink);
+    touched(c, call->group);
+}
+
+enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, int32_t generation,
+                                struct slice member_id, struct slice instance_id)
+{
+    if (check_group_id(group_id) != KERR_NONE) {
+        return KERR_INVALID_GROUP_ID;
+    }
+    struct coordinated *g = find(c, group_id);
+    if (g == NULL) {
+        return KERR_UNKNOWN_MEMBER_ID;
+    }
+    enum kerr e = group_on_heartbeat(g->group, generation, member_id, instance_id, time_now());
+    touched(c, g);
+    return e;
+}
+
+enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct slice member_id,
+                            struct slice instance_id)
+{
+    if (check_group_id(group_id) != KERR_NONE) {
+        return KERR_INVALID_GROUP_ID;
+    }
+    struct coordinated *g = find(c, group_id);
+    if (g == NULL) {
+        return KERR_UNKNOWN_MEMBER_ID;
+    }
+    enum kerr e = group_on_leave(g->group, member_id, instance_id, time_now(), &sink);
+    touched(c, g);
+    return e;
+}
+
+/* --- offsets --------------------------------------------------------------------------------- */
+
+enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32_t generation,
+                             struct slice member_id, struct slice instance_id, bool unknown_is_404,
+                             struct coordinated **out)
+{
+    if (group_id.len > GROUP_ID_BYTES_MAX) { /* an empty one is allowed here, for old clients */
+        return KERR_INVALID_GROUP_ID;
+    }
+    struct coordinated *g = find(c, group_id);
+    if (g == NULL && generation >= 0) {
+        return unknown_is_404 ? KERR_GROUP_ID_NOT_FOUND : KERR_ILLEGAL_GENERATION;
+    }
+    if (g == NULL) {
+        g = find_or_make(c, group_id);
+    }
+    if (g == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    enum kerr e = group_on_commit(g->group, generation, member_id, instance_id, time_now());
+    touched(c, g);
+    *out = g;
+    return e;
+}
+
+enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
+                                 int32_t partition, int64_t offset, int32_t leader_epoch,
+                                 struct slice metadata, int64_t commit_ms, int64_t retention_ms)
+{
+    if (metadata.len > (size_t)c->metadata_bytes_max) {
+        return KERR_OFFSET_METADATA_TOO_LARGE;
+    }
+    if (g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX) {
+        return KERR_POLICY_VIOLATION;
+    }
+    int64_t wall_ms = clock_wall_ms();
+    const struct offset_row row = {
+        .offset = offset,
+        .leader_epoch = leader_epoch,
+        .commit_ms = commit_ms >= 0 ? commit_ms : wall_ms,
+        .expire_ms = retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms
+                         ? wall_ms + retention_ms
+                         : -1,
+        .metadata = metadata,
+    };
+    struct offset_entry *e =
+        stage_room(c) ? offset_entry_new(topic, partition, &row) : NULL;
+    if (e == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    stage(c, g, e, false);
+    return KERR_NONE;
+}
+
+static bool stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
+                          int32_t partition)
+{
+    const struct offset_row none = {0};
+    struct offset_entry *e =
+        stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
+    if (e != NULL) {
+        stage(c, g, e, true);
+    }
+    return e != NULL;
+}
+
+static void delete_group(struct coordinator *c, struct coordinated *g)
+{
+    group_kill(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+    g->deleting = true;
+    list_dirty(c, g);
+}
+
+enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
+{
+    struct coordinated *g = find(c, group_id);
+    if (g == NULL || g->group->state == GROUP_DEAD) {
+        return KERR_GROUP_ID_NOT_FOUND;
+    }
+    if (g->group->state != GROUP_EMPTY) {
+        return KERR_NON_EMPTY_GROUP;
+    }
+    delete_group(c, g);
+    return KERR_NONE;
+}
+
+enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
+                                     struct coordinated **out)
+{
+    struct coordinated *g = find(c, group_id);
+    if (g == NULL || g->group->state == GROUP_DEAD) {
+        return KERR_GROUP_ID_NOT_FOUND;
+    }
+    if (g->group->state != GROUP_EMPTY && !group_is_consumer(g->group)) {
+        return KERR_NON_EMPTY_GROUP;
+    }
+    *out = g;
+    return KERR_NONE;
+}
+
+enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g,
+                                    struct slice topic, int32_t partition)
+{
+    if (group_subscribes(g->group, topic)) {
+        return KERR_GROUP_SUBSCRIBED_TO_TOPIC;
+    }
+    return stage_removal(c, g, topic, partition) ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
+}
+
+void coordinator_topic_gone(struct coordinator *c, struct slice topic)
+{
+    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+        for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
+            if (slice_eq(e->topic, topic) && !stage_removal(c, g, topic, e->partition)) {
+                log_error("offsets of a deleted topic are left for want of memory");
+                return;
+            }
+        }
+    }
+}
+
+/* --- time passes ----------------------------------------------------------------------------- */
+
+/* Is this offset past its time? Kafka's rules, by what the group is. */
+static bool expired(const struct coordinator *c, const struct group *g,
+                    const struct offset_entry *e, int64_t wall_ms)
+{
+    int64_t base_ms = e->row.commit_ms;
+    if (g->protocol_type.data != NULL) {
+        if (g->state == GROUP_EMPTY) {
+            base_ms = g->empty_since_wall_ms >= 0 ? g->empty_since_wall_ms : base_ms;
+        } else if (g->state != GROUP_STABLE || !group_is_consumer(g) ||
+                   group_subscribes(g, e->topic)) {
+            return false;
+        }
+    }
+    return offset_expired(e, base_ms, c->retention_ms, wall_ms);
+}
+
+static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)
+{
+    if (g->group->state == GROUP_DEAD || g->staged > 0) {
+        return; /* busy: the next sweep looks again */
+    }
+    size_t left = g->offsets.count;
+    for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
+        if (expired(c, g->group, e, wall_ms) && stage_removal(c, g, e->topic, e->partition)) {
+            left--;
+        }
+    }
+    if (left == 0 && g->group->state == GROUP_EMPTY && g->group->pending_count == 0) {
+        log_info("group removed group=%.*s offsets_expired=%zu", (int)g->group->id.len,
+                 (const char *)g->group->id.data, g->offsets.count);
+        delete_group(c, g);
+    }
+}
+
+void coordinator_tick(struct coordinator *c, int64_t now_ms)
+{
+    if (now_ms < coordinator_deadline_ms(c)) {
+        return;
+    }
+    const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
+    bool sweep = now_ms >= c->sweep_ms;
+    if (sweep) {
+        c->sweep_ms = now_ms + c->sweep_interval_ms;
+    }
+    c->wake_ms = INT64_MAX;
+    struct coordinated *g, *next;
+    HASH_ITER(hh, c->groups, g, next)
+    {
+        group_on_tick(g->group, now, &sink);
+        touched(c, g);
+        if (sweep) {
+            sweep_group(c, g, now.wall_ms);
+        }
+        if (has_nothing(g) && g->stored.len == 0) {
+            drop(c, g);
+        }
+    }
+}
+
+int64_t coordinator_deadline_ms(const struct coordinator *c)
+{
+    return c->wake_ms < c->sweep_ms ? c->wake_ms : c->sweep_ms;
+}
+
+/* --- coming and going ------------------------------------------------------------------------ */
+
+struct load {
+    struct coordinator *c;
+    enum err e;
+    size_t groups, offsets, corrupt;
+};
+
+static bool load_group(void *arg, struct slice key, struct slice value)
+{
+    struct load *l = arg;
+    struct slice id;
+    bool corrupt = !group_row_key_parse(key, &id);
+    struct group *group = corrupt ? NULL : group_decode(id, value, &l->c->limits, &corrupt);
+    if (corrupt) {
+        l->corrupt++;
+        return true;
+    }
+    struct coordinated *g = add(l->c, group);
+    if (g != NULL) {
+        buf_put(&g->stored, value.data, value.len);
+        l->groups++;
+    }
+    if (g == NULL || !buf_ok(&g->stored)) {
+        l->e = ERR_NOMEM;
+    }
+    return l->e == OK;
+}
+
+static bool load_offset(void *arg, struct slice key, struct slice value)
+{
+    struct load *l = arg;
+    struct slice id, topic;
+    int32_t partition;
+    struct offset_row row;
+    if (!offset_row_key_parse(key, &id, &topic, &partition) || !offset_row_decode(value, &row)) {
+        l->corrupt++;
+        return true;
+    }
+    struct coordinated *g = find_or_make(l->c, id);
+    struct offset_entry *e = g != NULL ? offset_entry_new(topic, partition, &row) : NULL;
+    if (e == NULL) {
+        l->e = ERR_NOMEM;
+        return false;
+    }
+    offsets_put(&g->offsets, e);
+    l->offsets++;
+    return true;
+}
+
+static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m)
+{
+    struct load l = {.c = c};
+    enum err e = journal_scan(c->journal, slice_str(GROUP_ROW_PREFIX), load_group, &l, m);
+    if (e == OK && l.e == OK) {
+        e = journal_scan(c->journal, slice_str(OFFSET_ROW_PREFIX), load_offset, &l, m);
+    }
+    if (e == OK && l.e != OK) {
+        e = err_set(m, l.e, "no memory for the consumer groups");
+    }
+    if (l.corrupt > 0) {
+        log_error("rows of consumer groups cannot be read and are passed over rows=%zu", l.corrupt);
+    }
+    const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
+    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+        group_on_load(g->group, now);
+        touched(c, g);
+    }
+    if (e == OK && l.groups + l.offsets > 0) {
+        log_info("groups loaded groups=%zu offsets=%zu", l.groups, l.offsets);
+    }
+    return e;
+}
+
+void coordinator_reload(struct coordinator *c, const struct config_server *cfg)
+{
+    c->limits.initial_delay_ms = cfg->group_initial_rebalance_delay_ms;
+    c->limits.session_min_ms = cfg->group_min_session_timeout_ms;
+    c->limits.session_max_ms = cfg->group_max_session_timeout_ms;
+    c->limits.size_max = cfg->group_max_size;
+    c->retention_ms = cfg->offsets_retention_minutes * 60000;
+    c->sweep_interval_ms = cfg->offsets_retention_check_interval_ms;
+    c->metadata_bytes_max = cfg->offset_metadata_max_bytes;
+}
+
+enum err coordinator_open(struct coordinator **out, struct journal *j,
+                          const struct config_server *cfg, int64_t now_ms, struct errmsg *m)
+{
+    struct coordinator *c = calloc(1, sizeof *c);
+    *out = NULL;
+    if (c == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for the group coordinator");
+    }
+    c->journal = j;
+    c->owner = (struct journal_owner){.write = write_rows, .done = commit_done};
+    coordinator_reload(c, cfg);
+    c->wake_ms = INT64_MAX;
+    c->sweep_ms = now_ms + c->sweep_interval_ms;
+    buf_init(&c->key, ROW_KEY_BYTES_MAX);
+    buf_init(&c->value, OFFSET_ROW_BYTES_MAX);
+    journal_add_owner(j, &c->owner);
+    enum err e = load_all(c, now_ms, m);
+    if (e != OK) {
+        coordinator_close(c);
+        return e;
+    }
+    *out = c;
+    return OK;
+}
+
+void coordinator_stop(struct coordinator *c)
+{
+    c->stopping = true;
+    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+        group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+    }
+}
+
+void coordinator_close(struct coordinator *c)
+{
+    if (c == NULL) {
+        return;
+    }
+    coordinator_stop(c);
+    journal_flush(c->journal);
+    journal_remove_owner(c->journal, &c->owner);
+    struct coordinated *g, *next;
+    HASH_ITER(hh, c->groups, g, next)
+    {
+        drop(c, g);
+    }
+    free(c->staged);
+    buf_fini(&c->key);
+    buf_fini(&c->value);
+    free(c);
+}
+
+/* --- what there is --------------------------------------------------------------------------- */
+
+const struct group *coordinator_find(const struct coordinator *c, struct slice group_id)
+{
+    const struct coordinated *g = find(c, group_id);
+    return g != NULL ? g->group : NULL;
+}
+
+const struct offsets *coordinator_offsets(const struct coordinator *c, struct slice group_id)
+{
+    const struct coordinated *g = find(c, group_id);
+    return g != NULL ? &g->offsets : NULL;
+}
+
+size_t coordinator_count(const struct coordinator *c)
+{
+    return HASH_COUNT(c->groups);
+}
+
+void coordinator_each(const struct coordinator *c, bool (*fn)(void *arg, const struct group *g),
+                      void *arg)
+{
+    for (const struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+        if (!fn(arg, g->group)) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+/* The group coordinator: all groups and their offsets, in memory and in the server's own store.
+ *
+ * It stands between the requests (api/api_group.c, api_offset.c), the machine of each group (group.h) and the
+ * journal. Every change becomes rows of the turn's commit; what a client is told of it leaves after that commit.
+ * When a commit fails, the groups that it would have changed are what their rows say again, and whoever asked gets
+ * COORDINATOR_NOT_AVAILABLE: to clients it looks like a coordinator that started again, which they know how to
+ * handle.
+ *
+ * Time comes from shared/base/clock.h, save where it is a parameter. Loop thread only. */
+#ifndef CULEX_BROKER_COORDINATOR_H
+#define CULEX_BROKER_COORDINATOR_H
+
+#include "kafka-server/broker/group.h"
+#include "kafka-server/broker/journal.h"
+#include "kafka-server/broker/offsets.h"
+#include "shared/config/config.h"
+
+#define COORDINATOR_GROUPS_MAX (1u << 17)
+
+struct coordinator;
+struct coordinated; /* a group with its offsets */
+
+/* Reads all groups and offsets; the sessions of members begin anew. cfg is read here and not kept. Blocks.
+ * ERR_NOMEM, or why the rows cannot be read. */
+enum err coordinator_open(struct coordinator **out, struct journal *j,
+                          const struct config_server *cfg, int64_t now_ms,
+                          struct errmsg *m) MUST_CHECK;
+/* Takes over changed settings. */
+void coordinator_reload(struct coordinator *c, const struct config_server *cfg);
+/* Answers every parked join and sync with COORDINATOR_NOT_AVAILABLE, after the next flush, and every later one at
+ * once. */
+void coordinator_stop(struct coordinator *c);
+/* Stops, flushes the journal, frees. */
+void coordinator_close(struct coordinator *c);
+
+/* clock_mono_ms() of the next timer; INT64_MAX: none. Cheap. */
+int64_t coordinator_deadline_ms(const struct coordinator *c);
+void coordinator_tick(struct coordinator *c, int64_t now_ms);
+
+/* --- join and sync: answers that may take a while ---------------------------------------------- */
+
+/* A request that is being answered. Embedded in the asker's memory, which lives until send or cancel. */
+struct group_call {
+    /* Copies what it needs of *r, which dies when this returns. Called before send, once. */
+    void (*prepare)(struct group_call *call, const struct group_reply *r);
+    /* The prepared answer may leave; or, with an error, that error in its place. Called once, last. */
+    void (*send)(struct group_call *call, enum kerr e);
+
+    struct coordinated *group; /* the coordinator's */
+    struct journal_wait wait;
+    struct coordinator *coordinator;
+};
+
+/* ev->token and ev->fresh_id are filled in here. */
+void coordinator_join(struct coordinator *c, struct slice group_id, struct group_join *ev,
+                      struct group_call *call);
+void coordinator_sync(struct coordinator *c, struct slice group_id, struct group_sync *ev,
+                      struct group_call *call);
+/* The connection has gone: neither prepare nor send is called any more. */
+void coordinator_cancel(struct coordinator *c, struct group_call *call);
+
+/* --- answers at once ----------------------------------------------------------------------------
+ * Where a call changes something, the caller replies from a journal_wait; an error there is
+ * COORDINATOR_NOT_AVAILABLE. */
+
+enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, int32_t generation,
+                                struct slice member_id, struct slice instance_id);
+enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct slice member_id,
+                            struct slice instance_id);
+
+/* May this client commit here? On KERR_NONE *out is the group, made if need be, for coordinator_commit_put in the same
+ * turn. unknown_is_404: v9+, which tells a group that is not there from a generation that is not. */
+enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32_t generation,
+                             struct slice member_id, struct slice instance_id, bool unknown_is_404,
+                             struct coordinated **out);
+/* retention_ms: of this commit alone; -1: as configured. commit_ms: -1: now. */
+enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
+                                 int32_t partition, int64_t offset, int32_t leader_epoch,
+                                 struct slice metadata, int64_t commit_ms, int64_t retention_ms);
+
+/* NONE, GROUP_ID_NOT_FOUND or NON_EMPTY_GROUP. */
+enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id);
+/* May offsets be deleted here? On KERR_NONE *out is the group. */
+enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
+                                     struct coordinated **out);
+/* NONE (also where there was none) or GROUP_SUBSCRIBED_TO_TOPIC. */
+enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g,
+                                    struct slice topic, int32_t partition);
+/* A topic was deleted: so are the offsets in it. */
+void coordinator_topic_gone(struct coordinator *c, struct slice topic);
+
+/* --- what there is: borrowed until the next call that changes something ------------------------- */
+
+/* NULL: no such group. */
+const struct group *coordinator_find(const struct coordinator *c, struct slice group_id);
+const struct offsets *coordinator_offsets(const struct coordinator *c, struct slice group_id);
+size_t coordinator_count(const struct coordinator *c);
+/* Calls fn for every group until it returns false. */
+void coordinator_each(const struct coordinator *c, bool (*fn)(void *arg, const struct group *g),
+                      void *arg);
+
+#endif

@@ -1,0 +1,52 @@
+/* How groups and their offsets lie in the server's own store. Numbers are big endian; "str" is u32 length
+ * (0xffffffff: null) and bytes.
+ *
+ *   key    "group/" group id
+ *   value  u8 version = 1 | u8 state (enum group_state) | i32 generation | i64 empty since, wall ms, -1: not |
+ *          str protocol type | str protocol name | u32 index of the leader | u32 members, each:
+ *              str id | str instance id | str client id | str client host |
+ *              i32 session timeout ms | i32 rebalance timeout ms |
+ *              u32 protocols, each: str name, str metadata |
+ *              str assignment
+ *          Members that have not been in a generation yet are left out: nobody was told that they are in.
+ *
+ *   key    "offset/" u16 length of group id | group id | topic | u32 partition
+ *   value  u8 version = 1 | i64 offset | i32 leader epoch, -1: unknown | i64 committed at, wall ms |
+ *          i64 expires at, wall ms, -1: by offsets.retention.minutes | metadata, all that is left
+ *
+ * A reader takes the versions that it knows and calls everything else corrupt: a row is then left alone, and said
+ * so in the log, rather than misread. */
+#ifndef CULEX_BROKER_GROUP_ROW_H
+#define CULEX_BROKER_GROUP_ROW_H
+
+#include "shared/base/buf.h"
+
+#define GROUP_ROW_PREFIX     "group/"
+#define OFFSET_ROW_PREFIX    "offset/"
+#define GROUP_ROW_VERSION    1
+#define OFFSET_ROW_VERSION   1
+#define ROW_KEY_BYTES_MAX    1024 /* the store's */
+#define OFFSET_ROW_BYTES_MAX (1u << 20)
+#define GROUP_ROW_BYTES_MAX  (128u << 20) /* GROUP_BYTES_MAX twice, and names */
+
+struct offset_row {
+    int64_t offset;
+    int32_t leader_epoch;
+    int64_t commit_ms;
+    int64_t expire_ms;
+    struct slice metadata; /* borrowed */
+};
+
+/* Each replaces what the buffer holds. */
+void group_row_key(struct buf *key, struct slice group_id);
+void offset_row_key(struct buf *key, struct slice group_id, struct slice topic, int32_t partition);
+/* False: not such a key. Slices point into key. */
+bool group_row_key_parse(struct slice key, struct slice *group_id);
+bool offset_row_key_parse(struct slice key, struct slice *group_id, struct slice *topic,
+                          int32_t *partition);
+
+void offset_row_encode(const struct offset_row *row, struct buf *out);
+/* False: not a row of ours. */
+bool offset_row_decode(struct slice value, struct offset_row *row);
+
+#endif

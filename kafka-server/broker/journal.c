@@ -1,0 +1,243 @@
+/* One commit a turn: see journal.h for the order of things.
+ *
+ * A commit costs about the same for one row and for a thousand (rocksdb's WriteBatch), so a turn that
+ * handled a thousand offset commits pays once. A turn that wrote nothing pays nothing.
+ *
+ * A put that fails makes the turn fail: half of what a handler meant to write must never be stored.
+ * After any failure the store's pending rows are rolled back, and everyone is told. */
+#include "kafka-server/broker/journal.h"
+
+#include <stdlib.h>
+
+#include "shared/base/log.h"
+
+struct journal {
+    struct journal_rows rows;
+    struct journal_owner *owners;
+    struct journal_wait waits; /* head of a ring */
+    size_t put_count;          /* rows and deletions of this turn */
+    enum err put_err;          /* first failure of a put in this turn */
+    bool touched;
+    bool flushing;
+    struct log_limit failure_log;
+};
+
+#define JOURNAL_FAILURE_LOG_MS 5000 /* a broken disk says so this often */
+#define JOURNAL_CLOSE_FLUSHES_MAX 8 /* callbacks of a flush may ask for another */
+
+static void ring_init(struct journal_wait *head)
+{
+    head->prev = head->next = head;
+}
+
+static void ring_push(struct journal_wait *head, struct journal_wait *w)
+{
+    w->prev = head->prev;
+    w->next = head;
+    head->prev->next = w;
+    head->prev = w;
+}
+
+static void ring_unlink(struct journal_wait *w)
+{
+    w->prev->next = w->next;
+    w->next->prev = w->prev;
+    w->prev = w->next = NULL;
+}
+
+static enum err write_and_commit(struct journal *j, struct errmsg *m)
+{
+    for (struct journal_owner *o = j->owners; o != NULL; o = o->next) {
+        o->write(o, j);
+    }
+    enum err e = j->put_err;
+    if (e != OK) {
+        err_set(m, e, "a row could not be added to the commit");
+    } else if (j->put_count > 0) {
+        e = j->rows.commit(j->rows.arg, m);
+    }
+    if (e != OK) {
+        j->rows.rollback(j->rows.arg);
+    }
+    return e;
+}
+
+void journal_flush(struct journal *j)
+{
+    ASSERT(!j->flushing);
+    if (!journal_pending(j)) {
+        return;
+    }
+    j->flushing = true;
+    struct errmsg m = {""};
+    enum err e = write_and_commit(j, &m);
+    unsigned suppressed = 0;
+    if (e != OK && log_limit_pass(&j->failure_log, JOURNAL_FAILURE_LOG_MS, &suppressed)) {
+        log_error("commit failed rows=%zu error=%s suppressed=%u: %s", j->put_count, err_name(e),
+                  suppressed, m.text);
+    }
+    j->put_count = 0;
+    j->put_err = OK;
+    j->touched = false;
+    for (struct journal_owner *o = j->owners; o != NULL; o = o->next) {
+        o->done(o, e);
+    }
+    /* Those who wait now are told; those who begin to wait in a callback belong to the next flush. The head moves to
+     * the stack, so that journal_forget of one of them works in between. */
+    struct journal_wait told;
+    ring_init(&told);
+    if (j->waits.next != &j->waits) {
+        told = j->waits;
+        told.next->prev = &told;
+        told.prev->next = &told;
+        ring_init(&j->waits);
+    }
+    j->flushing = false;
+    while (told.next != &told) {
+        struct journal_wait *w = told.next;
+        ring_unlink(w);
+        w->done(w, e);
+    }
+}
+
+bool journal_pending(const struct journal *j)
+{
+    return j->put_count > 0 || j->touched || j->put_err != OK || j->waits.next != &j->waits;
+}
+
+void journal_fail(struct journal *j, enum err e)
+{
+    if (e != OK && j->put_err == OK) {
+        j->put_err = e;
+    }
+}
+
+static void note_put(struct journal *j, enum err e)
+{
+    j->put_count++;
+    journal_fail(j, e);
+}
+
+void journal_put(struct journal *j, struct slice key, struct slice value)
+{
+    note_put(j, j->rows.put(j->rows.arg, key, value));
+}
+
+void journal_delete(struct journal *j, struct slice key)
+{
+    note_put(j, j->rows.del(j->rows.arg, key));
+}
+
+void journal_touch(struct journal *j)
+{
+    j->touched = true;
+}
+
+void journal_wait(struct journal *j, struct journal_wait *w)
+{
+    ASSERT(!journal_waits(w));
+    ring_push(&j->waits, w);
+}
+
+void journal_forget(struct journal *j, struct journal_wait *w)
+{
+    (void)j; /* in the signature so that callers show whose ring it is */
+    if (journal_waits(w)) {
+        ring_unlink(w);
+    }
+}
+
+void journal_add_owner(struct journal *j, struct journal_owner *o)
+{
+    o->next = j->owners;
+    j->owners = o;
+}
+
+void journal_remove_owner(struct journal *j, struct journal_owner *o)
+{
+    for (struct journal_owner **p = &j->owners; *p != NULL; p = &(*p)->next) {
+        if (*p == o) {
+            *p = o->next;
+            return;
+        }
+    }
+}
+
+enum err journal_scan(struct journal *j, struct slice prefix, store_row_fn *fn, void *arg,
+                      struct errmsg *m)
+{
+    return j->rows.scan(j->rows.arg, prefix, fn, arg, m);
+}
+
+enum err journal_open_rows(struct journal **out, const struct journal_rows *rows, struct errmsg *m)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for the journal");
+    }
+    (*out)->rows = *rows;
+    ring_init(&(*out)->waits);
+    return OK;
+}
+
+void journal_close(struct journal *j)
+{
+    if (j == NULL) {
+        return;
+    }
+    for (int i = 0; i < JOURNAL_CLOSE_FLUSHES_MAX && journal_pending(j); i++) {
+        journal_flush(j);
+    }
+    ASSERT(j->owners == NULL);
+    free(j);
+}
+
+/* --- on a store ------------------------------------------------------------------------------ */
+
+static enum err store_rows_put(void *arg, struct slice key, struct slice value)
+{
+    return arg != NULL ? store_put(arg, key, value) : ERR_IO;
+}
+
+static enum err store_rows_delete(void *arg, struct slice key)
+{
+    return arg != NULL ? store_delete(arg, key) : ERR_IO;
+}
+
+static enum err store_rows_commit(void *arg, struct errmsg *m)
+{
+    return arg != NULL ? store_commit(arg, m) : err_set(m, ERR_IO, "the store is away");
+}
+
+static void store_rows_rollback(void *arg)
+{
+    if (arg != NULL) {
+        store_rollback(arg);
+    }
+}
+
+static enum err store_rows_scan(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
+                                struct errmsg *m)
+{
+    return arg != NULL ? store_rows(arg, prefix, fn, fn_arg, m)
+                       : err_set(m, ERR_IO, "the store is away");
+}
+
+enum err journal_open(struct journal **out, struct store *own, struct errmsg *m)
+{
+    const struct journal_rows rows = {
+        .put = store_rows_put,
+        .del = store_rows_delete,
+        .commit = store_rows_commit,
+        .rollback = store_rows_rollback,
+        .scan = store_rows_scan,
+        .arg = own,
+    };
+    return journal_open_rows(out, &rows, m);
+}
+
+void journal_set_store(struct journal *j, struct store *own)
+{
+    ASSERT(!journal_pending(j));
+    j->rows.arg = own;
+}
