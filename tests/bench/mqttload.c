@@ -7,7 +7,7 @@
  *     connection (8 hex) ' ' sequence (16 hex) ' ' CLOCK_MONOTONIC in ns (16 hex) ' ' then 'x' to the size
  *
  * and the report says, for each connection, how many were sent and how many were acknowledged, also when
- * the broker was killed under it (exit code 4). The rate counts until the last acknowledgement; for
+ * the broker was killed under it (exit code 4). SIGTERM ends the sending, not the counting. The rate counts until the last acknowledgement; for
  * QoS 0 until the answer to a PINGREQ behind the last publish, because only then has the broker read
  * them all.
  *
@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -61,12 +62,18 @@ static struct {
 static struct conn *conns;
 static int epfd;
 static uint64_t start_ns, end_ns;
-static bool time_is_up;
+static volatile sig_atomic_t time_is_up;
 
 static void die(const char *what)
 {
     fprintf(stderr, "mqttload: %s: %s\n", what, strerror(errno));
     exit(2);
+}
+
+static void on_signal(int n)
+{
+    (void)n;
+    time_is_up = true;
 }
 
 static uint64_t now_ns(void)
@@ -487,6 +494,7 @@ static void parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
     parse(argc, argv);
+    signal(SIGTERM, on_signal);
     conns = calloc((size_t)opt.conns, sizeof *conns);
     epfd = epoll_create1(EPOLL_CLOEXEC);
     if (!conns || epfd < 0) {

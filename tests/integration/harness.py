@@ -394,6 +394,35 @@ class Mqtt:
         self.close()
 
 
+class Load:
+    """mqttload in the background; `stop` ends the sending and returns its report."""
+
+    def __init__(self, port, *args):
+        argv = [TOOLS / "mqttload", "-p", port, *args]
+        self.proc = subprocess.Popen([str(a) for a in argv], stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE)
+
+    def result(self, seconds=120):
+        out, err = self.proc.communicate(timeout=seconds)
+        assert self.proc.returncode in (0, 4), f"mqttload ended with {self.proc.returncode}: {err}"
+        return json.loads(out)
+
+    def stop(self):
+        self.proc.terminate()
+        return self.result()
+
+    def close(self):
+        if self.proc.poll() is None:
+            self.proc.kill()
+            self.proc.wait(10)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+
 # --- Kafka: the harness's own eyes ---------------------------------------------------------------
 
 

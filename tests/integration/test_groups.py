@@ -1,0 +1,174 @@
+"""Consumer groups with real clients: members come, leave, are killed; servers and brokers too. What must hold is always the
+same: no record is missing, and none is delivered after a commit that covers it was answered."""
+
+import pytest
+from harness import Driver, Load, end_offsets, group_violations, wait_until
+
+MEMBERS = [("librdkafka", {}), ("librdkafka", {"assignor": "cooperative-sticky"}), ("java", {}),
+           ("java", {"assignor": "cooperative-sticky"}), ("franz-go", {}), ("sarama", {}), ("kafka-go", {}),
+           ("kafkajs", {}), ("kafka-python", {}), ("kafka-python-2.0.2", {}), ("aiokafka", {})]
+NAMES = [c + ("-" + o["assignor"] if o else "") for c, o in MEMBERS]
+
+
+class Group:
+    """The members of a group over its whole life, the dead ones too."""
+
+    def __init__(self, culex, client, options, group="g"):
+        self.culex, self.client, self.options, self.group = culex, client, options, group
+        self.all = []
+
+    def join(self, **more):
+        d = Driver(self.client, self.culex.bootstrap, "demo", self.group, 0,
+                   name=f"{self.client} {len(self.all)}", **self.options, **more)
+        self.all.append(d)
+        return d
+
+    def delivered(self):
+        return {(e["p"], e["o"]) for d in self.all for _, e in list(d.events) if "o" in e}
+
+    def wait_all(self, ends, seconds=60):
+        want = {(p, o) for p, (s, e) in ends.items() for o in range(s, e)}
+        wait_until(f"all {len(want)} records are delivered", lambda: want <= self.delivered(), seconds,
+                   every=0.05)
+        assert self.delivered() == want
+
+    def close(self):
+        for d in self.all:
+            d.close()
+
+
+def partitions_since(driver, mark):
+    return {e["p"] for _, e in list(driver.events)[mark:] if "o" in e}
+
+
+def wait_gets(driver, parts, seconds=60):
+    """Until records of all these partitions arrive at the driver, counted from now."""
+    mark = len(driver.events)
+    driver.wait_for(f"records of {len(parts)} partitions", lambda ev: parts <= {
+        e["p"] for _, e in ev[mark:] if "o" in e}, seconds)
+
+
+def load(culex, rate=800):
+    return Load(culex.broker.port, "-n", 2, "-q", 1, "-d", 300, "-r", rate, "-T", 64, "-t", "demo")
+
+
+@pytest.fixture
+def live(culex):
+    """A running Culex with a load on 128 topics, so that every partition moves all the time."""
+    with load(culex) as l:
+        yield culex, l
+
+
+@pytest.mark.parametrize("client,options", MEMBERS, ids=NAMES)
+def test_two_members_share_one_leaves_one_is_killed(live, client, options):
+    culex, publisher = live
+    g = Group(culex, client, options)
+    try:
+        a = g.join()
+        wait_gets(a, set(range(16)))
+        b = g.join()
+        b.wait_records(200)
+        # Sharing: after both have settled, each gets some partitions and together they get all.
+        mark_a, mark_b = len(a.events), len(b.events)
+        wait_until("both together get all partitions, neither all", lambda: len(
+            partitions_since(a, mark_a) | partitions_since(b, mark_b)) == 16 and partitions_since(b, mark_b),
+            60, every=0.05)
+        assert partitions_since(b, mark_b) < set(range(16))
+        b.leave()
+        wait_gets(a, set(range(16)))
+        c = g.join()
+        c.wait_records(100)
+        a.kill9()
+        wait_gets(c, set(range(16)))
+        report = publisher.stop()
+        ends = end_offsets(culex.bootstrap, "demo")
+        assert sum(e for _, e in ends.values()) == report["acked"] == report["sent"]
+        g.wait_all(ends)
+        c.leave()
+        assert group_violations(g.all) == []
+        assert c.committed == {p: e for p, (_, e) in ends.items() if e}
+    finally:
+        g.close()
+
+
+@pytest.mark.parametrize("client", ["librdkafka", "java", "franz-go"])
+def test_static_member_comes_back_without_a_rebalance(live, client):
+    culex, publisher = live
+    g = Group(culex, client, {"assignor": "range"})
+    try:
+        a = g.join(instance_id="one")
+        a.wait_records(1)
+        b = g.join(instance_id="two")
+        b.wait_records(100)
+        mark_a = len(a.events)
+        a.wait_for("its share", lambda ev: sum("o" in e for _, e in ev[mark_a:]) > 500)
+        share = partitions_since(a, len(a.events) - 400)
+        assert 0 < len(share) < 16
+        a.kill9()
+        events_of_b = [e for _, e in list(b.events) if "assigned" in e or "revoked" in e]
+        again = g.join(instance_id="one")
+        wait_gets(again, share)
+        publisher.stop()
+        ends = end_offsets(culex.bootstrap, "demo")
+        g.wait_all(ends)
+        assert [e for _, e in list(b.events) if "assigned" in e or "revoked" in e] == events_of_b
+        assert partitions_since(again, 0) == share
+        assert group_violations(g.all) == []
+    finally:
+        g.close()
+
+
+@pytest.mark.parametrize("client", ["librdkafka", "java", "franz-go", "aiokafka"])
+def test_members_outlive_a_killed_server(live, client):
+    culex, publisher = live
+    g = Group(culex, client, {})
+    try:
+        a, b = g.join(), g.join()
+        for _ in range(3):
+            n = len(g.delivered())
+            wait_until("records flow", lambda: len(g.delivered()) > n + 1000, 60, every=0.02)
+            culex.server.kill9()
+            culex.server.start()
+        publisher.stop()
+        ends = end_offsets(culex.bootstrap, "demo")
+        g.wait_all(ends)
+        for d in (a, b):
+            d.leave()
+        assert group_violations(g.all) == []
+        assert a.committed == {p: e for p, (_, e) in ends.items() if e}
+    finally:
+        g.close()
+
+
+def test_members_read_on_while_the_broker_restarts(culex):
+    g = Group(culex, "librdkafka", {})
+    try:
+        a = g.join()
+        total = 0
+        for n in range(3):
+            culex.publish("demo/x", [f"{n} {i}" for i in range(200)])
+            total += 200
+            culex.broker.kill9() if n == 1 else culex.broker.stop()
+            a.wait_records(total)  # also what was written just before is served without a broker
+            culex.broker.start()
+        culex.publish("demo/x", ["last"])
+        a.wait_records(total + 1)
+        a.leave()
+        values = [r.value for r in a.records]
+        assert values == [f"{n} {i}".encode() for n in range(3) for i in range(200)] + [b"last"]
+    finally:
+        g.close()
+
+
+def test_committed_positions_outlive_everything(culex):
+    from harness import run_driver
+    culex.publish("demo/x", [str(i) for i in range(100)])
+    first = run_driver("librdkafka", culex.bootstrap, "demo", "durable", 100)
+    culex.kill()
+    culex.broker.start()
+    culex.server.start()
+    culex.publish("demo/x", ["new"])
+    second = run_driver("librdkafka", culex.bootstrap, "demo", "durable", 1)
+    assert [r.value for r in second.records] == [b"new"]
+    (part,) = first.committed
+    assert second.committed == {part: 101}

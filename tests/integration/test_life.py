@@ -1,0 +1,231 @@
+"""Starting, stopping and going on: server and broker in any order, alone, restarted, twice on one directory."""
+
+import os
+import signal
+import socket
+import stat
+import threading
+import time
+
+import pytest
+from harness import (Server, api_versions, consumer, end_offsets, free_port, read_all, request_header, frame,
+                     recv_frame, stored, wait_until)
+
+
+def test_server_before_the_broker_waits_and_says_so(culex_factory):
+    c = culex_factory(start=False)
+    c.server.start()
+    c.server.wait_log(r"(?i)wait|not there yet|no .*captured|does not exist")
+    c.broker.start()
+    c.wait_topics()
+    c.publish("demo/x", ["late"])
+    assert [r.value for r in read_all(c.bootstrap, "demo", 1)] == [b"late"]
+
+
+def test_history_is_served_while_the_broker_is_down(culex):
+    culex.publish("demo/x", [str(i) for i in range(500)])
+    culex.broker.stop()
+    assert [int(r.value) for r in read_all(culex.bootstrap, "demo", 500)] == list(range(500))
+    culex.server.stop()
+    culex.server.start()
+    assert [int(r.value) for r in read_all(culex.bootstrap, "demo", 500)] == list(range(500))
+
+
+def test_history_and_offsets_go_on_after_restarts(culex):
+    values = []
+    for round_ in range(3):
+        new = [f"{round_} {i}" for i in range(200)]
+        culex.publish("demo/x", new)
+        values += new
+        culex.stop()
+        culex.broker.start()
+        culex.server.start()
+    records = read_all(culex.bootstrap, "demo", len(values))
+    assert [r.value.decode() for r in records] == values
+    assert [r.offset for r in records] == list(range(len(values)))
+
+
+def test_waiting_fetch_wakes_on_a_publish(culex):
+    """A reader that waits at the end gets a record at once, not when its long poll runs out."""
+    from confluent_kafka import TopicPartition
+    culex.publish("demo/x", ["first"])
+    c = consumer(culex.bootstrap, **{"fetch.wait.max.ms": 20000, "socket.timeout.ms": 60000})
+    try:
+        (p,) = [p for p, (_, e) in end_offsets(culex.bootstrap, "demo").items() if e]
+        c.assign([TopicPartition("demo", p, 0)])
+        wait_until("the first", lambda: c.poll(1), 20)
+        with culex.mqtt() as m:
+            for i in range(20):
+                sent = time.monotonic()
+                m.publish("demo/x", str(i))
+                got = c.poll(10)
+                assert got is not None and got.value() == str(i).encode()
+                assert time.monotonic() - sent < 2
+    finally:
+        c.close()
+
+
+def test_sigterm_answers_what_is_in_flight_and_leaves_within_two_seconds(culex):
+    """A long poll of 30 s is parked; SIGTERM must not wait for it, and must not cut it without an answer."""
+    from confluent_kafka import TopicPartition
+    c = consumer(culex.bootstrap, **{"fetch.wait.max.ms": 30000, "socket.timeout.ms": 60000})
+    try:
+        c.assign([TopicPartition("demo", p, 0) for p in range(16)])
+        c.poll(0.5)
+        began = time.monotonic()
+        assert culex.server.stop(seconds=5) == 0
+        assert time.monotonic() - began < 2
+    finally:
+        c.close()
+
+
+def test_broker_leaves_in_order(culex):
+    culex.publish("demo/x", ["x"] * 1000, qos=0)
+    began = time.monotonic()
+    culex.broker.stop()
+    assert time.monotonic() - began < 5
+    assert stored(culex.bootstrap, "demo") == 1000
+
+
+def test_second_server_on_the_directory_is_refused(culex):
+    other = Server(culex.data, culex.config_path, culex.home, name="other")
+    other.start(wait=False, args=["--config", str(culex.config_path), "--listeners",
+                                  f"PLAINTEXT://127.0.0.1:{free_port()}"])
+    assert other.wait_exit() not in (0, None)
+    assert str(culex.data) in other.log() and str(culex.server.pid) in other.log()
+    assert api_versions(culex.server.port) is not None
+
+
+def test_second_broker_on_the_directory_does_not_write(culex_factory, culex):
+    """The first one goes on; the second runs, captures nothing, and says so."""
+    other = culex_factory(start=False)
+    other.data = culex.data
+    other.write_config()
+    other.broker.start(wait=False)
+    wait_until("it says who holds the directory", lambda: str(culex.broker.pid) in other.broker.log())
+    culex.publish("demo/x", ["mine"])
+    assert [r.value for r in read_all(culex.bootstrap, "demo", 1)] == [b"mine"]
+
+
+def test_port_taken_is_one_sentence(culex_factory):
+    c = culex_factory(start=False)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", c.server.port))
+        s.listen()
+        c.server.start(wait=False)
+        assert c.server.wait_exit() != 0
+    assert str(c.server.port) in c.server.log() and "in use" in c.server.log().lower()
+
+
+def test_start_says_what_clients_are_told(culex):
+    assert culex.bootstrap in culex.server.log()
+
+
+def test_several_listeners_each_advertise_their_own_address(culex_factory):
+    inside, outside = free_port(), free_port()
+    c = culex_factory(start=False, server={
+        "listeners": f"INSIDE://127.0.0.1:{inside},OUTSIDE://127.0.0.1:{outside}",
+        "advertised.listeners": f"INSIDE://127.0.0.1:{inside},OUTSIDE://localhost:{outside}",
+        "listener.security.protocol.map": "INSIDE:PLAINTEXT,OUTSIDE:PLAINTEXT"})
+    c.server.port = inside
+    c.broker.start()
+    c.server.start()
+    from confluent_kafka.admin import AdminClient
+    for port, host in ((inside, "127.0.0.1"), (outside, "localhost")):
+        md = AdminClient({"bootstrap.servers": f"127.0.0.1:{port}"}).list_topics(timeout=10)
+        assert [(b.host, b.port) for b in md.brokers.values()] == [(host, port)]
+
+
+def test_environment_overrides_the_file(culex_factory):
+    c = culex_factory(start=False)
+    port = free_port()
+    c.server.env["CULEX_LISTENERS"] = f"PLAINTEXT://127.0.0.1:{port}"
+    c.server.port = port
+    c.broker.start()
+    c.server.start()
+    c.wait_topics()
+
+
+def test_sighup_reopens_the_log_file(culex_factory):
+    c = culex_factory(start=False)
+    log = c.home / "culex-server.log"
+    c.server_settings["log.file"] = str(log)
+    c.write_config()
+    c.start()
+    wait_until("the log is written", lambda: log.exists() and log.read_text())
+    log.rename(c.home / "old.log")
+    c.server.signal(signal.SIGHUP)
+    wait_until("the log is there again", log.exists)
+    assert api_versions(c.server.port) is not None
+
+
+def test_broker_survives_sighup(culex):
+    culex.publish("demo/x", ["1"])
+    culex.broker.signal(signal.SIGHUP)
+    culex.publish("demo/x", ["2"])
+    assert [r.value for r in read_all(culex.bootstrap, "demo", 2)] == [b"1", b"2"]
+
+
+def test_server_tells_systemd_that_it_is_ready(culex_factory):
+    c = culex_factory(start=False)
+    path = c.home / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.bind(str(path))
+        s.settimeout(20)
+        c.server.env["NOTIFY_SOCKET"] = str(path)
+        c.server.env["WATCHDOG_USEC"] = "400000"
+        c.broker.start()
+        c.server.start()
+        said = b""
+        while b"READY=1" not in said or b"WATCHDOG=1" not in said:
+            said += s.recv(4096) + b"\n"
+        c.server.signal(signal.SIGTERM)
+        while b"STOPPING=1" not in said:
+            said += s.recv(4096) + b"\n"
+        assert c.server.wait_exit() == 0
+
+
+def test_new_stream_in_the_configuration_appears_after_a_restart_of_the_broker(culex):
+    culex.publish("demo/x", ["1"])
+    culex.streams.append({"name": "second", "filters": ["demo/#"], "partitions": 2})
+    culex.write_config()
+    culex.broker.stop()
+    culex.broker.start()
+    culex.wait_topics()
+    culex.publish("demo/x", ["2"])
+    assert [r.value for r in read_all(culex.bootstrap, "second", 1)] == [b"2"]
+    assert [r.value for r in read_all(culex.bootstrap, "demo", 2)] == [b"1", b"2"]
+
+
+def test_retention_by_bytes_moves_the_log_start(culex_factory):
+    """Old segments go as wholes; what is left begins at the log start that clients are told."""
+    c = culex_factory(streams=[{"name": "demo", "filters": ["demo/#"], "partitions": 1,
+                                "retention.bytes": 1 << 20}],
+                      store={"segment.bytes": 1 << 20})
+    with c.mqtt() as m:
+        def grow():
+            m.publish_all([("demo/x", b"v" * 1000)] * 2000, qos=1)
+            return end_offsets(c.bootstrap, "demo")[0][0] > 0
+        wait_until("the log start moves", grow, 60)
+    records = read_all(c.bootstrap, "demo")
+    start, end = end_offsets(c.bootstrap, "demo")[0]
+    assert records[-1].offset == end - 1
+    assert [r.offset for r in records] == list(range(records[0].offset, end))
+    assert records[0].offset >= start or records[0].offset == start
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and not os.path.exists("/usr/bin/setpriv"), reason="needs setpriv")
+def test_wrong_permissions_are_one_sentence(culex_factory):
+    c = culex_factory(start=False)
+    c.broker.start()
+    c.broker.stop()
+    c.home.chmod(0o755)
+    c.home.parent.chmod(0o755)
+    c.config_path.chmod(0o644)
+    for path in [c.data, *c.data.rglob("*")]:
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
+    argv = ["--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    from harness import SERVER
+    c.server.launch(["setpriv", *argv, SERVER, "--config", c.config_path])
+    assert c.server.wait_exit() != 0
+    assert str(c.data) in c.server.log() and "ermission" in c.server.log()
