@@ -65,6 +65,33 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
+# --- the codec beside Kafka's own: CODEC_N random messages per API, version and kind, both ways ---------
+CODEC_N    ?= 300
+CODEC_SEED ?= 1
+CODEC_LIB  := $(B)/codec/lib
+ORACLE      = java -cp '$(B)/codec:$(CODEC_LIB)/*' CodecOracle
+$(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(B)/tests/codec/randmsg.o $(B)/libserver.a $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) $(LDLIBS_SERVER)
+# Offline first: once in the local repository, the jar needs no network.
+$(CODEC_LIB)/.done: tests/codec/java/pom.xml
+	@mkdir -p $(@D)
+	set -- -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)); \
+	mvn -o "$$@" >/dev/null 2>&1 || mvn "$$@"
+	@touch $@
+$(B)/codec/CodecOracle.class: tests/codec/java/CodecOracle.java $(CODEC_LIB)/.done
+	javac -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
+codec-test: $(B)/codec_peer $(B)/codec/CodecOracle.class
+	$(B)/codec_peer schema > $(B)/codec/tables.txt
+	python3 tests/codec/compare_schema.py $(CODEC_LIB)/kafka-clients-*.jar $(B)/codec/tables.txt
+	$(ORACLE) write $(CODEC_N) $(CODEC_SEED) $(B)/codec/kafka.bin $$($(B)/codec_peer keys)
+	$(B)/codec_peer check $(B)/codec/kafka.bin
+	$(B)/codec_peer write $(CODEC_N) $(CODEC_SEED) $(B)/codec/culex.bin
+	$(ORACLE) check $(B)/codec/culex.bin
+codec-golden: $(B)/codec_peer $(B)/codec/CodecOracle.class
+	$(ORACLE) sample 1 $(B)/codec/golden.bin $$($(B)/codec_peer keys)
+	$(B)/codec_peer golden $(B)/codec/golden.bin tests/golden
+.PHONY: codec-test codec-golden
+
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
