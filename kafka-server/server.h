@@ -45,12 +45,14 @@
 #define CULEX_SERVER_H
 
 #include <event2/event.h>
+#include <stdbool.h>
 
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
 #include "shared/config/config.h"
 
 struct coordinator; /* broker/coordinator.h */
+struct fetch_wait;  /* api/api_fetch.c */
 struct fetch_sessions; /* broker/session.h */
 struct journal;     /* broker/journal.h */
 struct net;         /* net/net.h */
@@ -72,6 +74,7 @@ struct server {
     struct workers *workers;
     struct watches *watches;         /* who waits for which partition */
     struct fetch_sessions *sessions; /* KIP-227 */
+    struct fetch_wait *fetches;      /* in hand: parked, or being read */
     struct net *net;
     struct journal *journal;
     struct coordinator *coordinator;

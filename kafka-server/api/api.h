@@ -53,6 +53,9 @@ void api_on_frame(void *server, struct net_conn *c, uint8_t *frame, size_t len);
 void api_on_gone(void *server, struct net_conn *c);
 bool api_has_room(void *server);
 
+/* Answers all parked fetches with what they have. */
+void api_fetch_stop(struct server *server);
+
 #define REQUEST_ARENA_BYTES_MAX (64u << 20)  /* a decoded request, and what its handler makes of it */
 #define REPLY_BYTES_MAX         (256u << 20) /* of a reply, without its records */
 

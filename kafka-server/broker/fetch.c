@@ -1,0 +1,212 @@
+/* Two ways to the same bytes.
+ *
+ * A consumer that keeps up reads what was written a moment ago: the tail ring has it, copying it costs less than
+ * a system call, and no thread is involved. One that is behind reads segments: that is the disk's work, done by
+ * a worker, and the batches stay where RocksDB has them (pinned) until the socket has taken them. Batches
+ * that are small are copied together by the worker all the same: a hundred bytes are cheaper to copy than
+ * to carry through an iovec, and the blocks are free sooner.
+ *
+ * A look may be repeated while a consumer waits for more bytes (min bytes): what was read stays, and `next` goes on. */
+#include "kafka-server/broker/fetch.h"
+
+#include <stdlib.h>
+
+
+void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max)
+{
+    *f = (struct fetch){.parts = parts, .count = count, .bytes_left = bytes_max};
+    for (int32_t i = 0; i < count; i++) {
+        struct fetch_part *p = &parts[i];
+        p->end = p->log_start = -1;
+        p->diverging_epoch = -1;
+        p->diverging_end = -1;
+        buf_init(&p->copied, FETCH_PART_BYTES_MAX);
+        f->errors += p->error != KERR_NONE;
+    }
+}
+
+void fetch_fini(struct fetch *f)
+{
+    for (int32_t i = 0; i < f->count; i++) {
+        buf_fini(&f->parts[i].copied);
+        store_slices_free(f->parts[i].pinned);
+    }
+    free(f->parts);
+    f->parts = NULL;
+    f->count = 0;
+}
+
+size_t fetch_part_bytes(const struct fetch_part *p)
+{
+    return p->copied.len + (p->pinned != NULL ? p->pinned->bytes : 0);
+}
+
+static void fail(struct fetch *f, struct fetch_part *p, enum kerr error)
+{
+    if (p->error == KERR_NONE) {
+        f->errors++;
+    }
+    p->error = error;
+    p->end = p->log_start = -1;
+}
+
+static void count_bytes(struct fetch *f, size_t bytes)
+{
+    f->bytes += bytes;
+    f->bytes_left -= bytes < f->bytes_left ? bytes : f->bytes_left;
+}
+
+/* How much more of a partition fits; 0: nothing, not even one batch. */
+static size_t room_for(const struct fetch *f, const struct fetch_part *p, bool *at_least_one)
+{
+    size_t have = fetch_part_bytes(p);
+    size_t own = p->bytes_max > have ? p->bytes_max - have : 0;
+    *at_least_one = f->bytes == 0;
+    return own < f->bytes_left ? own : f->bytes_left;
+}
+
+/* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send the epoch.) */
+static void look_for_divergence(struct fetch_part *p)
+{
+    int32_t found;
+    int64_t end;
+    if (p->last_fetched_epoch < 0 ||
+        store_epoch_end(p->store, p->uid, p->last_fetched_epoch, &found, &end) != OK) {
+        return;
+    }
+    if (found < p->last_fetched_epoch || end < p->next) {
+        p->diverging_epoch = found;
+        p->diverging_end = end;
+    }
+}
+
+/* Errors that the offsets alone tell. True: there may be something to read. */
+static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
+{
+    struct store_offsets o;
+    if (store_offsets(p->store, p->uid, &o) != OK) {
+        fail(f, p, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        return false;
+    }
+    p->leader_epoch_now = o.leader_epoch;
+    if (p->leader_epoch >= 0 && p->leader_epoch != o.leader_epoch) {
+        fail(f, p, p->leader_epoch < o.leader_epoch ? KERR_FENCED_LEADER_EPOCH
+                                                    : KERR_UNKNOWN_LEADER_EPOCH);
+        return false;
+    }
+    bool first_look = p->end < 0;
+    if ((p->next < o.log_start || p->next > o.end) && fetch_part_bytes(p) == 0) {
+        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        return false;
+    }
+    p->end = o.end;
+    p->log_start = o.log_start;
+    if (first_look) {
+        look_for_divergence(p);
+    }
+    return p->diverging_epoch < 0 && p->next < o.end;
+}
+
+static void look_at(struct fetch *f, struct fetch_part *p, size_t *loop_left)
+{
+    bool at_least_one;
+    p->cold = false;
+    if (p->error != KERR_NONE || !look_at_offsets(f, p)) {
+        return;
+    }
+    size_t room = room_for(f, p, &at_least_one);
+    room = room < *loop_left ? room : *loop_left;
+    if (p->pinned != NULL || (room == 0 && !at_least_one)) {
+        return;
+    }
+    size_t before = p->copied.len;
+    int64_t next = p->next;
+    enum err e = store_read_tail(p->store, p->uid, p->next, room, at_least_one, &p->copied, &next);
+    if (e == ERR_NOT_FOUND) {
+        p->cold = fetch_part_bytes(p) == 0;
+        f->cold += p->cold;
+    } else if (e == ERR_RANGE && before == 0) {
+        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+    } else if (e == OK) {
+        size_t bytes = p->copied.len - before;
+        p->next = next;
+        p->end = next > p->end ? next : p->end;
+        *loop_left -= bytes < *loop_left ? bytes : *loop_left;
+        count_bytes(f, bytes);
+    }
+}
+
+void fetch_look(struct fetch *f)
+{
+    size_t loop_left = FETCH_LOOK_BYTES_MAX;
+    f->cold = 0;
+    f->again = false;
+    for (int32_t i = 0; i < f->count; i++) {
+        look_at(f, &f->parts[i], &loop_left);
+    }
+}
+
+/* Small batches become one piece of memory; the pinned ones are given back. */
+static void copy_small(struct fetch_part *p)
+{
+    struct store_slices *s = p->pinned;
+    if (s->count < 2 || s->bytes / s->count >= FETCH_COPY_BYTES ||
+        buf_reserve(&p->copied, s->bytes) == NULL) {
+        buf_reset(&p->copied);
+        return;
+    }
+    for (size_t i = 0; i < s->count; i++) {
+        buf_put(&p->copied, s->iov[i].iov_base, s->iov[i].iov_len);
+    }
+    store_slices_free(s);
+    p->pinned = NULL;
+}
+
+static void read_part(struct fetch *f, struct fetch_part *p, size_t *read_left)
+{
+    bool at_least_one;
+    size_t room = room_for(f, p, &at_least_one);
+    room = room < *read_left ? room : *read_left;
+    if (room == 0 && !at_least_one) {
+        return;
+    }
+    struct store_slices *s = NULL;
+    struct errmsg m = {.text = ""};
+    enum err e = store_read(p->store, p->uid, p->next, room, at_least_one, &s, &m);
+    switch (e) {
+    case OK:
+        break;
+    case ERR_RANGE:
+        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        return;
+    case ERR_AGAIN:
+        f->again = true;
+        return;
+    default:
+        fail(f, p, KERR_KAFKA_STORAGE_ERROR);
+        return;
+    }
+    if (s == NULL || s->count == 0) {
+        store_slices_free(s);
+        return;
+    }
+    p->pinned = s;
+    p->next = s->next;
+    p->end = s->next > p->end ? s->next : p->end;
+    *read_left -= s->bytes < *read_left ? s->bytes : *read_left;
+    count_bytes(f, s->bytes);
+    copy_small(p);
+}
+
+void fetch_read(struct fetch *f)
+{
+    size_t read_left = FETCH_READ_BYTES_MAX;
+    for (int32_t i = 0; i < f->count; i++) {
+        struct fetch_part *p = &f->parts[i];
+        if (p->cold) {
+            p->cold = false;
+            read_part(f, p, &read_left);
+        }
+    }
+    f->cold = 0;
+}

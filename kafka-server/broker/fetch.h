@@ -1,0 +1,57 @@
+/* Reading many partitions for one consumer, within its limits (KIP-74).
+ *
+ *      fetch_look   loop thread: ends, errors, and what the tail ring still holds. Never blocks
+ *      fetch_read   worker: what only the disk holds
+ *
+ * Each partition gets whole batches, at most its own limit and what is left of the whole; but the first partition
+ * that has data gives at least one batch, however long, so that nobody is stuck before a large one. */
+#ifndef CULEX_BROKER_FETCH_H
+#define CULEX_BROKER_FETCH_H
+
+#include "kafka-server/broker/kerr.h"
+#include "shared/store/store.h"
+
+#define FETCH_LOOK_BYTES_MAX (2u << 20)  /* copied out of the tail ring in one go, on the loop */
+#define FETCH_READ_BYTES_MAX (16u << 20) /* read from disk for one reply */
+#define FETCH_PART_BYTES_MAX (256u << 20) /* a single batch larger than this is not served */
+#define FETCH_COPY_BYTES     8192 /* batches smaller than this on average are copied together */
+
+struct fetch_part {
+    struct store *store; /* NULL: no such topic; error is set */
+    uint32_t uid;
+    int64_t next; /* first offset wanted, then the one after what was read */
+    size_t bytes_max;
+    int32_t leader_epoch;       /* that the client believes in; -1: unknown */
+    int32_t last_fetched_epoch; /* of the record before `next`; -1: unknown */
+
+    enum kerr error;
+    int64_t end, log_start; /* as of the last look; -1 with an error */
+    int32_t leader_epoch_now;
+    int32_t diverging_epoch; /* -1: the client's log is a prefix of ours */
+    int64_t diverging_end;
+    struct buf copied;           /* batches, one behind the other; or */
+    struct store_slices *pinned; /* batches where RocksDB has them */
+    bool cold;                   /* fetch_read has something to do here */
+};
+
+struct fetch {
+    struct fetch_part *parts;
+    int32_t count;
+    size_t bytes_left; /* of the reply */
+    size_t bytes;      /* read so far */
+    int32_t errors;    /* partitions with one */
+    int32_t cold;      /* partitions for fetch_read */
+    bool again;        /* fetch_read found something that cannot be read yet: try again soon */
+};
+
+/* parts is taken (malloc); each has store, uid, next, limits and maybe error; the rest is set here. */
+void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max);
+void fetch_fini(struct fetch *f);
+void fetch_look(struct fetch *f);
+/* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
+void fetch_read(struct fetch *f);
+
+/* Bytes read of one partition. */
+size_t fetch_part_bytes(const struct fetch_part *p);
+
+#endif
