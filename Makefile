@@ -69,9 +69,10 @@ $(B)/%.o: %.c
 CODEC_N    ?= 300
 CODEC_SEED ?= 1
 CODEC_LIB  := $(B)/codec/lib
+CODEC_O    := $(B)/kafka-server/protocol/codec.o $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o
 ORACLE      = java -cp '$(B)/codec:$(CODEC_LIB)/*' CodecOracle
-$(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(B)/tests/codec/randmsg.o $(B)/libserver.a $(B)/libculex.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) $(LDLIBS_SERVER)
+$(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(CODEC_O) $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
 # Offline first: once in the local repository, the jar needs no network.
 $(CODEC_LIB)/.done: tests/codec/java/pom.xml
 	@mkdir -p $(@D)
@@ -91,6 +92,20 @@ codec-golden: $(B)/codec_peer $(B)/codec/CodecOracle.class
 	$(ORACLE) sample 1 $(B)/codec/golden.bin $$($(B)/codec_peer keys)
 	$(B)/codec_peer golden $(B)/codec/golden.bin tests/golden
 .PHONY: codec-test codec-golden
+
+# --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
+FUZZ_SECONDS ?= 20
+FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+fuzz:
+	$(MAKE) MODE=fuzz B=build/fuzz CC=clang CFLAGS_fuzz='$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link' fuzz-run
+$(B)/fuzz_codec: tests/fuzz/fuzz_codec.c $(CODEC_O) $(B)/libculex.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o %.a,$^) $(LDLIBS_STORE)
+fuzz-run: $(B)/fuzz_codec $(B)/codec_peer
+	@mkdir -p $(B)/corpus
+	$(B)/codec_peer write 2 $(CODEC_SEED) $(B)/corpus.bin && $(B)/codec_peer corpus $(B)/corpus.bin $(B)/corpus
+	$(B)/fuzz_codec -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -rss_limit_mb=1024 -print_final_stats=1 \
+	    -artifact_prefix=$(B)/ $(B)/corpus
+.PHONY: fuzz fuzz-run
 
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
@@ -122,7 +137,7 @@ install: all
 	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/culex
 	install -m 755 $(B)/culex-server $(B)/culex $(DESTDIR)$(BINDIR)
 	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
-	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md LICENSE docs/configuration.md $(DESTDIR)$(DOCDIR)
 	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
 	test -e $(DESTDIR)$(SYSCONFDIR)/culex/culex.json || \
 	    install -m 644 packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json
@@ -150,7 +165,10 @@ debian-matrix:
 # --- test and bench: tests/run, tests/bench ---------------------------------------------------------------
 TESTTOOLS := build/testtools
 TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
-tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread
+tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/storefill
+$(TESTTOOLS)/storefill: tests/tools/storefill.c $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
 $(TESTTOOLS)/mqttload: tests/bench/mqttload.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $<

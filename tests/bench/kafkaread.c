@@ -42,6 +42,7 @@ static struct publisher publishers[PUBLISHERS_MAX];
 static uint64_t last_seq[PUBLISHERS_MAX][PARTITIONS_MAX]; /* sequence + 1; 0: none yet */
 static int64_t next_offset[PARTITIONS_MAX];
 static uint64_t records, bytes, unknown, offset_gaps;
+static uint64_t first_sent_ns, last_seen_ns; /* earliest publish, latest poll: end to end */
 static uint32_t *samples; /* µs */
 static size_t sample_count;
 static volatile sig_atomic_t stop;
@@ -123,6 +124,8 @@ static void check(const rd_kafka_message_t *m, uint64_t now)
     p->least = p->count == 0 || seq < p->least ? seq : p->least;
     p->greatest = seq > p->greatest ? seq : p->greatest;
     p->count++;
+    first_sent_ns = !first_sent_ns || sent < first_sent_ns ? sent : first_sent_ns;
+    last_seen_ns = now;
     if (opt.latency && sample_count < SAMPLES_MAX) {
         samples[sample_count++] = (uint32_t)((now - sent) / 1000);
     }
@@ -154,6 +157,9 @@ static void report(double seconds)
            (double)records / seconds, (double)bytes / seconds / 1e6, (unsigned long long)repeated,
            (unsigned long long)reordered, (unsigned long long)holes, (unsigned long long)unknown,
            (unsigned long long)offset_gaps);
+    if (first_sent_ns) {
+        printf(",\"span_seconds\":%.6f", (double)(last_seen_ns - first_sent_ns) / 1e9);
+    }
     if (opt.latency) {
         qsort(samples, sample_count, sizeof *samples, by_value);
         printf(",\"p50_ms\":%.3f,\"p90_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"max_ms\":%.3f",
