@@ -5,6 +5,7 @@
  *     codec_peer write COUNT SEED FILE    random messages of all APIs and versions
  *     codec_peer check FILE               decodes each, encodes it again, compares the bytes
  *     codec_peer golden FILE DIR          keeps the messages of FILE as text, one file an API
+ *     codec_peer corpus FILE DIR          keeps them one a file, for fuzz_codec.c to start from
  *
  * A file is a row of { int16 key, int16 version, int8 kind, int32 length, bytes }. */
 #include <inttypes.h>
@@ -274,6 +275,34 @@ static void golden_write(const char *path, const char *dir)
     }
 }
 
+static void corpus_write(const char *path, const char *dir)
+{
+    FILE *f = fopen(path, "rb");
+    struct buf room;
+    struct record r;
+    if (!f) {
+        die(path, "cannot be read");
+    }
+    buf_init(&room, OUT_MAX);
+    for (long n = 0; record_read(f, path, &r, &room); n++) {
+        char name[512];
+        uint8_t head[] = {(uint8_t)(r.api - codec_apis),
+                          (uint8_t)(r.version - r.api->version_min), r.kind};
+        snprintf(name, sizeof name, "%s/%s-%d-%ld", dir, r.api->name, r.version, n);
+        FILE *g = fopen(name, "wb");
+        if (!g) {
+            die(name, "cannot be written");
+        }
+        fwrite(head, 1, sizeof head, g);
+        fwrite(r.bytes.data, 1, r.bytes.len, g);
+        if (fclose(g)) {
+            die(name, "cannot be written");
+        }
+    }
+    fclose(f);
+    buf_fini(&room);
+}
+
 int main(int argc, char **argv)
 {
     const char *command = argc > 1 ? argv[1] : "";
@@ -289,8 +318,10 @@ int main(int argc, char **argv)
         return messages_check(argv[2]);
     } else if (strcmp(command, "golden") == 0 && argc == 4) {
         golden_write(argv[2], argv[3]);
+    } else if (strcmp(command, "corpus") == 0 && argc == 4) {
+        corpus_write(argv[2], argv[3]);
     } else {
-        die("usage", "keys | schema | write COUNT SEED FILE | check FILE | golden FILE DIR");
+        die("usage", "keys | schema | write COUNT SEED FILE | check FILE | golden|corpus FILE DIR");
     }
     return 0;
 }
