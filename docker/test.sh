@@ -22,6 +22,8 @@ fail() { printf 'docker-test: FAILED: %s\n' "$*" >&2; exit 1; }
 export MODE=release
 "$top/packaging/install-packages" docker
 mkdir -p "$out"
+exec 9>"$out/lock"
+flock -n 9 || { say "waiting for another run in $out"; flock 9; }
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/culex-docker.XXXXXX")
 
 # --- a daemon ---------------------------------------------------------------------------------------------
@@ -34,7 +36,7 @@ daemon_start() {
     # network, and published ports are carried by docker-proxy.
     dockerd --host "unix://$scratch/docker.sock" --pidfile "$scratch/docker.pid" --data-root "$out/data" \
         --exec-root "$scratch/exec" --bridge none --iptables=false --ip6tables=false --ip-masq=false \
-        --ip-forward=false >"$out/dockerd.log" 2>&1 &
+        --ip-forward=false >"$out/dockerd.log" 2>&1 9>&- &
     daemon_pid=$!
     export DOCKER_HOST=unix://$scratch/docker.sock
     if ! grep -q -m 1 'API listen on' < <(timeout 60 tail -n +1 -s 0.1 --pid="$daemon_pid" -f "$out/dockerd.log" 2>/dev/null); then
