@@ -271,16 +271,6 @@ static void stream_shrink(struct config_stream *s)
     }
 }
 
-static void stream_fini(struct config_stream *s)
-{
-    for (uint32_t i = 0; i < s->filter_count; i++) {
-        free(s->filters[i]);
-    }
-    free(s->filters);
-    free(s->key_name);
-    option_free_strings(SECTION_STREAM, s);
-}
-
 static void walk_filters(struct walk *w, const struct place *at, struct config_stream *s,
                          const json_t *v)
 {
@@ -395,7 +385,7 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
                             bool has_filters)
 {
     if (!*s->name) {
-        stream_fini(s);
+        config_stream_fini(s);
         return;
     }
     if (!has_filters) {
@@ -410,7 +400,7 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
         snprintf(what, sizeof what, "\"%s\" is the name of another stream already, in line %d",
                  s->name, twin->line);
         mistake_at(w, at, "name", -1, what);
-        stream_fini(s);
+        config_stream_fini(s);
         return;
     }
     stream_shrink(s);
@@ -427,14 +417,12 @@ static void walk_one_stream(struct walk *w, const struct place *at, json_t *v,
         mistake_at(w, at, "", -1, what);
         return;
     }
-    struct config_stream s = {.line = at->spot.line};
-    struct errmsg m;
-    if (option_set_defaults(SECTION_STREAM, &s) || option_copy(SECTION_STREAM, &s, base) ||
-        option_parse_key(&s, &m)) {
+    struct config_stream s;
+    if (config_stream_copy(&s, base)) {
         w->nomem = true;
-        stream_fini(&s);
         return;
     }
+    s.line = at->spot.line;
     walk_stream_keys(w, at, &s, v, false);
     if (!json_object_get(v, "name")) {
         mistake_at(w, at, "", -1, "has no \"name\"; it is the stream's and the Kafka topic's name");
@@ -500,11 +488,10 @@ static void walk_document(struct walk *w, json_t *doc, const char *text, size_t 
 {
     static const char *const sections[] = {"store", "defaults", "streams", "server", NULL};
     struct place root = {json_spot_root(text, len), ""};
-    struct config_stream base = {0};
+    struct config_stream base;
     struct errmsg m;
-    if (option_set_defaults(SECTION_STREAM, &base)) {
+    if (config_stream_init(&base)) {
         w->nomem = true;
-        stream_fini(&base);
         return;
     }
     json_t *defaults = json_object_get(doc, "defaults");
@@ -528,7 +515,7 @@ static void walk_document(struct walk *w, json_t *doc, const char *text, size_t 
             mistake_at(w, &root, name, -1, m.text);
         }
     }
-    stream_fini(&base);
+    config_stream_fini(&base);
 }
 
 /* --- sources ------------------------------------------------------------------------------------ */
@@ -644,6 +631,55 @@ static void walk_together(struct walk *w)
     }
 }
 
+enum err config_stream_init(struct config_stream *s)
+{
+    memset(s, 0, sizeof *s);
+    enum err e = option_set_defaults(SECTION_STREAM, s);
+    e = e ? e : option_parse_key(s, NULL);
+    if (e) {
+        config_stream_fini(s);
+    }
+    return e;
+}
+
+void config_stream_fini(struct config_stream *s)
+{
+    for (uint32_t i = 0; i < s->filter_count; i++) {
+        free(s->filters[i]);
+    }
+    free(s->filters);
+    free(s->key_name);
+    option_free_strings(SECTION_STREAM, s);
+    memset(s, 0, sizeof *s);
+}
+
+enum err config_stream_copy(struct config_stream *to, const struct config_stream *from)
+{
+    enum err e = config_stream_init(to);
+    if (e) {
+        return e;
+    }
+    to->line = from->line;
+    e = option_copy(SECTION_STREAM, to, from);
+    e = e ? e : option_parse_key(to, NULL);
+    if (e) {
+        config_stream_fini(to);
+    }
+    return e;
+}
+
+enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
+                           struct errmsg *m)
+{
+    const struct option_row *row = option_find(SECTION_STREAM, name);
+    if (!row || !row->width) {
+        return err_set(m, ERR_NOT_FOUND, "\"%s\" is no setting of a stream", name);
+    }
+    enum err e = option_set_text(row, s, value, m);
+    bool is_key = row->offset == offsetof(struct config_stream, key_text);
+    return !e && is_key ? option_parse_key(s, m) : e;
+}
+
 enum err config_init(struct config *c)
 {
     memset(c, 0, sizeof *c);
@@ -703,9 +739,7 @@ static enum err option_apply(struct config *c, struct config_stream *s, const ch
     const struct option_row *row = strcmp(name, "stream") == 0 ? option_find(SECTION_STREAM, "name")
                                                                : plain_find(SECTION_STREAM, name);
     if (row) {
-        enum err e = option_set_text(row, s, value, m);
-        bool is_key = row->offset == offsetof(struct config_stream, key_text);
-        return !e && is_key ? option_parse_key(s, m) : e;
+        return config_stream_set(s, row->name, value, m);
     }
     row = plain_find(SECTION_TOP, name);
     row = row ? row : plain_find(SECTION_STORE, name);
@@ -730,12 +764,11 @@ static const char *option_value_of(const char *name, const char *const *names,
 static void walk_options(struct walk *w, const char *const *names, const char *const *values,
                          size_t count)
 {
-    struct config_stream s = {0};
+    struct config_stream s;
     struct errmsg m;
     w->c->streams = calloc(1, sizeof *w->c->streams);
-    if (!w->c->streams || option_set_defaults(SECTION_STREAM, &s) || option_parse_key(&s, &m)) {
+    if (!w->c->streams || config_stream_init(&s)) {
         w->nomem = true;
-        stream_fini(&s);
         return;
     }
     for (size_t i = 0; i < count; i++) {
@@ -786,7 +819,7 @@ enum err config_from_options(struct config *c, const char *where, const char *co
 void config_fini(struct config *c)
 {
     for (size_t i = 0; i < c->stream_count; i++) {
-        stream_fini(&c->streams[i]);
+        config_stream_fini(&c->streams[i]);
     }
     free(c->streams);
     free(c->path);

@@ -114,6 +114,13 @@ enum err config_from_options(struct config *c, const char *where, const char *co
                              const char *const *values, size_t count) MUST_CHECK;
 void config_fini(struct config *c);
 
+/* One stream on its own: all defaults; a deep copy without the filters; a value by the row's name. */
+enum err config_stream_init(struct config_stream *s) MUST_CHECK;
+void config_stream_fini(struct config_stream *s);
+enum err config_stream_copy(struct config_stream *to, const struct config_stream *from) MUST_CHECK;
+enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
+                           struct errmsg *m) MUST_CHECK;
+
 /* A row as others see it (help, docs, DescribeConfigs). */
 enum option_type { OPTION_BOOL, OPTION_INT, OPTION_LONG, OPTION_STRING, OPTION_LIST, OPTION_CHOICE };
 struct option_view {
@@ -130,5 +137,7 @@ size_t option_count(void);
 void option_view(size_t i, struct option_view *v);
 /* Current value of a row of `server`, `store` or "" as text. */
 void option_value_text(const struct config *c, size_t i, struct buf *out);
+/* The same for a row of `stream`; nothing for filters. */
+void option_stream_text(const struct config_stream *s, size_t i, struct buf *out);
 
 #endif

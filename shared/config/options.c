@@ -576,19 +576,32 @@ void option_view(size_t i, struct option_view *v)
     };
 }
 
-void option_value_text(const struct config *c, size_t i, struct buf *out)
+static void row_text(const struct option_row *row, const void *base, struct buf *out)
 {
-    const struct option_row *row = &option_rows[i];
-    if (row->section == SECTION_STREAM) {
+    if (!row->width) {
         return;
     }
     if (option_is_string(row)) {
-        buf_printf(out, "%s", row_string(row, c));
+        buf_printf(out, "%s", row_string(row, base));
     } else if (row->type == OPTION_BOOL) {
-        buf_printf(out, "%s", row_get(row, c) ? "true" : "false");
+        buf_printf(out, "%s", row_get(row, base) ? "true" : "false");
     } else if (row->type == OPTION_CHOICE) {
-        buf_printf(out, "%s", row->choices[row_get(row, c)]);
+        buf_printf(out, "%s", row->choices[row_get(row, base)]);
     } else {
-        buf_printf(out, "%" PRId64, row_get(row, c));
+        buf_printf(out, "%" PRId64, row_get(row, base));
+    }
+}
+
+void option_value_text(const struct config *c, size_t i, struct buf *out)
+{
+    if (option_rows[i].section != SECTION_STREAM) {
+        row_text(&option_rows[i], c, out);
+    }
+}
+
+void option_stream_text(const struct config_stream *s, size_t i, struct buf *out)
+{
+    if (option_rows[i].section == SECTION_STREAM) {
+        row_text(&option_rows[i], s, out);
     }
 }
