@@ -69,10 +69,11 @@ $(B)/%.o: %.c
 CODEC_N    ?= 300
 CODEC_SEED ?= 1
 CODEC_LIB  := $(B)/codec/lib
-CODEC_O    := $(B)/kafka-server/protocol/codec.o $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o
+CODEC_O    := $(B)/kafka-server/protocol/codec.o $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o \
+              $(call obj,$(wildcard shared/base/*.c))
 ORACLE      = java -cp '$(B)/codec:$(CODEC_LIB)/*' CodecOracle
-$(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(CODEC_O) $(B)/libculex.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
+$(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(CODEC_O)
+	$(CC) $(LDFLAGS) -o $@ $^ -lisal
 # Offline first: once in the local repository, the jar needs no network.
 $(CODEC_LIB)/.done: tests/codec/java/pom.xml
 	@mkdir -p $(@D)
@@ -91,15 +92,20 @@ codec-test: $(B)/codec_peer $(B)/codec/CodecOracle.class
 codec-golden: $(B)/codec_peer $(B)/codec/CodecOracle.class
 	$(ORACLE) sample 1 $(B)/codec/golden.bin $$($(B)/codec_peer keys)
 	$(B)/codec_peer golden $(B)/codec/golden.bin tests/golden
-.PHONY: codec-test codec-golden
+$(B)/bench_codec: $(B)/tests/bench/bench_codec.o $(CODEC_O)
+	$(CC) $(LDFLAGS) -o $@ $^ -lisal
+$(B)/tests/bench/bench_codec.o: | $(B)/gen/kafka_messages.h
+codec-bench: $(B)/bench_codec
+	$(B)/bench_codec
+.PHONY: codec-test codec-golden codec-bench
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz:
 	$(MAKE) MODE=fuzz B=build/fuzz CC=clang CFLAGS_fuzz='$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link' fuzz-run
-$(B)/fuzz_codec: tests/fuzz/fuzz_codec.c $(CODEC_O) $(B)/libculex.a
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o %.a,$^) $(LDLIBS_STORE)
+$(B)/fuzz_codec: tests/fuzz/fuzz_codec.c $(CODEC_O)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o,$^) -lisal
 fuzz-run: $(B)/fuzz_codec $(B)/codec_peer
 	@mkdir -p $(B)/corpus
 	$(B)/codec_peer write 2 $(CODEC_SEED) $(B)/corpus.bin && $(B)/codec_peer corpus $(B)/corpus.bin $(B)/corpus
