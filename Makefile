@@ -82,7 +82,8 @@ $(CODEC_LIB)/.done: tests/codec/java/pom.xml
 	@touch $@
 $(B)/codec/CodecOracle.class: tests/codec/java/CodecOracle.java $(CODEC_LIB)/.done
 	javac -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
-codec-test: $(B)/codec_peer $(B)/codec/CodecOracle.class
+codec-test: $(B)/schemac $(B)/codec_peer $(B)/codec/CodecOracle.class
+	tests/codec/schemac_errors.sh $(B)/schemac
 	$(B)/codec_peer schema > $(B)/codec/tables.txt
 	python3 tests/codec/compare_schema.py $(CODEC_LIB)/kafka-clients-*.jar $(B)/codec/tables.txt
 	$(ORACLE) write $(CODEC_N) $(CODEC_SEED) $(B)/codec/kafka.bin $$($(B)/codec_peer keys)
