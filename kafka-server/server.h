@@ -16,25 +16,12 @@
  *
  * What server.c calls of the group coordinator's side (all on the loop thread):
  *
- *   broker/journal.h
- *      enum err journal_open(struct journal **out, struct store *own, struct errmsg *m);
- *      void journal_flush(struct journal *j);     end of a turn: nothing pending is cheap; on failure the
- *                                                 callbacks get the error. Callbacks may reply and put again
- *      bool journal_pending(const struct journal *j);   callbacks have put more: flush again
- *      void journal_set_store(struct journal *j, struct store *own);   own was reopened after a fault;
- *                                                 NULL: it is away, puts fail with ERR_IO
- *      void journal_close(struct journal *j);     flushes first
- *   broker/coordinator.h
- *      enum err coordinator_open(struct coordinator **out, struct journal *j,
- *                                const struct config_server *cfg, int64_t now_ms, struct errmsg *m);
- *                                                 loads groups and offsets (store_rows) before it returns
- *      int64_t coordinator_deadline_ms(const struct coordinator *c);   clock_mono_ms() of its next timer;
- *                                                 INT64_MAX: none. Asked at the end of every turn
- *      void coordinator_tick(struct coordinator *c, int64_t now_ms);   runs what is due; clock_mono_ms()
- *      void coordinator_reload(struct coordinator *c, const struct config_server *cfg);   after SIGHUP
- *      void coordinator_stop(struct coordinator *c);   SIGTERM: answers every parked join and sync now, with
- *                                                 COORDINATOR_NOT_AVAILABLE (clients retry elsewhere or later)
- *      void coordinator_close(struct coordinator *c);
+ *   broker/journal.h      journal_open and journal_close; journal_flush at the end of every turn, again while
+ *                         journal_pending; journal_set_store when `own` was opened again after a fault
+ *                         (NULL: it is away, and what would be written fails)
+ *   broker/coordinator.h  coordinator_open and coordinator_close; coordinator_deadline_ms at the end of every turn,
+ *                         coordinator_tick when it is due; coordinator_reload after SIGHUP; coordinator_stop at
+ *                         SIGTERM; coordinator_topic_gone
  *
  * `journal` and `coordinator` are NULL while there is no data directory yet: rows of the API table that need
  * the coordinator are then not called, but api_find_coordinator is: it answers COORDINATOR_NOT_AVAILABLE.

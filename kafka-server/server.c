@@ -1,0 +1,678 @@
+/* What makes one server of the parts, and its loop.
+ *
+ * Start: the own store (groups, offsets) is opened before anything else; the captured one, which has to read the
+ * broker's log, by a worker. The sockets listen at once, so that a client that starts with us is not
+ * refused, but no request is handled before the captured store is open or known not to be there (HOLD_MS at
+ * most): a client that has waited some milliseconds is better off than one that was told that its topics do not
+ * exist.
+ *
+ * Stores that are not there (no data directory yet, no plugin yet, an own store that broke) are
+ * looked for once a second, for ever, and said once. Everything else works meanwhile.
+ *
+ * Stop: no new connections and no new requests; parked ones are answered with what they have; the
+ * loop goes on until all replies have left or SERVER_STOP_MS are over. */
+#include "kafka-server/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <systemd/sd-daemon.h>
+
+#include "kafka-server/api/api.h"
+#include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/journal.h"
+#include "kafka-server/broker/session.h"
+#include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/watch.h"
+#include "kafka-server/broker/workers.h"
+#include "kafka-server/net/net.h"
+#include "shared/base/clock.h"
+#include "shared/base/log.h"
+#include "shared/config/options.h"
+#include "shared/store/store.h"
+
+#define HOLD_MS        800
+#define TICK_MS        200
+#define LOOK_MS        1000  /* between two looks for a store that is not there */
+#define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
+#define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
+#define TURNS_MAX      16 /* of commit and write, before events get their turn again */
+#define CLUSTER_ID_KEY "server/cluster.id"
+
+enum { ON_TERM, ON_INT, ON_HUP, SIGNALS };
+
+struct server_internal {
+    int wake_fd; /* written by workers and watching threads */
+    struct event *wake, *tick, *timer, *watchdog, *stop_timer;
+    struct event *signals[SIGNALS];
+    int64_t timer_ms;  /* the deadline that `timer` is set to; INT64_MAX: none */
+    int64_t next_own_ms, next_captured_ms; /* next look for a store */
+    int64_t hold_until_ms; /* no request is handled before; 0: over */
+    bool said_own, said_captured, ready, stopped;
+    struct log_limit own_limit, captured_limit, tick_limit;
+    char dir_own[4096], dir_captured[4096], dir_follower[4096];
+
+    struct work open_work; /* opens the captured store */
+    bool opening;
+    struct server *server;
+    struct store *opened;
+    enum err open_result;
+    struct errmsg open_message;
+};
+
+bool server_has_room(const struct server *s)
+{
+    return s->in->hold_until_ms == 0 &&
+           s->requests_in_flight < s->config.server.requests_in_flight_max;
+}
+
+/* --- threads poke the loop ------------------------------------------------------------------- */
+
+static void poke(void *arg)
+{
+    struct server *s = arg;
+    uint64_t one = 1;
+    /* EAGAIN: 2^64 pokes are waiting already. */
+    ssize_t n = write(s->in->wake_fd, &one, sizeof one);
+    (void)n;
+}
+
+static void on_wake(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    uint64_t count;
+    ssize_t n = read(fd, &count, sizeof count); /* EAGAIN: woken by ourselves */
+    (void)n;
+    workers_reap(s->workers);
+    watches_check(s->watches);
+}
+
+/* --- the own store --------------------------------------------------------------------------- */
+
+static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
+{
+    struct server *s = arg;
+    if (value.len < sizeof s->cluster_id) {
+        memcpy(s->cluster_id, value.data, value.len);
+        s->cluster_id[value.len] = '\0';
+    }
+    return false;
+}
+
+/* Random, made once, the same for ever. */
+static enum err find_cluster_id(struct server *s, struct errmsg *m)
+{
+    char told[UUID_TEXT_BYTES]; /* before there was a data directory */
+    memcpy(told, s->cluster_id, sizeof told);
+    s->cluster_id[0] = '\0';
+    enum err e = store_rows(s->own, slice_str(CLUSTER_ID_KEY), keep_cluster_id, s, m);
+    if (e != OK || s->cluster_id[0] != '\0') {
+        return e;
+    }
+    memcpy(s->cluster_id, told, sizeof told);
+    if (told[0] == '\0') {
+        struct uuid id = uuid_random();
+        uuid_to_text(&id, s->cluster_id);
+    }
+    e = store_put(s->own, slice_str(CLUSTER_ID_KEY), slice_str(s->cluster_id));
+    return e == OK ? store_commit(s->own, m) : e;
+}
+
+static void on_topic_gone(void *arg, const char *name)
+{
+    struct server *s = arg;
+    if (s->coordinator != NULL) {
+        coordinator_topic_gone(s->coordinator, slice_str(name));
+    }
+}
+
+/* Groups and offsets: read when the own store is open for the first time. */
+static enum err open_coordinator(struct server *s, struct errmsg *m)
+{
+    enum err e = find_cluster_id(s, m);
+    if (s->journal != NULL) {
+        journal_set_store(s->journal, s->own);
+    } else if (e == OK) {
+        e = journal_open(&s->journal, s->own, m);
+    }
+    if (e == OK && s->coordinator == NULL) {
+        e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
+    }
+    return e;
+}
+
+static enum err open_own(struct server *s, struct errmsg *m)
+{
+    struct stat st;
+    if (stat(s->config.data, &st) != 0) {
+        int code = errno;
+        return err_set(m, code == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", s->config.data,
+                       strerror(code));
+    }
+    struct store_options o = {.dir = s->in->dir_own, .role = STORE_WRITER,
+                              .cache_bytes = (uint64_t)s->config.store.cache_bytes,
+                              .tail_bytes = 1 << 20};
+    enum err e = store_open(&s->own, &o, m);
+    if (e != OK) {
+        return e;
+    }
+    e = open_coordinator(s, m);
+    if (e != OK) {
+        return e;
+    }
+    e = watches_add_store(s->watches, s->own);
+    if (e != OK) {
+        return err_set(m, e, "cannot watch %s: no thread", s->in->dir_own);
+    }
+    topics_set_stores(s->topics, s->own, s->captured);
+    return OK;
+}
+
+/* Gives the own store up after a fault; open_own will be tried again. */
+static void drop_own(struct server *s)
+{
+    log_error("the server's own store is broken: groups cannot commit until it opens again dir=%s",
+              s->in->dir_own);
+    journal_flush(s->journal);
+    journal_set_store(s->journal, NULL);
+    topics_set_stores(s->topics, NULL, s->captured);
+    watches_remove_store(s->watches, s->own);
+    store_close(s->own);
+    s->own = NULL;
+    s->in->said_own = false;
+}
+
+/* Nobody on another thread may be inside when it is closed: only topics of its own bring readers there. */
+static bool own_is_free(struct server *s)
+{
+    const struct store_catalog *c = store_catalog_ref(s->own);
+    bool none = c->count == 0;
+    store_catalog_unref(s->own, c);
+    return none || workers_busy(s->workers) == 0;
+}
+
+static void look_for_own(struct server *s, int64_t now_ms)
+{
+    struct server_internal *in = s->in;
+    struct errmsg m = {.text = ""};
+    if (s->own != NULL || now_ms < in->next_own_ms || s->stopping) {
+        return;
+    }
+    in->next_own_ms = now_ms + LOOK_MS;
+    enum err e = open_own(s, &m);
+    if (e == OK) {
+        log_info("the server's own store is open dir=%s", in->dir_own);
+        in->next_captured_ms = 0;
+        return;
+    }
+    if (s->own != NULL) {
+        if (s->journal != NULL) {
+            journal_set_store(s->journal, NULL);
+        }
+        store_close(s->own);
+        s->own = NULL;
+    }
+    unsigned held;
+    if (e == ERR_NOT_FOUND && !in->said_own) {
+        in->said_own = true;
+        log_warn("there is no data directory yet: waiting for it dir=%s", s->config.data);
+    } else if (e != ERR_NOT_FOUND && log_limit_pass(&in->own_limit, LOOK_SLOW_MS, &held)) {
+        log_error("the server's own store cannot be opened, trying again: %s", m.text);
+    }
+}
+
+/* --- the captured store ---------------------------------------------------------------------- */
+
+static void run_open(struct work *w)
+{
+    struct server_internal *in =
+        (struct server_internal *)((char *)w - offsetof(struct server_internal, open_work));
+    struct store_options o = {.dir = in->dir_captured,
+                              .role = STORE_FOLLOWER,
+                              .follower_dir = in->dir_follower,
+                              .cache_bytes = (uint64_t)in->server->config.store.cache_bytes};
+    in->opened = NULL;
+    in->open_message.text[0] = '\0';
+    in->open_result = store_open(&in->opened, &o, &in->open_message);
+}
+
+static void take_captured(struct server *s)
+{
+    struct server_internal *in = s->in;
+    s->captured = in->opened;
+    in->opened = NULL;
+    if (watches_add_store(s->watches, s->captured) != OK) {
+        log_error("the captured streams cannot be watched: no thread");
+    }
+    topics_set_stores(s->topics, s->own, s->captured);
+    log_info("captured streams are open dir=%s topics=%zu broker=%s", in->dir_captured,
+             topics_count(s->topics), store_writer_alive(s->captured) ? "running" : "down");
+}
+
+static void done_open(struct work *w)
+{
+    struct server_internal *in =
+        (struct server_internal *)((char *)w - offsetof(struct server_internal, open_work));
+    struct server *s = in->server;
+    unsigned held;
+    in->opening = false;
+    in->hold_until_ms = 0;
+    if (workers_closing(s->workers)) {
+        if (in->opened != NULL) {
+            store_close(in->opened);
+        }
+    } else if (in->open_result == OK) {
+        take_captured(s);
+    } else if (in->open_result == ERR_NOT_FOUND) {
+        if (!in->said_captured) {
+            log_warn("nothing is captured yet: waiting for the broker's plugin dir=%s",
+                     in->dir_captured);
+        }
+        in->said_captured = true;
+    } else if (log_limit_pass(&in->captured_limit, LOOK_SLOW_MS, &held)) {
+        log_error("the captured streams cannot be opened, trying again: %s",
+                  in->open_message.text);
+    }
+}
+
+static void look_for_captured(struct server *s, int64_t now_ms)
+{
+    struct server_internal *in = s->in;
+    if (s->captured != NULL || in->opening || now_ms < in->next_captured_ms || s->own == NULL ||
+        s->stopping) {
+        return;
+    }
+    in->next_captured_ms = now_ms + LOOK_MS;
+    in->open_work = (struct work){.run = run_open, .done = done_open};
+    in->opening = workers_submit(s->workers, &in->open_work) == OK;
+}
+
+/* --- timers ---------------------------------------------------------------------------------- */
+
+static void say_ready(struct server *s)
+{
+    if (!s->in->ready && s->in->hold_until_ms == 0) {
+        s->in->ready = true;
+        sd_notify(0, "READY=1");
+        log_info("ready listeners=%zu topics=%zu", net_listener_count(s->net),
+                 topics_count(s->topics));
+    }
+}
+
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    struct server_internal *in = s->in;
+    struct errmsg m = {.text = ""};
+    int64_t now_ms = clock_mono_ms();
+    if (in->hold_until_ms != 0 && now_ms >= in->hold_until_ms) {
+        in->hold_until_ms = 0;
+    }
+    if (s->own != NULL) {
+        enum err e = store_tick(s->own, clock_wall_ms(), &m);
+        unsigned held;
+        if (e != OK && log_limit_pass(&in->tick_limit, LOOK_SLOW_MS, &held)) {
+            log_error("housekeeping of the server's own store failed: %s", m.text);
+        }
+        if (store_state(s->own) == STORE_BROKEN && own_is_free(s)) {
+            drop_own(s);
+        }
+    }
+    look_for_own(s, now_ms);
+    look_for_captured(s, now_ms);
+    say_ready(s);
+}
+
+static void on_coordinator_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    s->in->timer_ms = INT64_MAX;
+    if (s->coordinator != NULL) {
+        coordinator_tick(s->coordinator, clock_mono_ms());
+    }
+}
+
+static void arm_coordinator_timer(struct server *s)
+{
+    if (s->coordinator == NULL) {
+        return;
+    }
+    int64_t deadline_ms = coordinator_deadline_ms(s->coordinator);
+    if (deadline_ms == s->in->timer_ms) {
+        return;
+    }
+    s->in->timer_ms = deadline_ms;
+    if (deadline_ms == INT64_MAX) {
+        event_del(s->in->timer);
+        return;
+    }
+    int64_t wait_ms = deadline_ms - clock_mono_ms();
+    wait_ms = wait_ms > 0 ? wait_ms : 0;
+    struct timeval tv = {wait_ms / 1000, wait_ms % 1000 * 1000};
+    event_add(s->in->timer, &tv);
+}
+
+static void on_watchdog(evutil_socket_t fd, short what, void *arg)
+{
+    sd_notify(0, "WATCHDOG=1");
+}
+
+static void start_watchdog(struct server *s)
+{
+    uint64_t every_us;
+    if (sd_watchdog_enabled(0, &every_us) <= 0) {
+        return;
+    }
+    s->in->watchdog = event_new(s->base, -1, EV_PERSIST, on_watchdog, s);
+    every_us /= 2;
+    struct timeval tv = {(time_t)(every_us / 1000000), (suseconds_t)(every_us % 1000000)};
+    if (s->in->watchdog != NULL) {
+        event_add(s->in->watchdog, &tv);
+    }
+}
+
+/* --- signals --------------------------------------------------------------------------------- */
+
+static void apply_logging(const struct config_server *c)
+{
+    struct errmsg m;
+    int level = log_level_parse(c->log_level);
+    log_set_level(level >= 0 ? (enum log_level)level : LOG_INFO);
+    if (c->log_file[0] != '\0' && log_open_file(c->log_file, &m) != OK) {
+        log_error("the log file cannot be opened, logging goes on as before: %s", m.text);
+    }
+}
+
+/* Takes a changed row over, or says that it needs a restart. */
+static void apply_row(struct server *s, const struct config *fresh, size_t i, struct buf *was,
+                      struct buf *is)
+{
+    struct option_view v;
+    struct errmsg m;
+    option_view(i, &v);
+    if (strcmp(v.section, "stream") == 0) {
+        return;
+    }
+    buf_reset(was);
+    buf_reset(is);
+    option_value_text(&s->config, i, was);
+    option_value_text(fresh, i, is);
+    if (strcmp(buf_text(was), buf_text(is)) == 0) {
+        return;
+    }
+    if (!v.reload || strcmp(v.section, "server") != 0) {
+        log_warn("setting changed, but needs a restart name=%s was=\"%s\" is=\"%s\"", v.name,
+                 buf_text(was), buf_text(is));
+    } else if (option_set_text(&option_rows[i], &s->config, buf_text(is), &m) == OK) {
+        log_info("setting changed name=%s was=\"%s\" is=\"%s\"", v.name, buf_text(was),
+                 buf_text(is));
+    }
+}
+
+static void on_hup(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_mono_us());
+    struct config fresh;
+    struct buf was, is;
+    buf_init(&was, CONFIG_FILE_BYTES_MAX);
+    buf_init(&is, CONFIG_FILE_BYTES_MAX);
+    enum err e = config_init(&fresh);
+    e = e == OK ? config_load(&fresh, s->config.path) : e;
+    if (e == OK) {
+        for (size_t i = 0; i < option_count(); i++) {
+            apply_row(s, &fresh, i, &was, &is);
+        }
+        if (s->coordinator != NULL) {
+            coordinator_reload(s->coordinator, &s->config.server);
+        }
+    } else {
+        log_error("configuration not taken over: %s", buf_text(&fresh.mistakes));
+    }
+    config_fini(&fresh);
+    buf_fini(&was);
+    buf_fini(&is);
+    apply_logging(&s->config.server);
+    log_info("log reopened, configuration read again");
+    sd_notify(0, "READY=1");
+}
+
+static void on_stop_timer(evutil_socket_t fd, short what, void *arg)
+{
+    struct server *s = arg;
+    log_warn("stopping with requests unanswered in_flight=%d unsent_bytes=%zu",
+             s->requests_in_flight, net_unsent_bytes(s->net));
+    s->in->stopped = true;
+}
+
+void server_stop(struct server *s)
+{
+    if (s->stopping) {
+        return;
+    }
+    s->stopping = true;
+    s->in->hold_until_ms = 0;
+    log_info("stopping in_flight=%d connections=%d", s->requests_in_flight,
+             net_connection_count(s->net));
+    sd_notify(0, "STOPPING=1");
+    net_stop(s->net);
+    api_fetch_stop(s);
+    if (s->coordinator != NULL) {
+        coordinator_stop(s->coordinator);
+    }
+    struct timeval tv = {STOP_GRACE_MS / 1000, STOP_GRACE_MS % 1000 * 1000};
+    event_add(s->in->stop_timer, &tv);
+}
+
+static void on_term(evutil_socket_t fd, short what, void *arg)
+{
+    server_stop(arg);
+}
+
+/* --- the loop -------------------------------------------------------------------------------- */
+
+static void turn(struct server *s)
+{
+    bool more = true;
+    for (int i = 0; i < TURNS_MAX && more; i++) {
+        if (s->journal != NULL) {
+            journal_flush(s->journal);
+        }
+        more = net_turn(s->net) || (s->journal != NULL && journal_pending(s->journal));
+    }
+    if (more) {
+        event_active(s->in->wake, EV_READ, 0);
+    }
+    arm_coordinator_timer(s);
+}
+
+enum err server_run(struct server *s)
+{
+    while (!s->in->stopped) {
+        if (event_base_loop(s->base, EVLOOP_ONCE) < 0) {
+            log_error("the event loop failed error=\"%s\"", strerror(errno));
+            return ERR_IO;
+        }
+        turn(s);
+        say_ready(s);
+        if (s->stopping && s->requests_in_flight == 0 && net_unsent_bytes(s->net) == 0) {
+            s->in->stopped = true;
+        }
+    }
+    return OK;
+}
+
+/* --- open and close -------------------------------------------------------------------------- */
+
+static enum err open_loop(struct server *s, struct errmsg *m)
+{
+    struct server_internal *in = s->in;
+    static const event_callback_fn handlers[SIGNALS] = {on_term, on_term, on_hup};
+    static const int numbers[SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
+    s->base = event_base_new();
+    in->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->base == NULL || in->wake_fd < 0) {
+        return err_set(m, ERR_IO, "no event loop: %s", strerror(errno));
+    }
+    in->wake = event_new(s->base, in->wake_fd, EV_READ | EV_PERSIST, on_wake, s);
+    in->tick = event_new(s->base, -1, EV_PERSIST, on_tick, s);
+    in->timer = event_new(s->base, -1, 0, on_coordinator_timer, s);
+    in->stop_timer = event_new(s->base, -1, 0, on_stop_timer, s);
+    if (in->wake == NULL || in->tick == NULL || in->timer == NULL || in->stop_timer == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for the event loop");
+    }
+    for (int i = 0; i < SIGNALS; i++) {
+        in->signals[i] = event_new(s->base, numbers[i], EV_SIGNAL | EV_PERSIST, handlers[i], s);
+        if (in->signals[i] == NULL || event_add(in->signals[i], NULL) != 0) {
+            return err_set(m, ERR_IO, "signals cannot be handled");
+        }
+    }
+    struct timeval tv = {TICK_MS / 1000, TICK_MS % 1000 * 1000};
+    event_add(in->wake, NULL);
+    event_add(in->tick, &tv);
+    return OK;
+}
+
+static enum err open_broker(struct server *s, struct errmsg *m)
+{
+    const struct config_server *c = &s->config.server;
+    s->topics = topics_new();
+    s->watches = watches_new(poke, s);
+    s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots);
+    if (s->topics == NULL || s->watches == NULL || s->sessions == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for topics");
+    }
+    topics_on_gone(s->topics, on_topic_gone, s);
+    /* A request has one piece of work at a time, and opening the follower is one more. */
+    return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
+}
+
+static enum err open_net(struct server *s, struct errmsg *m)
+{
+    const struct config_server *c = &s->config.server;
+    struct net_endpoint endpoints[NET_LISTENERS_MAX];
+    size_t count;
+    enum err e = net_endpoints_parse(c->listeners, c->advertised_listeners,
+                                     c->listener_security_protocol_map, endpoints, &count, m);
+    if (e != OK) {
+        return e;
+    }
+    struct net_options o = {
+        .frame_bytes_max = (size_t)c->socket_request_max_bytes,
+        .memory_bytes_max = (size_t)c->queued_max_request_bytes,
+        .connections_max = c->max_connections,
+        .connections_per_ip_max = c->max_connections_per_ip,
+        .idle_ms = c->connections_max_idle_ms,
+    };
+    struct net_callbacks cb = {api_on_frame, api_on_gone, api_has_room, s};
+    e = net_open(&s->net, s->base, &o, &cb, m);
+    for (size_t i = 0; i < count && e == OK; i++) {
+        e = net_listen(s->net, &endpoints[i], m);
+    }
+    return e;
+}
+
+static enum err name_directories(struct server *s, struct errmsg *m)
+{
+    struct server_internal *in = s->in;
+    const char *data = s->config.data;
+    int a = snprintf(in->dir_own, sizeof in->dir_own, "%s/server", data);
+    int b = snprintf(in->dir_captured, sizeof in->dir_captured, "%s/captured", data);
+    int c = snprintf(in->dir_follower, sizeof in->dir_follower, "%s/server/follower", data);
+    if (a < 0 || b < 0 || c < 0 || (size_t)c >= sizeof in->dir_follower) {
+        return err_set(m, ERR_INVALID, "the name of the data directory is too long");
+    }
+    return OK;
+}
+
+enum err server_open(struct server *s, struct config *config, struct errmsg *m)
+{
+    *s = (struct server){.config = *config};
+    *config = (struct config){0};
+    s->in = calloc(1, sizeof *s->in);
+    if (s->in == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for the server");
+    }
+    s->in->server = s;
+    s->in->wake_fd = -1;
+    s->in->timer_ms = INT64_MAX;
+    api_init();
+    enum err e = name_directories(s, m);
+    e = e == OK ? open_loop(s, m) : e;
+    e = e == OK ? open_broker(s, m) : e;
+    if (e != OK) {
+        return e;
+    }
+    e = open_own(s, m);
+    if (e == ERR_NOT_FOUND) {
+        look_for_own(s, clock_mono_ms()); /* says that it waits */
+    } else if (e != OK) {
+        return e;
+    }
+    if (s->cluster_id[0] == '\0') {
+        struct uuid id = uuid_random(); /* kept once there is a place for it */
+        uuid_to_text(&id, s->cluster_id);
+    }
+    look_for_captured(s, clock_mono_ms());
+    s->in->hold_until_ms = s->in->opening ? clock_mono_ms() + HOLD_MS : 0;
+    e = open_net(s, m);
+    if (e != OK) {
+        return e;
+    }
+    start_watchdog(s);
+    log_info("started data=%s node.id=%d cluster.id=%s version=%s", s->config.data,
+             s->config.server.node_id, s->cluster_id, CULEX_VERSION);
+    return OK;
+}
+
+static void close_events(struct server_internal *in)
+{
+    struct event *all[] = {in->wake, in->tick, in->timer, in->watchdog, in->stop_timer,
+                           in->signals[ON_TERM], in->signals[ON_INT], in->signals[ON_HUP]};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (all[i] != NULL) {
+            event_free(all[i]);
+        }
+    }
+    if (in->wake_fd >= 0) {
+        close(in->wake_fd);
+    }
+}
+
+void server_close(struct server *s)
+{
+    s->stopping = true;
+    workers_close(s->workers); /* gives requests back: before the connections go */
+    s->workers = NULL;
+    net_close(s->net);
+    if (s->coordinator != NULL) {
+        coordinator_close(s->coordinator);
+    }
+    if (s->journal != NULL) {
+        journal_close(s->journal);
+    }
+    fetch_sessions_free(s->sessions);
+    watches_free(s->watches);
+    topics_free(s->topics);
+    if (s->captured != NULL) {
+        store_close(s->captured);
+    }
+    if (s->own != NULL) {
+        store_close(s->own);
+    }
+    if (s->in != NULL) {
+        close_events(s->in);
+    }
+    if (s->base != NULL) {
+        event_base_free(s->base);
+    }
+    free(s->in);
+    config_fini(&s->config);
+    *s = (struct server){0};
+}
