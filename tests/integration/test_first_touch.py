@@ -131,6 +131,15 @@ def test_demo_refuses_what_is_no_port(home, port):
     make_demo(home, mqtt_port=port).start().ends_with(rf"MQTT_PORT={port} is not a port")
 
 
+def test_demo_leaves_a_directory_alone_that_is_not_its_own(home):
+    data = home[0] / "mine"
+    data.mkdir()
+    (data / "thesis.txt").write_text("precious")
+    owner = (data / "thesis.txt").stat().st_uid
+    make_demo(home, data=data).start().ends_with(rf"{re.escape(str(data))} is neither empty nor a demo's")
+    assert files_below(data) == ["thesis.txt"] and (data / "thesis.txt").stat().st_uid == owner
+
+
 def test_demo_stops_when_one_of_its_programs_dies_and_says_which(home):
     demo = make_demo(home).start().wait_ready()
     found = subprocess.run(["pgrep", "-f", f"culex-server --config {demo.data}/"], capture_output=True, text=True)

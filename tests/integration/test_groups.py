@@ -85,7 +85,8 @@ def test_two_members_share_one_leaves_one_is_killed(live, client, options):
         assert sum(e for _, e in ends.values()) == report["acked"] == report["sent"]
         g.wait_all(ends)
         c.leave()
-        assert group_violations(g.all) == []
+        # kafka-go's reader does not drop its queue in a rebalance (the same against Apache Kafka).
+        assert group_violations(g.all, queues=client == "kafka-go") == []
         assert c.committed == {p: e for p, (_, e) in ends.items() if e}
     finally:
         g.close()
