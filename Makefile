@@ -69,8 +69,8 @@ $(B)/%.o: %.c
 CODEC_N    ?= 300
 CODEC_SEED ?= 1
 CODEC_LIB  := $(B)/codec/lib
-CODEC_O    := $(B)/kafka-server/protocol/codec.o $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o \
-              $(call obj,$(wildcard shared/base/*.c))
+CODEC_O    := $(call obj,$(wildcard kafka-server/protocol/*.c shared/base/*.c)) \
+              $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o
 ORACLE      = java -cp '$(B)/codec:$(CODEC_LIB)/*' CodecOracle
 $(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(CODEC_O)
 	$(CC) $(LDFLAGS) -o $@ $^ -lisal

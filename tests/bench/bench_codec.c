@@ -85,8 +85,9 @@ static void run(const struct work *w)
     double e = measure(w, ENCODE, (struct slice){0});
     double d = measure(w, DECODE, buf_slice(&copy));
     double p = measure(w, PRINT, (struct slice){0});
-    printf("%-38s v%-3d %8zu B  encode %10.0f ns (%6.1f)  decode %10.0f ns (%6.1f)  print %10.0f ns\n",
-           w->name, w->version, copy.len, e, e / w->elements, d, d / w->elements, p);
+    printf(
+        "%-38s v%-3d %8zu B  encode %10.0f ns (%6.1f)  decode %10.0f ns (%6.1f)  print %10.0f ns\n",
+        w->name, w->version, copy.len, e, e / w->elements, d, d / w->elements, p);
     buf_fini(&copy);
 }
 
@@ -111,7 +112,8 @@ static const struct metadata_response *metadata(int topics)
         struct metadata_response_topics *t = &rs->topics[i];
         t->name = kstr_make("factory.line-7.temperature");
         t->topic_id = uuid_random();
-        t->partitions = array(&metadata_response_topics_partitions_message, t->partitions_count = 1);
+        t->partitions =
+            array(&metadata_response_topics_partitions_message, t->partitions_count = 1);
         t->partitions->replica_nodes = t->partitions->isr_nodes = &node;
         t->partitions->replica_nodes_count = t->partitions->isr_nodes_count = 1;
     }
@@ -172,8 +174,10 @@ int main(int argc, char **argv)
         {"Fetch request, 1000 partitions", &fetch_request_message, 16, fetch_request(1000), 1000},
         {"Fetch response, 1 partition", &fetch_response_message, 11, fetch_response(1), 1},
         {"Fetch response, 1 partition", &fetch_response_message, 16, fetch_response(1), 1},
-        {"Fetch response, 1000 partitions", &fetch_response_message, 11, fetch_response(1000), 1000},
-        {"Fetch response, 1000 partitions", &fetch_response_message, 16, fetch_response(1000), 1000},
+        {"Fetch response, 1000 partitions", &fetch_response_message, 11, fetch_response(1000),
+         1000},
+        {"Fetch response, 1000 partitions", &fetch_response_message, 16, fetch_response(1000),
+         1000},
         {"Metadata response, 1000 topics", &metadata_response_message, 5, metadata(1000), 1000},
         {"Metadata response, 1000 topics", &metadata_response_message, 12, metadata(1000), 1000},
     };

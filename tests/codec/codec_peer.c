@@ -204,8 +204,8 @@ static int messages_check(const char *path)
     while (record_read(f, path, &r, &room)) {
         struct errmsg m = {"other bytes in the header"};
         buf_reset(&out);
-        bool same = r.kind >= KIND_REQUEST_HEADER ? header_same(&r, &out)
-                                                  : message_same(&r, &out, &m);
+        bool same =
+            r.kind >= KIND_REQUEST_HEADER ? header_same(&r, &out) : message_same(&r, &out, &m);
         count++;
         if (!same && wrong++ < WRONG_SHOWN) {
             printf("%s v%d kind %d: %s\n", r.api->name, r.version, r.kind, m.text);
@@ -286,8 +286,8 @@ static void corpus_write(const char *path, const char *dir)
     buf_init(&room, OUT_MAX);
     for (long n = 0; record_read(f, path, &r, &room); n++) {
         char name[512];
-        uint8_t head[] = {(uint8_t)(r.api - codec_apis),
-                          (uint8_t)(r.version - r.api->version_min), r.kind};
+        uint8_t head[] = {(uint8_t)(r.api - codec_apis), (uint8_t)(r.version - r.api->version_min),
+                          r.kind};
         snprintf(name, sizeof name, "%s/%s-%d-%ld", dir, r.api->name, r.version, n);
         FILE *g = fopen(name, "wb");
         if (!g) {

@@ -54,7 +54,8 @@ static size_t rand_length(uint64_t *seed)
 
 static struct kstr rand_string(uint64_t *seed, struct arena *a)
 {
-    static const char *const letters[] = {"a", "Z", "0", ".", "/", " ", "ü", "€", "\xf0\x9f\xa6\x9f"};
+    static const char *const letters[] = {
+        "a", "Z", "0", ".", "/", " ", "ü", "€", "\xf0\x9f\xa6\x9f"};
     size_t want = rand_length(seed);
     char *s = must(arena_alloc(a, want + 4));
     size_t n = 0;

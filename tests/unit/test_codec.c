@@ -13,12 +13,12 @@
 #include "kafka_messages.h"
 #include "tests/codec/randmsg.h"
 
-#define ARENA_MAX    (1 << 20)
-#define OUT_MAX      (1 << 20)
-#define MESSAGES     3      /* random ones per API, version and kind */
-#define SPOILED_OF   65536  /* the low bits of a seed number the messages */
-#define FRAMES       20000  /* of noise */
-#define FRAME_MAX    400
+#define ARENA_MAX  (1 << 20)
+#define OUT_MAX    (1 << 20)
+#define MESSAGES   3     /* random ones per API, version and kind */
+#define SPOILED_OF 65536 /* the low bits of a seed number the messages */
+#define FRAMES     20000 /* of noise */
+#define FRAME_MAX  400
 
 struct bench {
     struct arena arena;
@@ -251,7 +251,8 @@ static void test_failure_names_the_field(void **state)
     expect_failure(&b, &offset_commit_request_message, 7,
                    "0001'g' 00000001 0001'm' ffff 00000001 0001't' 00000001"
                    "00000000 000000000000",
-                   ERR_CORRUPT, "OffsetCommitRequest v7 topics[0].partitions: 1 elements in 10 bytes");
+                   ERR_CORRUPT,
+                   "OffsetCommitRequest v7 topics[0].partitions: 1 elements in 10 bytes");
     expect_failure(&b, &heartbeat_request_message, 0, "0001'g' 0000", ERR_CORRUPT,
                    "HeartbeatRequest v0 generation_id: 2 bytes missing");
     expect_failure(&b, &describe_groups_request_message, 0, "00000002 0001'g' 0003'a'", ERR_CORRUPT,
@@ -582,8 +583,8 @@ static enum err decode_copy(struct trial *r, const uint8_t *data, size_t n, stru
         void *back = arena_alloc(&room, codec_struct_bytes(r->t));
         assert_non_null(back);
         assert_int_equal(codec_encode(r->t, r->version, out, &again, NULL, &r->b->m), OK);
-        assert_int_equal(
-            codec_decode(r->t, r->version, buf_slice(&again), &room, back, &r->b->m), OK);
+        assert_int_equal(codec_decode(r->t, r->version, buf_slice(&again), &room, back, &r->b->m),
+                         OK);
         assert_true(randmsg_equal(r->t, out, back));
         buf_fini(&again);
         arena_fini(&room);
@@ -669,8 +670,8 @@ static void test_random_frames_do_no_harm(void **state)
         uint8_t frame[FRAME_MAX];
         size_t len = rand_below(&seed, FRAME_MAX);
         for (size_t k = 0; k < len; k++) {
-            frame[k] = rand_below(&seed, 3) ? (uint8_t)rand_below(&seed, 4)
-                                            : (uint8_t)rand_next(&seed);
+            frame[k] =
+                rand_below(&seed, 3) ? (uint8_t)rand_below(&seed, 4) : (uint8_t)rand_next(&seed);
         }
         /* A real key and version, so that the noise gets past the header. */
         const struct codec_api *api = &codec_apis[rand_below(&seed, (uint32_t)codec_api_count)];

@@ -425,8 +425,8 @@ static int wire_bytes_min(const struct node *m)
 {
     int sum = m->flexible_min <= m->versions.min ? 1 : 0;
     for (const struct node *f = m->child; f; f = f->next) {
-        bool always = f->tag < 0 && f->versions.min == m->versions.min &&
-                      f->versions.max == m->versions.max;
+        bool always =
+            f->tag < 0 && f->versions.min == m->versions.min && f->versions.max == m->versions.max;
         if (!always) {
             continue;
         }
@@ -550,8 +550,9 @@ static int api_compare(const void *a, const void *b)
 
 static void source_print(FILE *c)
 {
-    fprintf(c, "/* Made from kafka.schema by schemac: change the schema, not this file. */\n"
-               "#include \"kafka_messages.h\"\n#include \"kafka-server/protocol/codec_table.h\"\n\n");
+    fprintf(c,
+            "/* Made from kafka.schema by schemac: change the schema, not this file. */\n"
+            "#include \"kafka_messages.h\"\n#include \"kafka-server/protocol/codec_table.h\"\n\n");
     for (int i = 0; i < api_count; i++) {
         table_print(c, apis[i].request);
         table_print(c, apis[i].response);
