@@ -55,11 +55,13 @@ $(B)/gen/kafka_messages.o: $(B)/gen/kafka_messages.c
 $(B)/gen/kafka_messages.h: $(B)/gen/kafka_messages.c ;
 $(call obj,$(SERVER_SRC) $(MAIN_SRC) $(wildcard tests/codec/*.c)): | $(B)/gen/kafka_messages.h
 
-# Tests of the codec share a maker of random messages.
+# Tests of the codec share a maker of random messages, and need no more than the codec.
+CODEC_O    := $(call obj,$(wildcard kafka-server/protocol/*.c shared/base/*.c)) \
+              $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o
 CODEC_TEST := $(patsubst tests/%.c,$(B)/%,$(wildcard tests/unit/test_codec*.c))
-$(CODEC_TEST): $(B)/unit/%: tests/unit/%.c $(B)/tests/codec/randmsg.o $(B)/libserver.a $(B)/libculex.a
+$(CODEC_TEST): $(B)/unit/%: tests/unit/%.c $(CODEC_O)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(filter %.o %.a,$^) $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(CODEC_O) -lisal -lcmocka
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
@@ -69,8 +71,6 @@ $(B)/%.o: %.c
 CODEC_N    ?= 300
 CODEC_SEED ?= 1
 CODEC_LIB  := $(B)/codec/lib
-CODEC_O    := $(call obj,$(wildcard kafka-server/protocol/*.c shared/base/*.c)) \
-              $(B)/gen/kafka_messages.o $(B)/tests/codec/randmsg.o
 ORACLE      = java -cp '$(B)/codec:$(CODEC_LIB)/*' CodecOracle
 $(B)/codec_peer: $(B)/tests/codec/codec_peer.o $(CODEC_O)
 	$(CC) $(LDFLAGS) -o $@ $^ -lisal
