@@ -1,0 +1,435 @@
+/* The broker's side of capture.
+ *
+ *      MESSAGE ─▶ capture_match ─▶ capture_publish ─▶ ring ─▶ (writer thread)
+ *                   none: go on        │ no room
+ *                                      ▼
+ *                  block ──bounded──▶ reject        drop ─▶ go on without it
+ *
+ * One publish is one frame, whatever the number of streams that it matches, so on_full is decided
+ * once for all of them: the strictest of the matched streams has its way (block, then reject, then
+ * drop). A publish that is refused is refused for every stream and for the broker's subscribers; one
+ * that is dropped is dropped for every stream.
+ *
+ * The broker is one thread, so a wait here holds every client. That is what block asks for, but a
+ * store that does not come back must not turn the broker into one that answers once a second: after
+ * a wait in vain (`stuck`) nothing waits again until the writer has consumed something.
+ *
+ * The writer sleeps on a futex when there is nothing to do, and says so in `sleeping`. The broker
+ * wakes it only then: a system call per message would cost more than all the rest. The fence between
+ * publishing the frame and looking at `sleeping` has its twin in the writer, between saying that it
+ * sleeps and looking at the ring once more; one of the two sees the other. */
+#include "plugins/capture/internal.h"
+
+#include "shared/base/clock.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WAIT_STEP_US       100
+#define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
+#define LOCKED_STEP_MS     50
+#define REFUSED_LOG_MS     10000
+
+/* --- waiting and waking -------------------------------------------------------------------------- */
+
+int futex_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us)
+{
+    struct timespec ts = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
+    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &ts, NULL, 0);
+}
+
+int futex_wait_ms(_Atomic uint32_t *word, uint32_t value, int timeout_ms)
+{
+    return futex_wait_us(word, value, (int64_t)timeout_ms * 1000);
+}
+
+void futex_wake(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+void capture_wake(struct capture *c)
+{
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&c->sleeping, memory_order_relaxed) &&
+        atomic_exchange(&c->sleeping, 0)) {
+        futex_wake(&c->sleeping);
+    }
+}
+
+static void nap_us(int64_t us)
+{
+    struct timespec ts = {us / 1000000, us % 1000000 * 1000};
+    nanosleep(&ts, NULL);
+}
+
+/* --- state --------------------------------------------------------------------------------------- */
+
+static const char *const reason_names[REASON_COUNT] = {
+    [REASON_RING_FULL] = "ring-full",     [REASON_TOO_LARGE] = "too-large",
+    [REASON_UNAVAILABLE] = "unavailable", [REASON_UNKNOWN] = "unknown-stream",
+    [REASON_CORRUPT] = "corrupt",
+};
+
+const char *reason_name(enum reason r)
+{
+    return reason_names[r];
+}
+
+void capture_set_state(struct capture *c, enum capture_state state, const char *why)
+{
+    pthread_mutex_lock(&c->lock);
+    enum capture_state before = (enum capture_state)atomic_exchange(&c->state, (int)state);
+    bool news = before != state || strcmp(c->error, why) != 0;
+    snprintf(c->error, sizeof c->error, "%s", why);
+    pthread_mutex_unlock(&c->lock);
+    if (!news) {
+        return;
+    }
+    if (state == STATE_RUNNING) {
+        log_warn("capture runs again");
+    } else if (state == STATE_NO_STORE) {
+        log_error("capture is degraded: the log cannot be written, publishes wait in the ring until "
+                  "it is full: %s", why);
+    } else {
+        log_error("capture is degraded: nothing can be captured, on_full decides: %s", why);
+    }
+    atomic_store_explicit(&c->tick_due, true, memory_order_relaxed);
+}
+
+struct stream_counters *capture_counters(struct capture *c, const char *name)
+{
+    pthread_mutex_lock(&c->lock);
+    struct stream_counters *s = atomic_load(&c->counters);
+    while (s && strcmp(s->name, name) != 0) {
+        s = s->next;
+    }
+    if (!s) {
+        s = aligned_alloc(CACHE_LINE, sizeof *s);
+        if (s) {
+            memset(s, 0, sizeof *s);
+            s->id = stream_id(slice_str(name));
+            snprintf(s->name, sizeof s->name, "%s", name);
+            s->next = atomic_load(&c->counters);
+            atomic_store(&c->counters, s);
+        }
+    }
+    pthread_mutex_unlock(&c->lock);
+    return s;
+}
+
+/* --- a publish ----------------------------------------------------------------------------------- */
+
+size_t capture_match(struct capture *c, struct slice topic)
+{
+    c->matched_count = filter_tree_match(c->set->tree, topic, c->matched, PUBLISH_STREAMS_MAX);
+    counter_add(&c->received, 1);
+    if (c->matched_count == 0) {
+        counter_add(&c->unmatched, 1);
+    }
+    return c->matched_count;
+}
+
+unsigned capture_needs(const struct capture *c)
+{
+    unsigned needs = 0;
+    for (size_t i = 0; i < c->matched_count; i++) {
+        needs |= c->set->streams[c->matched[i]].needs;
+    }
+    return needs;
+}
+
+static const struct stream *matched_stream(const struct capture *c, size_t i)
+{
+    return &c->set->streams[c->matched[i]];
+}
+
+/* The strictest on_full of the matched streams; *block_ms is the longest wait that one asks for. */
+static enum config_on_full matched_policy(const struct capture *c, int32_t *block_ms)
+{
+    enum config_on_full policy = ON_FULL_DROP;
+    *block_ms = 0;
+    for (size_t i = 0; i < c->matched_count; i++) {
+        const struct config_stream *s = matched_stream(c, i)->config;
+        policy = s->on_full < policy ? s->on_full : policy;
+        if (s->on_full == ON_FULL_BLOCK && s->on_full_block_ms > *block_ms) {
+            *block_ms = s->on_full_block_ms;
+        }
+    }
+    return policy;
+}
+
+static enum capture_verdict not_taken(struct capture *c, enum reason reason)
+{
+    int32_t block_ms;
+    bool drop = matched_policy(c, &block_ms) == ON_FULL_DROP;
+    for (size_t i = 0; i < c->matched_count; i++) {
+        struct stream_counters *s = matched_stream(c, i)->counters;
+        counter_add(drop ? &s->dropped[reason] : &s->rejected[reason], 1);
+    }
+    unsigned held = 0;
+    if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
+        log_error("publish %s reason=%s stream=%s held_back=%u", drop ? "dropped" : "rejected",
+                  reason_name(reason), matched_stream(c, 0)->config->name, held);
+    }
+    return drop ? CAPTURE_DROPPED : CAPTURE_REFUSED;
+}
+
+/* Waits for room as long as the policy allows. ERR_FULL: in vain. */
+static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
+{
+    int32_t block_ms;
+    if (matched_policy(c, &block_ms) != ON_FULL_BLOCK) {
+        return ERR_FULL;
+    }
+    if (c->stuck && ring_consumed(&c->ring) == c->stuck_consumed) {
+        return ERR_FULL;
+    }
+    c->stuck = false;
+    int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
+    enum err e = ERR_FULL;
+    while (e == ERR_FULL && clock_mono_us() < deadline) {
+        capture_wake(c);
+        nap_us(WAIT_STEP_US);
+        e = ring_reserve(&c->ring, size, true, out);
+    }
+    if (e == ERR_FULL) {
+        c->stuck = true;
+        c->stuck_consumed = ring_consumed(&c->ring);
+    }
+    return e;
+}
+
+/* A stream with durability = fsync: the acknowledgement waits for the disk. */
+static bool wait_for_disk(struct capture *c, uint64_t pos)
+{
+    int32_t block_ms = 0;
+    for (size_t i = 0; i < c->matched_count; i++) {
+        const struct config_stream *s = matched_stream(c, i)->config;
+        if (s->durability == DURABILITY_FSYNC && s->on_full_block_ms > block_ms) {
+            block_ms = s->on_full_block_ms;
+        }
+    }
+    atomic_store(&c->sync_wanted, pos + 1);
+    capture_wake(c);
+    int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
+    while (atomic_load(&c->durable_pos) <= pos) {
+        if (clock_mono_us() >= deadline) {
+            unsigned held = 0;
+            if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
+                log_error("publish not acknowledged: it is in the ring, but not on the disk in time "
+                          "stream=%s held_back=%u", matched_stream(c, 0)->config->name, held);
+            }
+            return false;
+        }
+        nap_us(WAIT_STEP_US);
+    }
+    return true;
+}
+
+enum capture_verdict capture_too_large(struct capture *c)
+{
+    for (size_t i = 0; i < c->matched_count; i++) {
+        counter_add(&matched_stream(c, i)->counters->published, 1);
+    }
+    return not_taken(c, REASON_TOO_LARGE);
+}
+
+enum capture_verdict capture_publish(struct capture *c, struct publish *p)
+{
+    bool fsync_asked = false;
+    for (size_t i = 0; i < c->matched_count; i++) {
+        const struct stream *s = matched_stream(c, i);
+        c->matched_ids[i] = s->id;
+        counter_add(&s->counters->published, 1);
+        fsync_asked = fsync_asked || s->config->durability == DURABILITY_FSYNC;
+    }
+    if (!atomic_load_explicit(&c->ring_ready, memory_order_acquire)) {
+        return not_taken(c, REASON_UNAVAILABLE);
+    }
+    p->timestamp_ms = clock_wall_ms();
+    size_t size = publish_frame_size(p, c->matched_count);
+    if (size == 0) {
+        return not_taken(c, REASON_TOO_LARGE);
+    }
+    uint8_t *out;
+    enum err e = ring_reserve(&c->ring, size, true, &out);
+    if (e == ERR_FULL) {
+        e = wait_for_room(c, size, &out);
+    }
+    if (e) {
+        return not_taken(c, e == ERR_FULL ? REASON_RING_FULL : REASON_TOO_LARGE);
+    }
+    publish_frame_put(p, c->matched_ids, c->matched_count, out);
+    uint64_t pos = ring_commit(&c->ring, size);
+    capture_wake(c);
+    if (fsync_asked && !wait_for_disk(c, pos)) {
+        return CAPTURE_REFUSED;
+    }
+    return CAPTURE_TAKEN;
+}
+
+/* --- life ---------------------------------------------------------------------------------------- */
+
+static enum err make_dir(const char *path, struct errmsg *m)
+{
+    if (mkdir(path, 0750) == 0 || errno == EEXIST) {
+        return OK;
+    }
+    enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
+    return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
+}
+
+/* Ring and store, as far as they can be had. ERR_LOCKED and contradictions are for the caller. */
+static enum err open_all(struct capture *c, struct buf *mistakes)
+{
+    struct errmsg m;
+    enum err e = make_dir(c->data, &m);
+    e = e ? e : writer_open_ring(c->writer, &m);
+    if (e && e != ERR_LOCKED) {
+        capture_set_state(c, STATE_NO_RING, m.text);
+        return OK;
+    }
+    enum err s = e ? e : writer_open_store(c->writer, mistakes, &m);
+    if (s == ERR_LOCKED) {
+        buf_printf(mistakes, "%s\n", m.text);
+        return s;
+    }
+    if (s == ERR_INVALID && mistakes->len) {
+        return s;
+    }
+    if (s) {
+        capture_set_state(c, STATE_NO_STORE, m.text);
+    }
+    return OK;
+}
+
+/* A broker that was killed holds its locks until the kernel is done with it. */
+static enum err open_patiently(struct capture *c, struct buf *mistakes)
+{
+    for (int waited = 0;; waited += LOCKED_STEP_MS) {
+        size_t before = mistakes->len;
+        enum err e = open_all(c, mistakes);
+        if (e != ERR_LOCKED || waited >= LOCKED_WAIT_MS) {
+            return e;
+        }
+        mistakes->len = before;
+        nap_us(LOCKED_STEP_MS * 1000);
+    }
+}
+
+static void capture_free(struct capture *c)
+{
+    if (!writer_stop(c)) {
+        return; /* its thread still uses all this */
+    }
+    stream_set_unref(c->set);
+    stream_set_unref(c->next_set);
+    struct stream_counters *next;
+    for (struct stream_counters *s = atomic_load(&c->counters); s; s = next) {
+        next = s->next;
+        free(s);
+    }
+    free(c->known);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+/* Paths under the data directory. */
+static enum err make_paths(struct capture *c, const char *data, struct buf *mistakes)
+{
+    int a = snprintf(c->data, sizeof c->data, "%s", data);
+    int b = snprintf(c->ring_path, sizeof c->ring_path, "%s/capture.ring", data);
+    int d = snprintf(c->store_dir, sizeof c->store_dir, "%s/captured", data);
+    if (a < 0 || b < 0 || d < 0 || (size_t)b >= sizeof c->ring_path) {
+        buf_printf(mistakes, "data: the path is too long: %s\n", data);
+        return ERR_INVALID;
+    }
+    return OK;
+}
+
+enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes)
+{
+    size_t size = (sizeof(struct capture) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    struct capture *c = aligned_alloc(CACHE_LINE, size);
+    *out = NULL;
+    if (!c) {
+        config_fini(config);
+        return ERR_NOMEM;
+    }
+    memset(c, 0, size);
+    c->ring.fd = -1;
+    pthread_mutex_init(&c->lock, NULL);
+    c->store_config = config->store;
+    c->sys_interval_ms = config->sys_interval_ms;
+    enum err e = make_paths(c, config->data, mistakes);
+    c->set = stream_set_new(c, config);
+    if (!e && (!c->set || writer_new(c))) {
+        e = ERR_NOMEM;
+    }
+    e = e ? e : open_patiently(c, mistakes);
+    if (!e && c->set->config.stream_count == 0) {
+        log_warn("no streams are configured: nothing will be captured");
+    }
+    if (!e && (e = writer_start(c)) != OK) {
+        buf_printf(mistakes, "cannot start the writer thread\n");
+    }
+    if (e) {
+        capture_free(c);
+        return e;
+    }
+    log_info("capture started data=%s streams=%zu ring_bytes=%llu", c->data,
+             c->set->config.stream_count, (unsigned long long)c->store_config.ring_bytes);
+    *out = c;
+    return OK;
+}
+
+/* Settings that only a start applies. */
+static void warn_fixed(const struct capture *c, const struct config *config)
+{
+    if (strcmp(config->data, c->data) != 0) {
+        log_warn("data has changed in the configuration: it is applied at the next start");
+    }
+    if (memcmp(&config->store, &c->store_config, sizeof config->store) != 0) {
+        log_warn("\"store\" has changed in the configuration: it is applied at the next start");
+    }
+}
+
+enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes)
+{
+    enum err e = streams_check(c, config, mistakes);
+    if (e) {
+        config_fini(config);
+        return e;
+    }
+    warn_fixed(c, config);
+    int interval = config->sys_interval_ms;
+    struct stream_set *set = stream_set_new(c, config);
+    if (!set) {
+        buf_printf(mistakes, "no memory\n");
+        return ERR_NOMEM;
+    }
+    atomic_store(&c->sys_interval_ms, interval);
+    atomic_fetch_add(&set->refs, 1); /* the writer's */
+    pthread_mutex_lock(&c->lock);
+    struct stream_set *skipped = c->next_set;
+    c->next_set = set;
+    pthread_mutex_unlock(&c->lock);
+    stream_set_unref(skipped);
+    stream_set_unref(c->set);
+    c->set = set;
+    c->matched_count = 0;
+    capture_wake(c);
+    log_info("configuration read again streams=%zu", set->config.stream_count);
+    return OK;
+}
+
+void capture_close(struct capture *c)
+{
+    capture_free(c);
+}

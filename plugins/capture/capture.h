@@ -1,0 +1,55 @@
+/* Capture: what the plugin does, without a word of Mosquitto's API (plugin.c has those).
+ *
+ * One struct capture per process. The functions here belong to the broker's thread, but for those of
+ * the log queue. None of them aborts or blocks without a bound, whatever the disk does. */
+#ifndef CULEX_CAPTURE_CAPTURE_H
+#define CULEX_CAPTURE_CAPTURE_H
+
+#include "shared/base/log.h"
+#include "shared/config/config.h"
+#include "shared/mqtt/publish.h"
+
+struct capture;
+
+/* Takes the configuration over (c->config is empty afterwards). Opens ring and store, makes streams,
+ * starts the writer thread. A store or ring that cannot be opened is no failure: capture degrades and the
+ * writer mends it. ERR_INVALID: the configuration contradicts the store, sentences in `mistakes`;
+ * ERR_LOCKED: another process captures into this directory; ERR_NOMEM. */
+enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes) MUST_CHECK;
+/* Another configuration, checked. On failure the old one stays, sentences in `mistakes`. */
+enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes) MUST_CHECK;
+/* Drains the ring into the log, logs the counters, ends the writer. c is gone. */
+void capture_close(struct capture *c);
+
+/* Streams that the topic belongs to, remembered for capture_publish. 0: the publish is none of ours. */
+size_t capture_match(struct capture *c, struct slice topic);
+/* enum mapping_needs of the matched streams. */
+unsigned capture_needs(const struct capture *c);
+
+enum capture_verdict {
+    CAPTURE_TAKEN,   /* in the ring: acknowledge it */
+    CAPTURE_DROPPED, /* not captured, but the broker goes on with it */
+    CAPTURE_REFUSED, /* the publisher must be told */
+};
+/* Of the topic that was matched last. p->timestamp_ms is filled in. */
+enum capture_verdict capture_publish(struct capture *c, struct publish *p);
+/* For a publish that the caller cannot even describe (too many properties). */
+enum capture_verdict capture_too_large(struct capture *c);
+
+/* True when capture_tick has something to do: one relaxed load. */
+bool capture_tick_due(const struct capture *c);
+/* Publishes counters that changed, some at a time. */
+typedef void capture_sys_fn(void *arg, const char *topic, const char *text);
+void capture_tick(struct capture *c, capture_sys_fn *publish, void *arg);
+
+/* --- the log, on its way to the broker's thread ------------------------------------------------- */
+
+/* From now on lines of log.h wait in a queue, whatever thread writes them. */
+void loglines_start(void);
+/* Hands the waiting lines out, oldest first. Broker's thread. */
+typedef void loglines_fn(enum log_level level, const char *line);
+void loglines_drain(loglines_fn *fn);
+/* True when lines wait: one relaxed load. */
+bool loglines_waiting(void);
+
+#endif
