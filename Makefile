@@ -90,6 +90,10 @@ codec-test: $(B)/schemac $(B)/codec_peer $(B)/codec/CodecOracle.class
 	$(B)/codec_peer check $(B)/codec/kafka.bin
 	$(B)/codec_peer write $(CODEC_N) $(CODEC_SEED) $(B)/codec/culex.bin
 	$(ORACLE) check $(B)/codec/culex.bin
+	@echo "4 passed"
+	$(MAKE) MODE=asan B=build/asan codec-unit
+codec-unit: $(CODEC_TEST)
+	@set -e; for t in $(CODEC_TEST); do $$t; done
 codec-golden: $(B)/codec_peer $(B)/codec/CodecOracle.class
 	$(ORACLE) sample 1 $(B)/codec/golden.bin $$($(B)/codec_peer keys)
 	$(B)/codec_peer golden $(B)/codec/golden.bin tests/golden
@@ -98,7 +102,7 @@ $(B)/bench_codec: $(B)/tests/bench/bench_codec.o $(CODEC_O)
 $(B)/tests/bench/bench_codec.o: | $(B)/gen/kafka_messages.h
 codec-bench: $(B)/bench_codec
 	$(B)/bench_codec
-.PHONY: codec-test codec-golden codec-bench
+.PHONY: codec-test codec-unit codec-golden codec-bench
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
@@ -122,6 +126,18 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
 unit: $(UNIT_BIN)
 	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
+
+# --- configuration's documentation, and a look into a store ----------------------------------------------
+$(B)/optdoc: tests/tools/optdoc.c $(B)/libculex.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
+$(B)/storecat: tests/tools/storecat.c $(B)/libculex.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
+docs: $(B)/optdoc
+	@mkdir -p docs
+	$(B)/optdoc > docs/configuration.md
+check-docs: $(B)/optdoc
+	@$(B)/optdoc | cmp -s - docs/configuration.md || { echo 'docs/configuration.md is old: run make docs'; exit 1; }
+.PHONY: docs check-docs
 
 # --- what a person touches first: demo, install, images, Debian 13 --------------------------------------
 PREFIX     ?= /usr
