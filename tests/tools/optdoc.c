@@ -1,0 +1,105 @@
+/* Writes docs/configuration.md to stdout, from the rows of shared/config/options.c. */
+#include "shared/config/config.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static const struct {
+    const char *name, *title, *text;
+} sections[] = {
+    {"", "Top of the file", "For the plugin and the server."},
+    {"store", "`store`", "How the plugin keeps the captured log."},
+    {"stream", "`streams` and `defaults`",
+     "`streams` is an array of objects with these keys. `defaults` is one object: what it says holds "
+     "for every stream that does not say otherwise (it takes all keys but `name` and `filters`)."},
+    {"server", "`server`", "For culex-server. Names are Kafka's where Kafka has the setting."},
+};
+
+static const char intro[] =
+    "# Configuration\n"
+    "\n"
+    "One file, `culex.json`, for the plugin, the server and the command line. It is JSON: no comments,\n"
+    "no trailing commas; numbers are written without quotes, sizes are bytes and times milliseconds\n"
+    "where the name does not say otherwise. The file is checked whole before anything starts, and each\n"
+    "mistake is one sentence with its line and what would be right; `culex check FILE` does only that.\n"
+    "\n"
+    "A setting outside of streams can also come from the environment: `CULEX_` and its name in capitals\n"
+    "with `_` for the dots (`CULEX_ADVERTISED_LISTENERS`); it wins over the file. The smallest capture\n"
+    "needs no file: in mosquitto.conf, `plugin_opt_stream NAME` and `plugin_opt_filter FILTER` (as often\n"
+    "as needed), and any other setting of the plugin as `plugin_opt_` and its name with `_` for the dots.\n"
+    "\n"
+    "SIGHUP makes broker and server read the file again; what is marked *reload* is applied then, the\n"
+    "rest at the next start. A file with a mistake changes nothing.\n"
+    "\n"
+    "This page is made from the table of settings by `make docs`.\n";
+
+static void put_type(const struct option_view *v)
+{
+    switch (v->type) {
+    case OPTION_BOOL:
+        printf("true or false");
+        return;
+    case OPTION_INT:
+    case OPTION_LONG:
+        if (v->max == INT64_MAX) {
+            printf("number, %" PRId64 " or more", v->min);
+        } else {
+            printf("number, %" PRId64 " to %" PRId64, v->min, v->max);
+        }
+        return;
+    case OPTION_CHOICE:
+        for (int i = 0; v->choices[i]; i++) {
+            printf("%s`\"%s\"`", i == 0 ? "" : v->choices[i + 1] ? ", " : " or ", v->choices[i]);
+        }
+        return;
+    case OPTION_LIST:
+        printf("%s", strcmp(v->section, "stream") == 0 ? "array of strings" : "string, a list");
+        return;
+    case OPTION_STRING:
+        printf("string");
+    }
+}
+
+static void put_default(const struct option_view *v)
+{
+    bool number = v->type == OPTION_INT || v->type == OPTION_LONG || v->type == OPTION_BOOL;
+    if (number) {
+        printf("`%s`", v->default_text);
+    } else if (strcmp(v->name, "name") == 0 || strcmp(v->name, "filters") == 0) {
+        printf("needed");
+    } else {
+        printf("`\"%s\"`", v->default_text);
+    }
+}
+
+/* '|' would end a cell. */
+static void put_cell(const char *text)
+{
+    for (; *text; text++) {
+        printf(*text == '|' ? "\\|" : "%c", *text);
+    }
+}
+
+int main(void)
+{
+    fputs(intro, stdout);
+    for (size_t s = 0; s < sizeof sections / sizeof sections[0]; s++) {
+        printf("\n## %s\n\n%s\n\n| key | value | default | |\n|---|---|---|---|\n",
+               sections[s].title, sections[s].text);
+        for (size_t i = 0; i < option_count(); i++) {
+            struct option_view v;
+            option_view(i, &v);
+            if (strcmp(v.section, sections[s].name) != 0) {
+                continue;
+            }
+            printf("| `%s` | ", v.name);
+            put_type(&v);
+            printf(" | ");
+            put_default(&v);
+            printf(" | ");
+            put_cell(v.doc);
+            printf("%s |\n", v.reload ? " *reload*" : "");
+        }
+    }
+    return 0;
+}
