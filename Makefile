@@ -127,6 +127,13 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 unit: $(UNIT_BIN)
 	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
 
+# --- make check: what must be clean before every commit ---------------------------------------------------
+check: check-tree check-docs unit
+check-tree:
+	@python3 tests/check/layers.py
+	@python3 tests/check/style.py
+.PHONY: check check-tree
+
 # --- configuration's documentation, and a look into a store ----------------------------------------------
 $(B)/optdoc: tests/tools/optdoc.c $(B)/libculex.a
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)

@@ -1,4 +1,5 @@
-/* The arena: a list of zeroed chunks, the newest usable one first, each allocation cut from its front.
+/* The arena: a list of zeroed chunks, the newest usable one first, each allocation cut from its
+ * front.
  *
  * Chunks double from 4 KB to 256 KB. Near `max` a chunk is only as large as what is asked, so that
  * the last bytes are usable too. An allocation larger than a chunk gets one of its own. */
@@ -57,7 +58,8 @@ static struct arena_chunk *chunk_add(struct arena *a, size_t n)
     }
     a->used += total;
     c->size = total - head;
-    /* The chunk with more room left stays in front: a large allocation does not waste a fresh one. */
+    /* The chunk with more room left stays in front: a large allocation does not waste a fresh
+     * one. */
     if (chunk_left(a->chunks) > c->size - n) {
         c->next = a->chunks->next;
         a->chunks->next = c;

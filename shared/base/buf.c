@@ -1,6 +1,7 @@
 /* The growable buffer: doubles, up to its maximum, and remembers its first failure.
  *
- * One byte more than `cap` is always allocated, so that buf_text can end the text without growing. */
+ * One byte more than `cap` is always allocated, so that buf_text can end the text without
+ * growing. */
 #include "shared/base/buf.h"
 
 #include <stdio.h>

@@ -1,10 +1,10 @@
 /* Varints, the sticky reader, UUIDs and CRC-32C.
  *
- * A varint is LEB128: seven bits a byte, least significant first, the high bit says that more follow.
- * Zigzag maps small negatives to small unsigned numbers: 0, -1, 1, -2 … become 0, 1, 2, 3 …
+ * A varint is LEB128: seven bits a byte, least significant first, the high bit says that more
+ * follow. Zigzag maps small negatives to small unsigned numbers: 0, -1, 1, -2 … become 0, 1, 2, 3 …
  *
- * The reader refuses what a 32 or 64 bit number cannot hold, so that two readings of one input never
- * differ; it accepts padded forms (0x80 0x00), as Kafka's own reader does. */
+ * The reader refuses what a 32 or 64 bit number cannot hold, so that two readings of one input
+ * never differ; it accepts padded forms (0x80 0x00), as Kafka's own reader does. */
 #include "shared/base/bytes.h"
 
 #include <isa-l/crc.h>

@@ -100,7 +100,8 @@ uint8_t reader_u8(struct reader *r);
 uint16_t reader_be16(struct reader *r);
 uint32_t reader_be32(struct reader *r);
 uint64_t reader_be64(struct reader *r);
-/* At most 5 bytes for 32 bits and 10 for 64; longer, or with bits beyond the width, is a failure. */
+/* At most 5 bytes for 32 bits and 10 for 64; longer, or with bits beyond the width, is a
+ * failure. */
 uint32_t reader_uvarint32(struct reader *r);
 uint64_t reader_uvarint64(struct reader *r);
 int32_t reader_varint32(struct reader *r);
@@ -111,8 +112,8 @@ struct slice reader_bytes(struct reader *r, size_t n);
 /* Kafka's text form of a UUID (base64url without padding). out has UUID_TEXT_BYTES. */
 void uuid_to_text(const struct uuid *u, char *out);
 bool uuid_is_zero(const struct uuid *u);
-/* Random v4-style UUID, never zero or one, and never one whose text begins with '-' (as Kafka does, so that it
- * can be given as a command line argument). */
+/* Random v4-style UUID, never zero or one, and never one whose text begins with '-' (as Kafka does,
+ * so that it can be given as a command line argument). */
 struct uuid uuid_random(void);
 
 /* CRC-32C (Castagnoli), as in Kafka batches; crc is the value so far, 0 to begin. */

@@ -42,7 +42,8 @@ void random_bytes(void *p, size_t n)
     while (n > 0) {
         ssize_t got = getrandom(at, n, 0);
         if (got < 0) {
-            /* Without flags the call waits for the kernel's pool; only a signal can cut it short. */
+            /* Without flags the call waits for the kernel's pool; only a signal can cut it
+             * short. */
             ASSERT(errno == EINTR);
             continue;
         }

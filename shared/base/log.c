@@ -4,8 +4,8 @@
  * replaced: one call is one line, whatever a client calls itself.
  *
  * Without a sink, lines go to the file of log_open_file, else to stderr: with a time stamp and the
- * level's name for people, or with systemd's "<6>" prefix where stderr is the journal, which has its
- * own time stamps. A line that cannot be written is lost: there is nobody to tell. */
+ * level's name for people, or with systemd's "<6>" prefix where stderr is the journal, which has
+ * its own time stamps. A line that cannot be written is lost: there is nobody to tell. */
 #include "shared/base/log.h"
 
 #include <errno.h>

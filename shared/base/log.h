@@ -35,7 +35,8 @@ extern _Atomic int log_level_now; /* read by log_at only; set it with log_set_le
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
 
 /* One line per key and interval, so that a broken disk does not fill the log: returns true when the
- * caller may log now; any thread. `suppressed` (may be NULL) is how many were held back since the last time. */
+ * caller may log now; any thread. `suppressed` (may be NULL) is how many were held back since the
+ * last time. */
 struct log_limit {
     int64_t next_us;
     unsigned suppressed;

@@ -16,19 +16,20 @@
  * 1. A frame is visible when head has passed it: bytes first, then head with release; readers load
  *    head with acquire. A kill between the two leaves a frame that nobody sees.
  * 2. Bytes are given up before they are overwritten: low moves first, then a full fence, then the
- *    bytes. A reader copies bytes, then an acquire fence, then loads low (ring_valid). If it saw any
- *    overwritten byte, the two fences order the loads so that it also sees the low that gave the frame
- *    up. That is a seqlock whose counter is low. The writer's fence is a full one, because memcpy may
- *    use streaming stores, which a release fence does not hold back on x86; it is paid only when low
- *    moves, which in the capture ring is once per tick's worth of frames.
- * 3. low is always the start of a frame: in keep mode it jumps to consumed, in tail mode it walks over
- *    the frames that it gives up. So a late reader can begin at low.
- * 4. An id is a life of the ring: it changes when the file is made or reset, not when a process takes
- *    it over, so what a killed process left still verifies, and what came before a reset does not.
+ *    bytes. A reader copies bytes, then an acquire fence, then loads low (ring_valid). If it saw
+ *    any overwritten byte, the two fences order the loads so that it also sees the low that gave
+ *    the frame up. That is a seqlock whose counter is low. The writer's fence is a full one,
+ *    because memcpy may use streaming stores, which a release fence does not hold back on x86; it
+ *    is paid only when low moves, which in the capture ring is once per tick's worth of frames.
+ * 3. low is always the start of a frame: in keep mode it jumps to consumed, in tail mode it walks
+ *    over the frames that it gives up. So a late reader can begin at low.
+ * 4. An id is a life of the ring: it changes when the file is made or reset, not when a process
+ *    takes it over, so what a killed process left still verifies, and what came before a reset does
+ *    not.
  *
  * A file is never resized in place: it is replaced by rename, so that a reader's mapping of the old
- * one stays backed. The lock (flock) belongs to the open file, survives daemon()'s fork, and ends with
- * the process, however it ends. */
+ * one stays backed. The lock (flock) belongs to the open file, survives daemon()'s fork, and ends
+ * with the process, however it ends. */
 #include "shared/base/ring.h"
 
 #include <errno.h>
@@ -52,8 +53,8 @@
 #define FILLER            0x80000000u
 #define OPEN_TRY_MAX      16 /* the file was replaced between open and lock */
 
-/* ThreadSanitizer does not model fences. Those here order memory between processes, which it does not
- * see either; within a process the capture ring needs only head and consumed. */
+/* ThreadSanitizer does not model fences. Those here order memory between processes, which it does
+ * not see either; within a process the capture ring needs only head and consumed. */
 #if defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wtsan"
 #endif
@@ -100,14 +101,15 @@ static uint32_t epoch_now(const struct ring *r)
     return (uint32_t)atomic_load_explicit(&r->file->id, memory_order_relaxed);
 }
 
-/* The header lies in the map, before its payload; all but the checksum itself is summed in one go. */
+/* The header lies in the map, before its payload; all but the checksum itself is summed in one
+ * go. */
 static uint32_t frame_crc(const uint8_t *frame, uint64_t pos, size_t payload)
 {
     const size_t at = sizeof(uint32_t);
     return crc32c((uint32_t)(pos >> 36), frame + at, sizeof(struct frame_header) - at + payload);
 }
 
-/* --- the file ---------------------------------------------------------------------------------- */
+/* --- the file --------------------------------------------------------------------------------- */
 
 static enum err system_failed(struct errmsg *m, int error, const char *what, const char *path)
 {
@@ -115,8 +117,9 @@ static enum err system_failed(struct errmsg *m, int error, const char *what, con
     return err_set(m, full ? ERR_FULL : ERR_IO, "%s %s: %s", what, path, strerror(error));
 }
 
-/* Opens and locks what the path names, made empty if there is nothing. Another writer may replace the
- * file between our open and our lock; then we hold the lock of a file that nobody sees: once more. */
+/* Opens and locks what the path names, made empty if there is nothing. Another writer may replace
+ * the file between our open and our lock; then we hold the lock of a file that nobody sees: once
+ * more. */
 static enum err open_locked(const char *path, int *fd_out, struct errmsg *m)
 {
     for (int i = 0; i < OPEN_TRY_MAX; i++) {
@@ -196,8 +199,8 @@ static bool header_valid(const struct ring_file *f, uint64_t bytes)
            f->header_bytes == RING_HEADER_BYTES && f->bytes == bytes;
 }
 
-/* Only for who holds the lock: against a live writer the three would be of three moments. Frames are
- * checked when they are read. */
+/* Only for who holds the lock: against a live writer the three would be of three moments. Frames
+ * are checked when they are read. */
 static bool positions_valid(const struct ring_file *f, uint64_t bytes)
 {
     uint64_t low = atomic_load(&f->low);
@@ -216,7 +219,8 @@ static uint64_t new_id(void)
     return id;
 }
 
-/* Makes an empty ring beside the path and moves it there. r->fd: the locked file that it replaces. */
+/* Makes an empty ring beside the path and moves it there. r->fd: the locked file that it
+ * replaces. */
 static enum err make_file(struct ring *r, const char *path, struct errmsg *m)
 {
     char temporary[PATH_MAX];
@@ -343,9 +347,10 @@ size_t ring_frame_max(const struct ring *r)
     return r->bytes / 4 - sizeof(struct frame_header);
 }
 
-/* --- writing ----------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
-/* A frame's header as it is now, with each word read once: another process may be overwriting it. */
+/* A frame's header as it is now, with each word read once: another process may be overwriting
+ * it. */
 static struct frame_header header_load(const uint8_t *frame)
 {
     const struct frame_header *h = (const struct frame_header *)(const void *)frame;
@@ -393,8 +398,9 @@ static enum err make_room(struct ring *r, uint64_t low, uint64_t head, uint64_t 
     }
     while (end - low > r->bytes) {
         struct frame_header h = header_load(place(r, low));
-        /* Garbage (a page that a power failure lost) has no next frame: all before head is given up.
-         * The frames between the two ends are at most bytes / 16, and each is walked over once. */
+        /* Garbage (a page that a power failure lost) has no next frame: all before head is given
+         * up. The frames between the two ends are at most bytes / 16, and each is walked over
+         * once. */
         low = low < head && header_fits(r, &h, low, head) ? low + frame_bytes(h.length & ~FILLER)
                                                           : head;
     }
@@ -445,7 +451,7 @@ void ring_abandon(struct ring *r)
     r->reserved = false; /* a filler beyond head is overwritten by what comes next */
 }
 
-/* --- reading ----------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 uint64_t ring_head(const struct ring *r)
 {

@@ -5,18 +5,19 @@
  * has not taken. The tail ring carries the newest batches to the server: the writer overwrites the
  * oldest, and a reader can tell that it was overrun.
  *
- * A position is a byte count since the ring's birth: it only grows; `position % bytes` is the place.
- * A frame is contiguous (a filler frame closes the end of the file), 16-aligned, and begins with a
- * CRC-32C of all that follows: its length, the ring's epoch (the low half of its id), its position
- * and its bytes. So a torn frame, or one of an earlier lap or life, is never taken for a whole one.
+ * A position is a byte count since the ring's birth: it only grows; `position % bytes` is the
+ * place. A frame is contiguous (a filler frame closes the end of the file), 16-aligned, and begins
+ * with a CRC-32C of all that follows: its length, the ring's epoch (the low half of its id), its
+ * position and its bytes. So a torn frame, or one of an earlier lap or life, is never taken for a
+ * whole one.
  *
- * File: one header page (magic, version, bytes, ring id, then on cache lines of their own: low, head,
- * consumed), then `bytes` of frames. Blocks are allocated when the file is made, so a full disk is an
- * error at start and not a SIGBUS later. A file that is replaced gets a new inode: whoever still has
- * the old one mapped reads old frames, and no SIGBUS either.
+ * File: one header page (magic, version, bytes, ring id, then on cache lines of their own: low,
+ * head, consumed), then `bytes` of frames. Blocks are allocated when the file is made, so a full
+ * disk is an error at start and not a SIGBUS later. A file that is replaced gets a new inode:
+ * whoever still has the old one mapped reads old frames, and no SIGBUS either.
  *
- * Threads: reserve, commit, abandon and reset belong to one thread; consume to one thread, which may
- * be another; reading is free for all. */
+ * Threads: reserve, commit, abandon and reset belong to one thread; consume to one thread, which
+ * may be another; reading is free for all. */
 #ifndef CULEX_BASE_RING_H
 #define CULEX_BASE_RING_H
 
@@ -39,14 +40,15 @@ struct ring {
     int fd; /* writer: holds the lock of the file; -1 in readers */
 };
 
-/* Opens for writing, or makes the file (mode 0640). A whole ring of this size is taken over with its
- * frames, its id and its positions, so that what a killed process left can be read; any other content
- * is replaced by an empty ring with a new id. All pages are touched, so that no reserve waits for one.
- * bytes: RING_BYTES_MIN … RING_BYTES_MAX, a multiple of 4096.
- * ERR_FULL when the disk has no room, ERR_LOCKED when another process writes it, ERR_IO, ERR_INVALID. */
+/* Opens for writing, or makes the file (mode 0640). A whole ring of this size is taken over with
+ * its frames, its id and its positions, so that what a killed process left can be read; any other
+ * content is replaced by an empty ring with a new id. All pages are touched, so that no reserve
+ * waits for one. bytes: RING_BYTES_MIN … RING_BYTES_MAX, a multiple of 4096. ERR_FULL when the disk
+ * has no room, ERR_LOCKED when another process writes it, ERR_IO, ERR_INVALID. */
 enum err ring_open_writer(struct ring *r, const char *path, uint64_t bytes,
                           struct errmsg *m) MUST_CHECK;
-/* Maps read-only. ERR_NOT_FOUND (no file, or an empty one, yet), ERR_CORRUPT, ERR_VERSION, ERR_IO. */
+/* Maps read-only. ERR_NOT_FOUND (no file, or an empty one, yet), ERR_CORRUPT, ERR_VERSION,
+ * ERR_IO. */
 enum err ring_open_reader(struct ring *r, const char *path, struct errmsg *m) MUST_CHECK;
 void ring_close(struct ring *r);
 
@@ -62,8 +64,8 @@ size_t ring_frame_max(const struct ring *r);
  * position on is kept: ERR_FULL when there is no room. Without it the oldest frames are given up.
  * ERR_TOO_LARGE over ring_frame_max. *p is valid until ring_commit or ring_abandon. */
 enum err ring_reserve(struct ring *r, size_t len, bool keep, uint8_t **p) MUST_CHECK;
-/* Makes the reserved frame visible (store-release of head). len may be shorter than reserved. Returns
- * the frame's position. */
+/* Makes the reserved frame visible (store-release of head). len may be shorter than reserved.
+ * Returns the frame's position. */
 uint64_t ring_commit(struct ring *r, size_t len);
 void ring_abandon(struct ring *r);
 
@@ -80,8 +82,8 @@ uint64_t ring_consumed(const struct ring *r);
  * (fillers are skipped). ERR_AGAIN: pos is the head. ERR_RANGE: overrun, or never written.
  * ERR_CORRUPT: length, position or epoch is wrong, or, with verify, the checksum (tail readers that
  * check the batch's own CRC may leave it out).
- * A reader of the tail ring copies what it needs and then asks ring_valid(pos): false means that the
- * writer came by, and the copy is worthless. */
+ * A reader of the tail ring copies what it needs and then asks ring_valid(pos): false means that
+ * the writer came by, and the copy is worthless. */
 enum err ring_read(const struct ring *r, uint64_t pos, bool verify, struct slice *frame,
                    uint64_t *next) MUST_CHECK;
 bool ring_valid(const struct ring *r, uint64_t pos);

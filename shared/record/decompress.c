@@ -1,8 +1,9 @@
 /* Decompression under a bound that the input cannot move.
  *
  * The input is a stranger's: a few bytes may claim, or truly hold, gigabytes. So memory grows with
- * what comes out, not with what is claimed, and stops at out->max. Every codec sees all its input; a
- * stream that ends early or leaves bytes over is corrupt, because a Kafka client would choke on it.
+ * what comes out, not with what is claimed, and stops at out->max. Every codec sees all its input;
+ * a stream that ends early or leaves bytes over is corrupt, because a Kafka client would choke on
+ * it.
  *
  *   gzip     members one after the other, as Java's GZIPInputStream reads them
  *   snappy   one raw block (librdkafka, Go), or the framing of xerial's snappy-java:
@@ -44,10 +45,10 @@ static enum err corrupt(const char *codec, const char *what, struct errmsg *m)
     return err_set(m, ERR_CORRUPT, "%s data of batch: %s", codec, what);
 }
 
-/* --- gzip -------------------------------------------------------------------------------------- */
+/* --- gzip ------------------------------------------------------------------------------------- */
 
-/* One member, or as much of it as there is. A full out still lets the trailer be read: what would go
- * beyond it goes into a byte of its own, and says that there is more. */
+/* One member, or as much of it as there is. A full out still lets the trailer be read: what would
+ * go beyond it goes into a byte of its own, and says that there is more. */
 static enum err inflate_member(z_stream *z, struct buf *out, struct errmsg *m)
 {
     for (;;) {
@@ -95,7 +96,7 @@ static enum err gunzip(struct slice in, struct buf *out, struct errmsg *m)
     return e;
 }
 
-/* --- snappy ------------------------------------------------------------------------------------ */
+/* --- snappy ----------------------------------------------------------------------------------- */
 
 static enum err unsnappy_block(struct slice in, struct buf *out, struct errmsg *m)
 {
@@ -139,7 +140,7 @@ static enum err unsnappy(struct slice in, struct buf *out, struct errmsg *m)
     return e == OK && r.failed ? corrupt("snappy", "it ends early", m) : e;
 }
 
-/* --- lz4 --------------------------------------------------------------------------------------- */
+/* --- lz4 -------------------------------------------------------------------------------------- */
 
 static enum err unlz4_frames(LZ4F_dctx *ctx, struct slice in, struct buf *out, struct errmsg *m)
 {
@@ -180,7 +181,7 @@ static enum err unlz4(struct slice in, struct buf *out, struct errmsg *m)
     return e;
 }
 
-/* --- zstd -------------------------------------------------------------------------------------- */
+/* --- zstd ------------------------------------------------------------------------------------- */
 
 static enum err unzstd(struct slice in, struct buf *out, struct errmsg *m)
 {
@@ -215,7 +216,8 @@ static enum err unzstd(struct slice in, struct buf *out, struct errmsg *m)
         if (room == left) {
             return too_large(out, m);
         }
-        room = room > left / 2 ? left : room * 2; /* again, from the start: at most twice the work */
+        /* again, from the start: at most twice the work */
+        room = room > left / 2 ? left : room * 2;
     }
 }
 

@@ -4,9 +4,9 @@
 
 #include "shared/record/record.h"
 
-/* Appends the decompressed bytes of in to out, whose max bounds what is allocated (lz4 keeps up to 9 MB
- * of its own beside it). ERR_TOO_LARGE: more than out takes. ERR_CORRUPT: not whole, or not of this
- * codec. ERR_NOMEM. Any thread. */
+/* Appends the decompressed bytes of in to out, whose max bounds what is allocated (lz4 keeps up to
+ * 9 MB of its own beside it). ERR_TOO_LARGE: more than out takes. ERR_CORRUPT: not whole, or not of
+ * this codec. ERR_NOMEM. Any thread. */
 enum err decompress(enum batch_codec codec, struct slice in, struct buf *out,
                     struct errmsg *m) MUST_CHECK;
 

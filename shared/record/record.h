@@ -69,7 +69,7 @@ struct record {
     uint32_t header_count;
 };
 
-/* --- build: uncompressed, producerId -1, CreateTime ------------------------------------------ */
+/* --- build: uncompressed, producerId -1, CreateTime ------------------------------------------- */
 
 struct batch_builder {
     struct buf buf; /* the whole batch; header filled by batch_finish */
@@ -83,13 +83,14 @@ void batch_builder_fini(struct batch_builder *b);
 void batch_builder_reset(struct batch_builder *b);
 /* Bytes that r would add at most, beside the batch's header. */
 size_t record_size_max(const struct record *r);
-/* ERR_TOO_LARGE: would pass bytes_max or RECORD_HEADERS_MAX; ERR_NOMEM. The batch is unchanged then. */
+/* ERR_TOO_LARGE: would pass bytes_max or RECORD_HEADERS_MAX; ERR_NOMEM. The batch is unchanged
+ * then. */
 enum err batch_add(struct batch_builder *b, const struct record *r) MUST_CHECK;
 /* Fills the header (baseOffset 0, partitionLeaderEpoch 0) and the CRC. Borrowed until reset.
  * Nothing added: an empty slice. */
 struct slice batch_finish(struct batch_builder *b);
 
-/* --- look at --------------------------------------------------------------------------------- */
+/* --- look at ---------------------------------------------------------------------------------- */
 
 /* Needs BATCH_HEADER_BYTES; checks nothing but that they are there. */
 enum err batch_read_header(struct slice batch, struct batch_header *h) MUST_CHECK;
@@ -108,7 +109,7 @@ void batch_set_leader_epoch(uint8_t *batch, int32_t epoch);
 /* Size, magic, CRC, codec, counts: ERR_CORRUPT with a sentence. Does not look into the records. */
 enum err batch_check(struct slice batch, struct errmsg *m) MUST_CHECK;
 
-/* --- walk ------------------------------------------------------------------------------------ */
+/* --- walk ------------------------------------------------------------------------------------- */
 
 #define RECORD_HEADERS_MAX 1024 /* of one record; more is ERR_TOO_LARGE */
 
@@ -119,7 +120,7 @@ typedef bool record_fn(void *arg, const struct record *r);
 enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *arg,
                     struct errmsg *m) MUST_CHECK;
 
-/* --- partitioning ---------------------------------------------------------------------------- */
+/* --- partitioning ----------------------------------------------------------------------------- */
 
 /* Java's murmur2 as Kafka's default partitioner uses it. */
 uint32_t murmur2(const void *data, size_t len);

@@ -2,7 +2,8 @@
  * checksum only says that the bytes are as they were sent.
  *
  * A record is read through a reader of its own, bounded by the record's length, and must use all of
- * it. Offsets must rise and stay within the header's last offset, because ListOffsets relies on it. */
+ * it. Offsets must rise and stay within the header's last offset, because ListOffsets relies on
+ * it. */
 #include "shared/record/decompress.h"
 #include "shared/record/record.h"
 

@@ -1,5 +1,5 @@
-/* What the tests of shared/record share: golden batches as bytes, batches with the bytes a test wants,
- * and compressors of each codec. Header only; every user is a program of its own. */
+/* What the tests of shared/record share: golden batches as bytes, batches with the bytes a test
+ * wants, and compressors of each codec. Header only; every user is a program of its own. */
 #ifndef CULEX_TESTS_RECORD_HELP_H
 #define CULEX_TESTS_RECORD_HELP_H
 

@@ -182,8 +182,8 @@ static void test_log_lines_of_threads_do_not_mix(void **state)
     char text[1000];
     while (fgets(text, sizeof text, f)) {
         int thread, line, zero, end = 0;
-        assert_int_equal(sscanf(text, "%*s info thread=%d line=%d %d%n", &thread, &line, &zero, &end),
-                         3);
+        int got = sscanf(text, "%*s info thread=%d line=%d %d%n", &thread, &line, &zero, &end);
+        assert_int_equal(got, 3);
         assert_string_equal(text + end, "\n");
         assert_int_equal(line, next[thread]++);
     }

@@ -76,7 +76,7 @@ static enum err walk(struct slice batch)
     return e;
 }
 
-/* --- golden ------------------------------------------------------------------------------------ */
+/* --- golden ----------------------------------------------------------------------------------- */
 
 static void test_batch_is_byte_for_byte_that_of_the_java_client(void **state)
 {
@@ -189,7 +189,7 @@ static void test_walk_stops_when_it_is_told_to(void **state)
     buf_fini(&b);
 }
 
-/* --- build ------------------------------------------------------------------------------------- */
+/* --- build ------------------------------------------------------------------------------------ */
 
 /* A slice of random length within bytes that do not matter; sometimes null. */
 static struct slice random_slice(size_t max)
@@ -312,7 +312,7 @@ static void test_records_have_at_most_the_headers_that_are_read_back(void **stat
     batch_builder_fini(&b);
 }
 
-/* --- check ------------------------------------------------------------------------------------- */
+/* --- check ------------------------------------------------------------------------------------ */
 
 static void test_check_finds_every_flipped_bit_that_it_vouches_for(void **state)
 {
@@ -395,11 +395,12 @@ static void test_unknown_codecs_are_refused(void **state)
     }
 }
 
-/* --- malformed records ------------------------------------------------------------------------- */
+/* --- malformed records ------------------------------------------------------------------------ */
 
 static void test_walk_refuses_malformed_records(void **state)
 {
-    /* A good record: 0c (six bytes) 00 00 00 01 01 00: attributes, deltas, null, null, no headers. */
+    /* A good record: 0c (six bytes) 00 00 00 01 01 00: attributes, deltas, null, null, no
+     * headers. */
     static const struct {
         const char *what;
         const char *hex;
@@ -459,7 +460,7 @@ static void test_walk_refuses_malformed_records(void **state)
     }
 }
 
-/* --- partitions -------------------------------------------------------------------------------- */
+/* --- partitions ------------------------------------------------------------------------------- */
 
 static void test_murmur2_is_that_of_the_java_client(void **state)
 {

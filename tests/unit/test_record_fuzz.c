@@ -1,9 +1,9 @@
-/* Batches spoiled at random: whatever bytes a stranger sends, checking and walking them ends with OK or
- * an error, stays within its bounds (a sanitizer build shows it) and never passes on a record that breaks
- * the promises of record.h.
+/* Batches spoiled at random: whatever bytes a stranger sends, checking and walking them ends with
+ * OK or an error, stays within its bounds (a sanitizer build shows it) and never passes on a record
+ * that breaks the promises of record.h.
  *
- * The seed is fixed, so that a failure comes back; CULEX_FUZZ_SEED and CULEX_FUZZ_ROUNDS in the environment
- * take the test elsewhere. */
+ * The seed is fixed, so that a failure comes back; CULEX_FUZZ_SEED and CULEX_FUZZ_ROUNDS in the
+ * environment take the test elsewhere. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -298,7 +298,7 @@ static void test_ring_reset_forgets_frames_and_positions_go_on(void **state)
     ring_close(&w);
 }
 
-/* --- damage ------------------------------------------------------------------------------------ */
+/* --- damage ----------------------------------------------------------------------------------- */
 
 static void write_at(off_t at, const void *bytes, size_t n)
 {
@@ -390,8 +390,12 @@ static void test_ring_replaces_files_that_are_not_whole_rings(void **state)
         off_t at; /* of the header: see ring.c */
         uint64_t value;
     } spoiled[] = {
-        {"magic", 0, 0x1122334455667788},  {"version", 8, 99},        {"bytes", 16, SMALL * 2},
-        {"low beyond head", 64, 1 << 20}, {"head unaligned", 128, 9}, {"head far off", 128, 1 << 30},
+        {"magic", 0, 0x1122334455667788},
+        {"version", 8, 99},
+        {"bytes", 16, SMALL * 2},
+        {"low beyond head", 64, 1 << 20},
+        {"head unaligned", 128, 9},
+        {"head far off", 128, 1 << 30},
         {"consumed beyond head", 192, 4096},
     };
     struct ring w;
@@ -484,9 +488,10 @@ static void test_ring_has_one_writer(void **state)
     ring_close(&second);
 }
 
-/* --- a full disk ------------------------------------------------------------------------------- */
+/* --- a full disk ------------------------------------------------------------------------------ */
 
-/* Runs f in a child, which ends with 0 when f returns true; 77 means that the system did not let us. */
+/* Runs f in a child, which ends with 0 when f returns true; 77 means that the system did not let
+ * us. */
 static int in_child(int (*f)(void))
 {
     pid_t pid = fork();
