@@ -105,8 +105,10 @@ static void decode_and_handle(struct request *rq, struct slice body)
     const struct codec_message *t = rq->api->codec->request;
     void *out = arena_alloc(&rq->arena, codec_struct_bytes(t));
     struct errmsg m = {.text = "no memory"};
+    size_t left; /* bytes behind the message are ignored, as Kafka ignores them */
     enum err e = out == NULL ? ERR_NOMEM
-                             : codec_decode(t, rq->header.api_version, body, &rq->arena, out, &m);
+                             : codec_decode_prefix(t, rq->header.api_version, body, &rq->arena, out,
+                                                   &left, &m);
     if (e != OK) {
         char why[sizeof m.text + 64];
         snprintf(why, sizeof why, "sent a %s v%d that cannot be read: %s", rq->api->codec->name,

@@ -304,18 +304,28 @@ static enum err decode_struct(struct decoder *d, const struct codec_message *t, 
     return codec_flexible(&d->path) ? decode_tags(d, t, out) : OK;
 }
 
-enum err codec_decode(const struct codec_message *t, int16_t version, struct slice in,
-                      struct arena *a, void *out, struct errmsg *m)
+enum err codec_decode_prefix(const struct codec_message *t, int16_t version, struct slice in,
+                             struct arena *a, void *out, size_t *left, struct errmsg *m)
 {
     struct decoder d = {.in = reader_make(in), .arena = a, .m = m};
+    *left = in.len;
     enum err e = codec_path_start(&d.path, t, version, m);
     if (e) {
         return e;
     }
     memset(out, 0, t->struct_bytes);
     e = decode_struct(&d, t, out);
-    if (!e && reader_left(&d.in) > 0) {
-        e = codec_fail(&d.path, m, ERR_CORRUPT, "%zu bytes too many", reader_left(&d.in));
+    *left = reader_left(&d.in);
+    return e;
+}
+
+enum err codec_decode(const struct codec_message *t, int16_t version, struct slice in,
+                      struct arena *a, void *out, struct errmsg *m)
+{
+    size_t left;
+    enum err e = codec_decode_prefix(t, version, in, a, out, &left, m);
+    if (!e && left > 0) {
+        e = err_set(m, ERR_CORRUPT, "%s v%d: %zu bytes too many", t->name, version, left);
     }
     return e;
 }

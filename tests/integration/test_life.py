@@ -4,12 +4,10 @@ import os
 import signal
 import socket
 import stat
-import threading
 import time
 
 import pytest
-from harness import (Server, api_versions, consumer, end_offsets, free_port, read_all, request_header, frame,
-                     recv_frame, stored, wait_until)
+from harness import Server, api_versions, consumer, end_offsets, free_port, read_all, stored, wait_until
 
 
 def test_server_before_the_broker_waits_and_says_so(culex_factory):
@@ -89,8 +87,8 @@ def test_broker_leaves_in_order(culex):
 
 def test_second_server_on_the_directory_is_refused(culex):
     other = Server(culex.data, culex.config_path, culex.home, name="other")
-    other.start(wait=False, args=["--config", str(culex.config_path), "--listeners",
-                                  f"PLAINTEXT://127.0.0.1:{free_port()}"])
+    other.env["CULEX_LISTENERS"] = f"PLAINTEXT://127.0.0.1:{other.port}"
+    other.start(wait=False)
     assert other.wait_exit() not in (0, None)
     assert str(culex.data) in other.log() and str(culex.server.pid) in other.log()
     assert api_versions(culex.server.port) is not None

@@ -156,8 +156,8 @@ def test_smallest_case_needs_no_file(culex_factory):
     c.broker.config_path = None
     c.broker.options = {"data": c.data, "name": "mini", "filters": "m/#"}
     c.broker.start()
-    c.server.start(args=["--data", str(c.data), "--listeners",
-                         f"PLAINTEXT://127.0.0.1:{c.server.port}"])
+    c.server.env["CULEX_LISTENERS"] = f"PLAINTEXT://127.0.0.1:{c.server.port}"
+    c.server.start(args=["--data", str(c.data)])
     c.wait_topics()
     c.publish("m/x", ["hi"])
     assert one(c, "mini").value == b"hi"
