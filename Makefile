@@ -127,17 +127,25 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 unit: $(UNIT_BIN)
 	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
 
+# --- simulations: seeded lives of the coordinators; SIM_SEEDS=… for a long run, SIM_FIRST=… to begin elsewhere ---
+SIM_SEEDS ?= 2000
+SIM_FIRST ?= 1
+$(B)/sim/%: tests/sim/%.c $(B)/libserver.a $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
+sim: $(B)/sim/sim_groups
+	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
+.PHONY: sim
+
 # --- make check: what must be clean before every commit ---------------------------------------------------
-check: check-tree check-docs unit
+check: check-tree check-docs unit sim
 check-tree:
 	@python3 tests/check/layers.py
 	@python3 tests/check/style.py
 .PHONY: check check-tree
 
-# --- configuration's documentation, and a look into a store ----------------------------------------------
+# --- configuration's documentation ------------------------------------------------------------------------
 $(B)/optdoc: tests/tools/optdoc.c $(B)/libculex.a
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
-$(B)/storecat: tests/tools/storecat.c $(B)/libculex.a
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
 docs: $(B)/optdoc
 	@mkdir -p docs
@@ -195,7 +203,10 @@ debian-matrix:
 # --- test and bench: tests/run, tests/bench ---------------------------------------------------------------
 TESTTOOLS := build/testtools
 TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
-tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/storefill
+tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
+$(TESTTOOLS)/storecat: tests/tools/storecat.c $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
 $(TESTTOOLS)/storefill: tests/tools/storefill.c $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)

@@ -169,6 +169,12 @@ enum err journal_scan(struct journal *j, struct slice prefix, store_row_fn *fn, 
     return j->rows.scan(j->rows.arg, prefix, fn, arg, m);
 }
 
+void journal_set_store(struct journal *j, struct store *own)
+{
+    ASSERT(!journal_pending(j));
+    j->rows.arg = own;
+}
+
 enum err journal_open_rows(struct journal **out, const struct journal_rows *rows, struct errmsg *m)
 {
     *out = calloc(1, sizeof **out);
@@ -190,54 +196,4 @@ void journal_close(struct journal *j)
     }
     ASSERT(j->owners == NULL);
     free(j);
-}
-
-/* --- on a store ------------------------------------------------------------------------------ */
-
-static enum err store_rows_put(void *arg, struct slice key, struct slice value)
-{
-    return arg != NULL ? store_put(arg, key, value) : ERR_IO;
-}
-
-static enum err store_rows_delete(void *arg, struct slice key)
-{
-    return arg != NULL ? store_delete(arg, key) : ERR_IO;
-}
-
-static enum err store_rows_commit(void *arg, struct errmsg *m)
-{
-    return arg != NULL ? store_commit(arg, m) : err_set(m, ERR_IO, "the store is away");
-}
-
-static void store_rows_rollback(void *arg)
-{
-    if (arg != NULL) {
-        store_rollback(arg);
-    }
-}
-
-static enum err store_rows_scan(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
-                                struct errmsg *m)
-{
-    return arg != NULL ? store_rows(arg, prefix, fn, fn_arg, m)
-                       : err_set(m, ERR_IO, "the store is away");
-}
-
-enum err journal_open(struct journal **out, struct store *own, struct errmsg *m)
-{
-    const struct journal_rows rows = {
-        .put = store_rows_put,
-        .del = store_rows_delete,
-        .commit = store_rows_commit,
-        .rollback = store_rows_rollback,
-        .scan = store_rows_scan,
-        .arg = own,
-    };
-    return journal_open_rows(out, &rows, m);
-}
-
-void journal_set_store(struct journal *j, struct store *own)
-{
-    ASSERT(!journal_pending(j));
-    j->rows.arg = own;
 }
