@@ -92,6 +92,7 @@ codec-test: $(B)/schemac $(B)/codec_peer $(B)/codec/CodecOracle.class
 	$(ORACLE) check $(B)/codec/culex.bin
 	@echo "4 passed"
 	$(MAKE) MODE=asan B=build/asan codec-unit
+codec-oracle: $(B)/codec/CodecOracle.class
 codec-unit: $(CODEC_TEST)
 	@set -e; for t in $(CODEC_TEST); do $$t; done
 codec-golden: $(B)/codec_peer $(B)/codec/CodecOracle.class
@@ -102,7 +103,7 @@ $(B)/bench_codec: $(B)/tests/bench/bench_codec.o $(CODEC_O)
 $(B)/tests/bench/bench_codec.o: | $(B)/gen/kafka_messages.h
 codec-bench: $(B)/bench_codec
 	$(B)/bench_codec
-.PHONY: codec-test codec-unit codec-golden codec-bench
+.PHONY: codec-test codec-oracle codec-unit codec-golden codec-bench
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20

@@ -4,8 +4,10 @@ import java.io.DataInputStream;
 import java.io.DataOutputStream;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
+import java.io.IOException;
 import java.lang.reflect.Method;
 import java.lang.reflect.ParameterizedType;
+import java.net.Socket;
 import java.nio.ByteBuffer;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -14,9 +16,14 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Random;
+import java.util.Set;
+import java.util.TreeSet;
 
 import org.apache.kafka.common.Uuid;
 import org.apache.kafka.common.message.ApiMessageType;
+import org.apache.kafka.common.message.ApiVersionsResponseData;
+import org.apache.kafka.common.message.MetadataRequestData;
+import org.apache.kafka.common.message.MetadataResponseData;
 import org.apache.kafka.common.message.RequestHeaderData;
 import org.apache.kafka.common.message.ResponseHeaderData;
 import org.apache.kafka.common.protocol.ApiMessage;
@@ -37,6 +44,8 @@ import org.apache.kafka.common.record.MemoryRecords;
  *     CodecOracle write COUNT SEED FILE KEY...    random messages of these APIs, all versions
  *     CodecOracle sample SEED FILE KEY...         one of each: short, no array empty
  *     CodecOracle check FILE                      reads each, writes it again, compares the bytes
+ *     CodecOracle ask PORT TOPIC SEED             asks a server every API in every version that it serves,
+ *                                                 and reads the answers
  *
  * A file is a row of { int16 key, int16 version, int8 kind, int32 length, bytes }; kinds are those of
  * codec_peer.c. The message classes are filled by reflection along the schema that each of them carries
@@ -55,6 +64,7 @@ public final class CodecOracle {
 
     private final Random random;
     private final boolean sample;
+    private final Map<String, Object> fixed = new HashMap<>(); // values of fields by name, instead of random ones
 
     private CodecOracle(long seed, boolean sample) {
         this.random = new Random(seed);
@@ -69,6 +79,8 @@ public final class CodecOracle {
             new CodecOracle(Long.parseLong(args[1]), true).write(1, args[2], keys(args, 3));
         } else if (args[0].equals("check")) {
             System.exit(check(args[1]) ? 0 : 1);
+        } else if (args[0].equals("ask")) {
+            new CodecOracle(Long.parseLong(args[3]), true).ask(Integer.parseInt(args[1]), args[2]);
         } else {
             throw new IllegalArgumentException(args[0]);
         }
@@ -158,7 +170,18 @@ public final class CodecOracle {
     }
 
     private void set(Object m, Method setter, Type type) throws Exception {
+        String name = snake(setter.getName().substring(3));
+        if (fixed.containsKey(name) && fits(fixed.get(name), setter.getParameterTypes()[0])) {
+            setter.invoke(m, fixed.get(name));
+            return;
+        }
         setter.invoke(m, value(type, setter.getParameterTypes()[0], setter.getGenericParameterTypes()[0]));
+    }
+
+    private static boolean fits(Object value, Class<?> c) {
+        return value == null ? !c.isPrimitive()
+            : c.isInstance(value) || c == int.class && value instanceof Integer
+                || c == long.class && value instanceof Long || c == byte.class && value instanceof Byte;
     }
 
     private Object value(Type type, Class<?> c, java.lang.reflect.Type generic) throws Exception {
@@ -284,5 +307,114 @@ public final class CodecOracle {
             return "other bytes: " + m;
         }
         return null;
+    }
+
+    // --- asking a server
+
+    /** One line an answer: API, version, and the error codes in it; or why there is none. */
+    private void ask(int port, String topic) throws Exception {
+        ApiVersionsResponseData versions = (ApiVersionsResponseData)
+            exchange(port, ApiMessageType.API_VERSIONS, (short) 0, ApiMessageType.API_VERSIONS.newRequest());
+        fix(port, topic);
+        for (ApiVersionsResponseData.ApiVersion served : versions.apiKeys()) {
+            ApiMessageType api = ApiMessageType.fromApiKey(served.apiKey());
+            for (short v = served.minVersion(); v <= served.maxVersion(); v++) {
+                fixed.put("group_id", "ask-" + api.name + "-" + v);
+                String result;
+                try {
+                    ApiMessage response = exchange(port, api, v, random(api.newRequest(), v));
+                    Set<Short> errors = new TreeSet<>();
+                    collectErrors(response, errors);
+                    result = "errors=" + errors;
+                } catch (IOException | RuntimeException e) {
+                    result = "no answer: " + e;
+                }
+                System.out.printf("%s v%d %s%n", api.name, v, result);
+            }
+        }
+    }
+
+    /** Values that make most requests ones that a server can answer without waiting. */
+    private void fix(int port, String topic) throws Exception {
+        MetadataRequestData request = new MetadataRequestData();
+        request.topics().add(new MetadataRequestData.MetadataRequestTopic().setName(topic));
+        MetadataResponseData metadata = (MetadataResponseData)
+            exchange(port, ApiMessageType.METADATA, (short) 12, request);
+        for (String name : new String[] {"name", "topic", "topic_name", "resource_name"}) {
+            fixed.put(name, topic);
+        }
+        fixed.put("topic_id", metadata.topics().find(topic).topicId());
+        fixed.put("client_software_name", "ask");
+        fixed.put("client_software_version", "1");
+        fixed.put("cursor", null);
+        fixed.put("configuration_keys", null);
+        fixed.put("group_instance_id", null);
+        fixed.put("member_id", "");
+        fixed.put("endpoint_type", (byte) 1);
+        fixed.put("key_type", (byte) 0);
+        fixed.put("resource_type", (byte) 2);
+        fixed.put("isolation_level", (byte) 0);
+        fixed.put("max_wait_ms", 0);
+        fixed.put("min_bytes", 0);
+        fixed.put("partition", 0);
+        fixed.put("partition_index", 0);
+        fixed.put("partition_indexes", List.of(0));
+        fixed.put("session_id", 0);
+        fixed.put("session_epoch", -1);
+        fixed.put("session_timeout_ms", 10000);
+        fixed.put("rebalance_timeout_ms", 1000);
+        fixed.put("current_leader_epoch", -1);
+        fixed.put("generation_id_or_member_epoch", -1);
+        fixed.put("response_partition_limit", 100);
+        fixed.put("fetch_offset", 0L);
+        fixed.put("retention_time_ms", -1L);
+        fixed.put("timestamp", 0L);
+    }
+
+    private ApiMessage exchange(int port, ApiMessageType api, short v, ApiMessage request) throws IOException {
+        RequestHeaderData header = new RequestHeaderData().setRequestApiKey(api.apiKey())
+            .setRequestApiVersion(v).setCorrelationId(random.nextInt()).setClientId("ask");
+        byte[] head = bytesOf(header, api.requestHeaderVersion(v));
+        byte[] body = bytesOf(request, v);
+        try (Socket socket = new Socket("127.0.0.1", port)) {
+            socket.setSoTimeout(20000);
+            DataOutputStream out = new DataOutputStream(new BufferedOutputStream(socket.getOutputStream()));
+            DataInputStream in = new DataInputStream(socket.getInputStream());
+            out.writeInt(head.length + body.length);
+            out.write(head);
+            out.write(body);
+            out.flush();
+            byte[] reply = new byte[in.readInt()];
+            in.readFully(reply);
+            ByteBuffer b = ByteBuffer.wrap(reply);
+            ByteBufferAccessor readable = new ByteBufferAccessor(b);
+            int correlation = new ResponseHeaderData(readable, api.responseHeaderVersion(v)).correlationId();
+            ApiMessage response = api.newResponse();
+            response.read(readable, v);
+            if (correlation != header.correlationId() || b.hasRemaining()) {
+                throw new IllegalStateException("correlation " + correlation + ", " + b.remaining()
+                    + " bytes left over in " + response);
+            }
+            return response;
+        }
+    }
+
+    private static void collectErrors(Object o, Set<Short> errors) throws Exception {
+        if (o instanceof Collection) {
+            for (Object element : (Collection<?>) o) {
+                collectErrors(element, errors);
+            }
+        } else if (o instanceof Message) {
+            for (Method getter : o.getClass().getMethods()) {
+                if (getter.getParameterCount() > 0 || getter.getDeclaringClass() != o.getClass()) {
+                    continue;
+                }
+                if (getter.getName().equals("errorCode")) {
+                    errors.add((Short) getter.invoke(o));
+                } else if (Collection.class.isAssignableFrom(getter.getReturnType())) {
+                    collectErrors(getter.invoke(o), errors);
+                }
+            }
+        }
     }
 }
