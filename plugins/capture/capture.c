@@ -7,17 +7,18 @@
  *
  * One publish is one frame, whatever the number of streams that it matches, so on_full is decided
  * once for all of them: the strictest of the matched streams has its way (block, then reject, then
- * drop). A publish that is refused is refused for every stream and for the broker's subscribers; one
- * that is dropped is dropped for every stream.
+ * drop). A publish that is refused is refused for every stream and for the broker's subscribers;
+ * one that is dropped is dropped for every stream.
  *
  * The broker is one thread, so a wait here holds every client. That is what block asks for, but a
  * store that does not come back must not turn the broker into one that answers once a second: after
  * a wait in vain (`stuck`) nothing waits again until the writer has consumed something.
  *
- * The writer sleeps on a futex when there is nothing to do, and says so in `sleeping`. The broker
- * wakes it only then: a system call per message would cost more than all the rest. The fence between
- * publishing the frame and looking at `sleeping` has its twin in the writer, between saying that it
- * sleeps and looking at the ring once more; one of the two sees the other. */
+ * The writer sleeps on a futex when there is nothing to do, and says so in `sleeping`. The
+ * broker wakes it only then: a system call per message would cost more than all the rest. The
+ * fence between publishing the frame and looking at `sleeping` has its twin in the writer,
+ * between saying that it sleeps and looking at the ring once more; one of the two sees the
+ * other. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
@@ -35,7 +36,7 @@
 #define LOCKED_STEP_MS     50
 #define REFUSED_LOG_MS     10000
 
-/* --- waiting and waking -------------------------------------------------------------------------- */
+/* --- waiting and waking ----------------------------------------------------------------------- */
 
 int futex_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us)
 {
@@ -68,7 +69,7 @@ static void nap_us(int64_t us)
     nanosleep(&ts, NULL);
 }
 
-/* --- state --------------------------------------------------------------------------------------- */
+/* --- state ------------------------------------------------------------------------------------ */
 
 static const char *const reason_names[REASON_COUNT] = {
     [REASON_RING_FULL] = "ring-full",     [REASON_TOO_LARGE] = "too-large",
@@ -94,8 +95,8 @@ void capture_set_state(struct capture *c, enum capture_state state, const char *
     if (state == STATE_RUNNING) {
         log_warn("capture runs again");
     } else if (state == STATE_NO_STORE) {
-        log_error("capture is degraded: the log cannot be written, publishes wait in the ring until "
-                  "it is full: %s", why);
+        log_error("capture is degraded: the log cannot be written, publishes wait in the ring "
+                  "until it is full: %s", why);
     } else {
         log_error("capture is degraded: nothing can be captured, on_full decides: %s", why);
     }
@@ -123,7 +124,7 @@ struct stream_counters *capture_counters(struct capture *c, const char *name)
     return s;
 }
 
-/* --- a publish ----------------------------------------------------------------------------------- */
+/* --- a publish -------------------------------------------------------------------------------- */
 
 size_t capture_match(struct capture *c, struct slice topic)
 {
@@ -222,8 +223,8 @@ static bool wait_for_disk(struct capture *c, uint64_t pos)
         if (clock_mono_us() >= deadline) {
             unsigned held = 0;
             if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
-                log_error("publish not acknowledged: it is in the ring, but not on the disk in time "
-                          "stream=%s held_back=%u", matched_stream(c, 0)->config->name, held);
+                log_error("publish not acknowledged: it is in the ring, but not on the disk in "
+                          "time stream=%s held_back=%u", matched_stream(c, 0)->config->name, held);
             }
             return false;
         }
@@ -274,7 +275,7 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
     return CAPTURE_TAKEN;
 }
 
-/* --- life ---------------------------------------------------------------------------------------- */
+/* --- life ------------------------------------------------------------------------------------- */
 
 static enum err make_dir(const char *path, struct errmsg *m)
 {

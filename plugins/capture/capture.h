@@ -1,7 +1,7 @@
 /* Capture: what the plugin does, without a word of Mosquitto's API (plugin.c has those).
  *
- * One struct capture per process. The functions here belong to the broker's thread, but for those of
- * the log queue. None of them aborts or blocks without a bound, whatever the disk does. */
+ * One struct capture per process. The functions here belong to the broker's thread, but for
+ * those of the log queue. None of them aborts or blocks without a bound, whatever the disk does. */
 #ifndef CULEX_CAPTURE_CAPTURE_H
 #define CULEX_CAPTURE_CAPTURE_H
 
@@ -11,17 +11,19 @@
 
 struct capture;
 
-/* Takes the configuration over (c->config is empty afterwards). Opens ring and store, makes streams,
- * starts the writer thread. A store or ring that cannot be opened is no failure: capture degrades and the
- * writer mends it. ERR_INVALID: the configuration contradicts the store, sentences in `mistakes`;
- * ERR_LOCKED: another process captures into this directory; ERR_NOMEM. */
+/* Takes the configuration over (c->config is empty afterwards). Opens ring and store, makes
+ * streams, starts the writer thread. A store or ring that cannot be opened is no failure:
+ * capture degrades and the writer mends it. ERR_INVALID: the configuration contradicts the
+ * store, sentences in `mistakes`; ERR_LOCKED: another process captures into this directory;
+ * ERR_NOMEM. */
 enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes) MUST_CHECK;
 /* Another configuration, checked. On failure the old one stays, sentences in `mistakes`. */
 enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes) MUST_CHECK;
 /* Drains the ring into the log, logs the counters, ends the writer. c is gone. */
 void capture_close(struct capture *c);
 
-/* Streams that the topic belongs to, remembered for capture_publish. 0: the publish is none of ours. */
+/* Streams that the topic belongs to, remembered for capture_publish. 0: the publish is none of
+ * ours. */
 size_t capture_match(struct capture *c, struct slice topic);
 /* enum mapping_needs of the matched streams. */
 unsigned capture_needs(const struct capture *c);
@@ -42,7 +44,7 @@ bool capture_tick_due(const struct capture *c);
 typedef void capture_sys_fn(void *arg, const char *topic, const char *text);
 void capture_tick(struct capture *c, capture_sys_fn *publish, void *arg);
 
-/* --- the log, on its way to the broker's thread ------------------------------------------------- */
+/* --- the log, on its way to the broker's thread ----------------------------------------------- */
 
 /* From now on lines of log.h wait in a queue, whatever thread writes them. */
 void loglines_start(void);

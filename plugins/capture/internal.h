@@ -66,7 +66,7 @@ static inline uint64_t counter_get(const counter *c)
     return atomic_load_explicit(c, memory_order_relaxed);
 }
 
-/* --- configured streams: one immutable set per configuration ------------------------------------- */
+/* --- configured streams: one immutable set per configuration ---------------------------------- */
 
 struct stream {
     const struct config_stream *config;
@@ -91,7 +91,7 @@ struct known_stream {
     int32_t partitions;
 };
 
-/* --- the capture itself -------------------------------------------------------------------------- */
+/* --- the capture itself ----------------------------------------------------------------------- */
 
 enum capture_state {
     STATE_RUNNING,
@@ -115,6 +115,7 @@ struct capture {
     struct log_limit refused_log;
     struct stream_counters *cursor; /* stats.c: where publishing goes on */
     bool pass;                      /* stats.c: a pass over the counters is under way */
+    uint64_t shown[16];             /* stats.c: what was published last, hashed */
 
     /* Made by one thread, then used by the broker's thread (writing) and the writer (reading). */
     struct ring ring;
@@ -142,8 +143,8 @@ struct capture {
     size_t known_count;
     char error[sizeof(((struct errmsg *)0)->text)]; /* why state is not STATE_RUNNING */
 
-    _Atomic(struct stream_counters *) counters; /* list, newest first; grows on the broker's thread
-                                                 * and, for streams found in the store, before it runs */
+    /* A list, newest first; only grows, from any thread. */
+    _Atomic(struct stream_counters *) counters;
     struct writer *writer;
     pthread_t thread;
     bool thread_running;
@@ -159,7 +160,7 @@ int futex_wait_ms(_Atomic uint32_t *word, uint32_t value, int timeout_ms);
 int futex_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us);
 void futex_wake(_Atomic uint32_t *word);
 
-/* --- the writer ---------------------------------------------------------------------------------- */
+/* --- the writer ------------------------------------------------------------------------------- */
 
 /* A stream as the writer knows it: configured, or found in the store, or left in the ring. */
 struct writer_stream {
@@ -184,11 +185,13 @@ enum err writer_new(struct capture *c) MUST_CHECK;
 enum err writer_open_ring(struct writer *w, struct errmsg *m) MUST_CHECK;
 enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m) MUST_CHECK;
 enum err writer_start(struct capture *c) MUST_CHECK;
-/* Joins the thread after a last drain; frees the writer. false: it hangs in the disk, and the capture must stay. */
+/* Joins the thread after a last drain; frees the writer. false: it hangs in the disk, and the
+ * capture must stay. */
 bool writer_stop(struct capture *c);
 
-/* streams.c, on the thread that owns the store. Brings catalog and configuration together. Each contradiction is a
- * line in mistakes (may be NULL: then it is logged, and the store's side holds). */
+/* streams.c, on the thread that owns the store. Brings catalog and configuration together. Each
+ * contradiction is a line in mistakes (may be NULL: then it is logged, and the store's side
+ * holds). */
 enum err streams_sync(struct capture *c, struct store *s, struct writer_stream **by_id,
                       const struct stream_set *set, struct buf *mistakes, struct errmsg *m);
 void streams_free(struct writer_stream **by_id);

@@ -5,11 +5,11 @@
  * brokers built from upstream's sources do not export them.
  *
  * Several `plugin` lines (one for each listener with per_listener_settings) share one capture, held
- * by a count. They must name the same configuration. Where both lines end up in the same list of the
- * broker, 2.0 refuses the second callback, and 2.1 calls both for each message: the second call for
- * the same message is recognised by client, topic and payload being at the same addresses with no
- * tick between, which cannot be two messages: the broker frees one client and accepts another only
- * from one round of its loop to the next.
+ * by a count. They must name the same configuration. Where both lines end up in the same list of
+ * the broker, 2.0 refuses the second callback, and 2.1 calls both for each message: the second call
+ * for the same message is recognised by client, topic and payload being at the same addresses with
+ * no tick between, which cannot be two messages: the broker frees one client and accepts another
+ * only from one round of its loop to the next.
  *
  * What a refusal is, by broker, protocol and QoS (only 0, 12 and, in 2.1, -6 leave the publisher
  * connected):
@@ -20,8 +20,8 @@
  *
  * MQTT 3 has no negative acknowledgement: 12 would tell the publisher that all is well.
  *
- * Ticks carry log lines and counters to the broker. 2.0.11 does not tick with per_listener_settings,
- * so a message does the same when it finds something waiting. */
+ * Ticks carry log lines and counters to the broker. 2.0.11 does not tick with
+ * per_listener_settings, so a message does the same when it finds something waiting. */
 #if __has_include(<mosquitto/broker_plugin.h>)
 #include <mosquitto.h>
 #else
@@ -75,7 +75,7 @@ static struct {
     size_t owned_count;
 } culex;
 
-/* --- log and counters ---------------------------------------------------------------------------- */
+/* --- log and counters ------------------------------------------------------------------------- */
 
 static void print_line(enum log_level level, const char *line)
 {
@@ -117,7 +117,7 @@ static int on_tick(int event, void *event_data, void *userdata)
     return RC_GO_ON;
 }
 
-/* --- a message ----------------------------------------------------------------------------------- */
+/* --- a message -------------------------------------------------------------------------------- */
 
 static struct slice own_text(char *text)
 {
@@ -265,7 +265,7 @@ static int on_message(int event, void *event_data, void *userdata)
     return take(ed, topic) == CAPTURE_REFUSED ? refusal(ed) : RC_GO_ON;
 }
 
-/* --- configuration ------------------------------------------------------------------------------- */
+/* --- configuration ---------------------------------------------------------------------------- */
 
 static enum err read_config(struct config *config, const struct mosquitto_opt *opts, int count,
                             struct buf *mistakes)
@@ -334,9 +334,9 @@ static enum err next_instance(const struct mosquitto_opt *opts, int count, struc
     bool same = options && culex.options && strcmp(options, culex.options) == 0;
     free(options);
     if (!same) {
-        buf_printf(mistakes, "mosquitto.conf: a second plugin line of culex_capture.so must have the "
-                             "same plugin_opt_ lines as the first: there is one log for the whole "
-                             "broker\n");
+        buf_printf(mistakes,
+                   "mosquitto.conf: a second plugin line of culex_capture.so must have the same "
+                   "plugin_opt_ lines as the first: there is one log for the whole broker\n");
         return ERR_INVALID;
     }
     return OK;
@@ -362,7 +362,7 @@ static int on_reload(int event, void *event_data, void *userdata)
     return culex.broker_2_1 ? RC_GO_ON : RC_NEXT_RELOAD;
 }
 
-/* --- entry points -------------------------------------------------------------------------------- */
+/* --- entry points ----------------------------------------------------------------------------- */
 
 static void last_instance(void)
 {

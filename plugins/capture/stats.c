@@ -1,13 +1,13 @@
-/* Counters as others see them: retained topics under $SYS/broker/culex/, and lines in the log at the
- * end.
+/* Counters as others see them: retained topics under $SYS/broker/culex/, and lines in the log at
+ * the end.
  *
- * Per stream  published = stored + filtered + rejected + dropped + in-flight, where in-flight are the
- * frames that wait in the ring. Frames that an earlier process left in the ring count as published by
- * this one. `filtered` is for publishes that a rule of a stream leaves out.
+ * Per stream  published = stored + filtered + rejected + dropped + in-flight, where in-flight are
+ * the frames that wait in the ring. Frames that an earlier process left in the ring count as
+ * published by this one. `filtered` is for publishes that a rule of a stream leaves out.
  *
  * A pass over the counters begins every sys.interval.ms and publishes what has changed, at most
- * PASS_STEP topics for each call, so that thousands of streams do not hold the broker. Reasons appear
- * when they have counted something. */
+ * PASS_STEP topics for each call, so that thousands of streams do not hold the broker. Reasons
+ * appear when they have counted something. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
@@ -107,19 +107,25 @@ static int stream_show(struct stream_counters *s, capture_sys_fn *publish, void 
     return published;
 }
 
-static void show_number(capture_sys_fn *publish, void *arg, const char *name, uint64_t value)
-{
-    char topic[TOPIC_BYTES], text[24];
-    snprintf(topic, sizeof topic, PREFIX "%s", name);
-    snprintf(text, sizeof text, "%" PRIu64, value);
-    publish(arg, topic, text);
-}
-
 static uint64_t lag_ms(const struct capture *c)
 {
     int64_t oldest = atomic_load_explicit(&c->oldest_ms, memory_order_relaxed);
     int64_t lag = oldest ? clock_wall_ms() - oldest : 0;
     return lag < 0 ? 0 : lag > LAG_MS_MAX ? LAG_MS_MAX : (uint64_t)lag;
+}
+
+/* Publishes a topic of the whole when its text has changed. */
+static void show_text(struct capture *c, int row, const char *name, const char *text,
+                      capture_sys_fn *publish, void *arg)
+{
+    uint64_t hash = stream_id(slice_str(text));
+    if (hash == c->shown[row]) {
+        return;
+    }
+    char topic[TOPIC_BYTES];
+    snprintf(topic, sizeof topic, PREFIX "%s", name);
+    publish(arg, topic, text);
+    c->shown[row] = hash;
 }
 
 static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
@@ -130,18 +136,28 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
     pthread_mutex_unlock(&c->lock);
     int state = atomic_load_explicit(&c->state, memory_order_relaxed);
     bool ring = atomic_load_explicit(&c->ring_ready, memory_order_acquire);
-    publish(arg, PREFIX "version", CULEX_VERSION);
-    publish(arg, PREFIX "state", state == STATE_RUNNING ? "running" : "degraded");
-    publish(arg, PREFIX "error", error);
-    show_number(publish, arg, "received", counter_get(&c->received));
-    show_number(publish, arg, "unmatched", counter_get(&c->unmatched));
-    show_number(publish, arg, "orphaned", counter_get(&c->orphaned));
-    show_number(publish, arg, "corrupt", counter_get(&c->corrupt));
-    show_number(publish, arg, "ring/bytes", ring ? c->ring.bytes : 0);
-    show_number(publish, arg, "ring/used",
-                ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0);
-    show_number(publish, arg, "writer/lag-ms", lag_ms(c));
-    show_number(publish, arg, "writer/commits", counter_get(&c->commits));
+    const struct {
+        const char *name;
+        uint64_t value;
+    } numbers[] = {
+        {"received", counter_get(&c->received)},
+        {"unmatched", counter_get(&c->unmatched)},
+        {"orphaned", counter_get(&c->orphaned)},
+        {"corrupt", counter_get(&c->corrupt)},
+        {"ring/bytes", ring ? c->ring.bytes : 0},
+        {"ring/used", ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0},
+        {"writer/lag-ms", lag_ms(c)},
+        {"writer/commits", counter_get(&c->commits)},
+    };
+    int row = 0;
+    show_text(c, row++, "version", CULEX_VERSION, publish, arg);
+    show_text(c, row++, "state", state == STATE_RUNNING ? "running" : "degraded", publish, arg);
+    show_text(c, row++, "error", error, publish, arg);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        char text[24];
+        snprintf(text, sizeof text, "%" PRIu64, numbers[i].value);
+        show_text(c, row++, numbers[i].name, text, publish, arg);
+    }
 }
 
 bool capture_tick_due(const struct capture *c)

@@ -82,7 +82,8 @@ static char *stream_attributes(const struct config_stream *s)
     return out;
 }
 
-/* What attributes remember, into a stream with defaults. A value that this version does not take is left out. */
+/* What attributes remember, into a stream with defaults. A value that this version does not take
+ * is left out. */
 static void stream_from_topic(struct config_stream *s, const struct store_topic *t)
 {
     struct errmsg m;
@@ -103,7 +104,7 @@ static void stream_from_topic(struct config_stream *s, const struct store_topic 
     s->compact = t->cleanup & STORE_CLEANUP_COMPACT;
 }
 
-/* --- the writer's table -------------------------------------------------------------------------- */
+/* --- the writer's table ----------------------------------------------------------------------- */
 
 static void writer_stream_free(struct writer_stream *w)
 {
@@ -160,7 +161,7 @@ static enum err entry_configure(struct writer_stream *w, const struct config_str
     return e;
 }
 
-/* --- the catalog --------------------------------------------------------------------------------- */
+/* --- the catalog ------------------------------------------------------------------------------ */
 
 static void topic_fill(struct store_topic *t, const struct config_stream *s, char *attributes)
 {
@@ -178,7 +179,8 @@ static bool topic_same(const struct store_topic *a, const struct store_topic *b)
            a->cleanup == b->cleanup && strcmp(a->attributes, b->attributes) == 0;
 }
 
-/* The topic of a configured stream, made or altered. *topic's attributes are freed by the caller. */
+/* The topic of a configured stream, made or altered. *topic's attributes are freed by the
+ * caller. */
 static enum err topic_apply(struct store *s, const struct config_stream *config,
                             const struct store_topic *found, struct store_topic *topic,
                             struct errmsg *m)
@@ -216,9 +218,9 @@ static void partitions_differ(const struct config *config, size_t i, int32_t hav
         buf_printf(out, "mosquitto.conf: plugin_opt_partitions");
     }
     buf_printf(out,
-               ": the stream \"%s\" exists with %d partitions, and their number is fixed; "
-               "write %d, or give the stream another name\n",
-               s->name, have, have);
+               ": %d is not what the stream \"%s\" was made with: write %d, or give the stream "
+               "another name\n",
+               s->partitions, s->name, have);
 }
 
 static enum err sync_configured(struct capture *c, struct store *s, struct writer_stream **by_id,
@@ -333,7 +335,7 @@ enum err streams_check(struct capture *c, const struct config *config, struct bu
     return mistakes->len > before ? ERR_INVALID : OK;
 }
 
-/* --- sets of configured streams ------------------------------------------------------------------ */
+/* --- sets of configured streams --------------------------------------------------------------- */
 
 void stream_set_unref(struct stream_set *set)
 {

@@ -70,7 +70,7 @@ struct writer {
     uint64_t read_pos;
     uint64_t recovered_end; /* frames below it were there at start */
     bool position_known;    /* the row is of this run */
-    uint64_t sync_pos;      /* of the last commit; durable when partition sync_uid is up to sync_end */
+    uint64_t sync_pos;      /* of the last commit; on disk when sync_uid is up to sync_end */
     uint32_t sync_uid;
     int64_t sync_end;
     int64_t next_try_us, housekeeping_us, shown_us;
@@ -78,7 +78,7 @@ struct writer {
     struct log_limit lost_log;
 };
 
-/* --- builders ------------------------------------------------------------------------------------ */
+/* --- builders --------------------------------------------------------------------------------- */
 
 static struct slot *slot_take(struct writer *w, struct writer_stream *s, int32_t partition)
 {
@@ -126,7 +126,7 @@ static void slots_release(struct writer *w)
     }
 }
 
-/* --- what a tick counts -------------------------------------------------------------------------- */
+/* --- what a tick counts ----------------------------------------------------------------------- */
 
 static void stream_touch(struct writer *w, struct writer_stream *s)
 {
@@ -174,7 +174,7 @@ static void lost_log(struct writer *w, const char *what, enum reason r)
     }
 }
 
-/* --- frames into batches ------------------------------------------------------------------------- */
+/* --- frames into batches ---------------------------------------------------------------------- */
 
 static enum err slot_append(struct writer *w, struct slot *slot)
 {
@@ -370,7 +370,7 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
     return e;
 }
 
-/* --- ring and store ------------------------------------------------------------------------------ */
+/* --- ring and store --------------------------------------------------------------------------- */
 
 /* A ring of another size is replaced, unless it still holds what was acknowledged. */
 static uint64_t ring_bytes_now(const struct capture *c)
@@ -539,7 +539,7 @@ static void writer_take_set(struct writer *w)
     }
 }
 
-/* --- the thread ---------------------------------------------------------------------------------- */
+/* --- the thread ------------------------------------------------------------------------------- */
 
 static void note_oldest(struct writer *w)
 {

@@ -6,8 +6,8 @@
  * and what (from the setter). Lines come from locate.c, which looks for them only when there is a
  * sentence to write; the elements of `streams` alone are located as they pass, each from the last.
  *
- * Order of precedence: defaults, the file's `defaults` for streams, the stream itself; for the other
- * sections defaults, the file, the environment. */
+ * Order of precedence: defaults, the file's `defaults` for streams, the stream itself; for the
+ * other sections defaults, the file, the environment. */
 #include "shared/config/config.h"
 #include "shared/config/locate.h"
 #include "shared/config/options.h"
@@ -83,7 +83,7 @@ static void mistake_at(struct walk *w, const struct place *at, const char *key, 
     mistake(w, w->lines ? spot.line : 0, path, what);
 }
 
-/* --- the nearest known name --------------------------------------------------------------------- */
+/* --- the nearest known name ------------------------------------------------------------------- */
 
 static size_t min3(size_t a, size_t b, size_t c)
 {
@@ -161,7 +161,7 @@ static void unknown_name(enum option_section section, const char *name, const ch
     }
 }
 
-/* --- values ------------------------------------------------------------------------------------- */
+/* --- values ----------------------------------------------------------------------------------- */
 
 static const char *json_kind(const json_t *v)
 {
@@ -300,7 +300,7 @@ static void walk_filters(struct walk *w, const struct place *at, struct config_s
     }
 }
 
-/* --- sections ----------------------------------------------------------------------------------- */
+/* --- sections --------------------------------------------------------------------------------- */
 
 static bool walk_is_object(struct walk *w, const struct place *at, const char *key, const json_t *v)
 {
@@ -518,7 +518,7 @@ static void walk_document(struct walk *w, json_t *doc, const char *text, size_t 
     config_stream_fini(&base);
 }
 
-/* --- sources ------------------------------------------------------------------------------------ */
+/* --- sources ---------------------------------------------------------------------------------- */
 
 static enum err read_failed(struct walk *w, int error)
 {
@@ -714,7 +714,7 @@ enum err config_load(struct config *c, const char *path)
     return walk_end(&w);
 }
 
-/* --- plugin_opt_* ------------------------------------------------------------------------------- */
+/* --- plugin_opt_* ----------------------------------------------------------------------------- */
 
 static const struct option_row *plain_find(enum option_section section, const char *name)
 {
@@ -733,7 +733,7 @@ static enum err option_apply(struct config *c, struct config_stream *s, const ch
                              const char *value, struct errmsg *m)
 {
     static const char *const also[] = {"stream", "filter", "config", "data", NULL};
-    if (strcmp(name, "filter") == 0) {
+    if (strcmp(name, "filter") == 0 || strcmp(name, "filters") == 0) {
         return stream_add_filter(s, value, m);
     }
     const struct option_row *row = strcmp(name, "stream") == 0 ? option_find(SECTION_STREAM, "name")
@@ -782,7 +782,8 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
     }
     bool named = option_value_of("stream", names, values, count) ||
                  option_value_of("name", names, values, count);
-    bool filtered = option_value_of("filter", names, values, count) != NULL;
+    bool filtered = option_value_of("filter", names, values, count) ||
+                    option_value_of("filters", names, values, count);
     if (!named) {
         mistake(w, 0, "plugin_opt_stream", "is missing; it is the stream's and the Kafka topic's "
                 "name (or give plugin_opt_config FILE)");

@@ -2,18 +2,18 @@
  *
  *   {
  *     "data": "/var/lib/culex", "sys.interval.ms": 5000,
- *     "store":   { "limit.bytes": 0, "segment.bytes": 0, "ring.bytes": …, "tail.bytes": …, "flush.interval.ms": 10, … },
+ *     "store":   { "limit.bytes": 0, "ring.bytes": …, "flush.interval.ms": 10, … },
  *     "defaults": { any key of a stream but name and filters },
  *     "streams": [ { "name": "demo", "filters": ["demo/#"], "partitions": 16, "key": "topic",
- *                    "headers": "full", "username.header": false, "retention.ms": …, "retention.bytes": …,
- *                    "on_full": "block", "on_full.block.ms": …, "durability": "flush" }, … ],
+ *                    "headers": "full", "retention.ms": …, "on_full": "block", … }, … ],
  *     "server":  { "listeners": "…", "advertised.listeners": "…", … }
  *   }
  *
- * Every setting is a row of a table in options.c: name, type, bounds, default, documentation. From the rows come
- * parsing, bounds, the environment's names (CULEX_LISTENERS for listeners), --help, the documentation, and
- * what DescribeConfigs reports. Each mistake is one sentence: file, line, path in the document, what
- * is wrong, what would be right (an unknown key: the nearest known one). */
+ * Every setting is a row of a table in options.c: name, type, bounds, default, documentation.
+ * From the rows come parsing, bounds, the environment's names (CULEX_LISTENERS for listeners),
+ * --help, the documentation, and what DescribeConfigs reports. Each mistake is one sentence:
+ * file, line, path in the document, what is wrong, what would be right (an unknown key: the
+ * nearest known one). */
 #ifndef CULEX_CONFIG_CONFIG_H
 #define CULEX_CONFIG_CONFIG_H
 
@@ -104,17 +104,20 @@ struct config {
 
 /* All defaults, no streams. */
 enum err config_init(struct config *c) MUST_CHECK;
-/* Reads and checks the file on top of the defaults, then the environment (CULEX_…). ERR_INVALID: c->mistakes has one
- * line per mistake: "culex.json:12: streams[1].partitions: 0 is too small; 1 to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line.
- * path NULL: the environment alone. c is fit for config_fini only after a failure. */
+/* Reads and checks the file on top of the defaults, then the environment (CULEX_…). ERR_INVALID:
+ * c->mistakes has one line per mistake: "culex.json:12: streams[1].partitions: 0 is too small; 1
+ * to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line. path NULL: the environment alone. c is
+ * fit for config_fini only after a failure. */
 enum err config_load(struct config *c, const char *path) MUST_CHECK;
-/* One stream from options as mosquitto.conf gives them (plugin_opt_NAME VALUE), for the smallest case. Same names, same checks;
- * `where` names the file in sentences. Unknown names: a mistake. `config FILE` alone is config_load of that file. */
+/* One stream from options as mosquitto.conf gives them (plugin_opt_NAME VALUE), for the smallest
+ * case. Same names, same checks; `where` names the file in sentences. Unknown names: a mistake.
+ * `config FILE` alone is config_load of that file. */
 enum err config_from_options(struct config *c, const char *where, const char *const *names,
                              const char *const *values, size_t count) MUST_CHECK;
 void config_fini(struct config *c);
 
-/* One stream on its own: all defaults; a deep copy without the filters; a value by the row's name. */
+/* One stream on its own: all defaults; a deep copy without the filters; a value by the row's
+ * name. */
 enum err config_stream_init(struct config_stream *s) MUST_CHECK;
 void config_stream_fini(struct config_stream *s);
 enum err config_stream_copy(struct config_stream *to, const struct config_stream *from) MUST_CHECK;
@@ -122,7 +125,14 @@ enum err config_stream_set(struct config_stream *s, const char *name, const char
                            struct errmsg *m) MUST_CHECK;
 
 /* A row as others see it (help, docs, DescribeConfigs). */
-enum option_type { OPTION_BOOL, OPTION_INT, OPTION_LONG, OPTION_STRING, OPTION_LIST, OPTION_CHOICE };
+enum option_type {
+    OPTION_BOOL,
+    OPTION_INT,
+    OPTION_LONG,
+    OPTION_STRING,
+    OPTION_LIST,
+    OPTION_CHOICE,
+};
 struct option_view {
     const char *section; /* "", "store", "stream", "server" */
     const char *name;

@@ -174,9 +174,9 @@ const struct option_row option_rows[] = {
     {STREAM(key_text), .name = "key", .type = OPTION_STRING, .default_text = "topic",
      .reload = true,
      .doc = "The record's key: topic; topic[2] or topic[1..3] (levels of it); clientid; username; "
-            "payload.<path> (a value in a JSON payload, like payload.device.id); property.<name> (a "
-            "user property); sparkplug (group/node/device); none. Records with the same key keep "
-            "their order."},
+            "payload.<path> (a value in a JSON payload, like payload.device.id); property.<name> "
+            "(a user property); sparkplug (group/node/device); none. Records with the same key "
+            "keep their order."},
     {STREAM(headers), .name = "headers", .type = OPTION_CHOICE, .default_text = "full",
      .choices = headers_choices, .reload = true,
      .doc = "full: user properties and all mqtt.* headers; minimal: mqtt.topic alone; none."},
@@ -195,11 +195,12 @@ const struct option_row option_rows[] = {
             "then a tombstone."},
     {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
      .choices = on_full_choices, .reload = true,
-     .doc = "What happens to a publish when the capture ring is full (the disk is full, broken or "
-            "too slow). block: the broker waits up to on_full.block.ms, then as reject. reject: the "
-            "publisher is told (MQTT 5: a reason code; MQTT 3 with QoS 1 or 2: its connection is "
-            "closed, the only no that it has). drop: the broker delivers it, the stream lacks it. "
-            "Each is counted. Of several matching streams the strictest decides."},
+     .doc = "What happens to a publish when the capture ring is full (the disk is full, broken "
+            "or too slow). block: the broker waits up to on_full.block.ms, then as reject. "
+            "reject: the publisher is told (MQTT 5: a reason code; MQTT 3 with QoS 1 or 2: its "
+            "connection is closed, the only no that it has). drop: the broker delivers it, the "
+            "stream lacks it. Each is counted. Of several matching streams the strictest "
+            "decides."},
     {STREAM(on_full_block_ms), .name = "on_full.block.ms", .type = OPTION_INT, .min = 0,
      .max = 10000, .default_text = "1000", .reload = true,
      .doc = "Longest time that block holds the broker. After a wait in vain the next publishes do "

@@ -52,7 +52,7 @@ struct filter_tree {
     uint32_t seen_cap;
 };
 
-/* --- is it one? --------------------------------------------------------------------------------- */
+/* --- is it one? ------------------------------------------------------------------------------- */
 
 /* Length of the UTF-8 sequence at p, 0 if it is none (overlong, surrogate, cut off, NUL). */
 static size_t utf8_length(const uint8_t *p, size_t left)
@@ -169,7 +169,7 @@ bool filter_matches(struct slice filter, struct slice topic)
     return t > topic.len;
 }
 
-/* --- build -------------------------------------------------------------------------------------- */
+/* --- build ------------------------------------------------------------------------------------ */
 
 /* FNV-1a over the level, seeded with the parent; levels are short. */
 static uint32_t slot_hash(uint32_t parent, struct slice name)
@@ -379,7 +379,7 @@ enum err filter_tree_add(struct filter_tree *t, struct slice filter, uint32_t va
     return e;
 }
 
-/* --- match -------------------------------------------------------------------------------------- */
+/* --- match ------------------------------------------------------------------------------------ */
 
 struct matches {
     uint32_t *out;

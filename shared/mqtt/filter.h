@@ -12,8 +12,9 @@
 #define FILTER_BYTES_MAX 65535
 #define FILTER_LEVELS_MAX 200
 
-/* Is it a well-formed filter? ERR_INVALID with a sentence that says what is wrong and, where it can, what would be
- * right ("'#' must be the last level"). Empty, NUL, bad UTF-8, `a+`, `a/#/b`, `$share/…` are refused. */
+/* Is it a well-formed filter? ERR_INVALID with a sentence that says what is wrong and, where it
+ * can, what would be right ("'#' must be the last level"). Empty, NUL, bad UTF-8, `a+`, `a/#/b`,
+ * `$share/…` are refused. */
 enum err filter_check(struct slice filter, struct errmsg *m) MUST_CHECK;
 /* One filter against one topic, without a tree (slow; for tests and tools). */
 bool filter_matches(struct slice filter, struct slice topic);
@@ -23,8 +24,8 @@ struct filter_tree *filter_tree_new(void);
 void filter_tree_free(struct filter_tree *t);
 /* The same value may be added under several filters. ERR_NOMEM, ERR_INVALID. */
 enum err filter_tree_add(struct filter_tree *t, struct slice filter, uint32_t value) MUST_CHECK;
-/* Distinct values whose filters match, in out (room for max), ascending order not promised. Returns the count, never
- * more than max. Allocates nothing. */
+/* Distinct values whose filters match, in out (room for max), ascending order not promised.
+ * Returns the count, never more than max. Allocates nothing. */
 size_t filter_tree_match(const struct filter_tree *t, struct slice topic, uint32_t *out,
                          size_t max);
 

@@ -27,8 +27,8 @@ struct mapping {
 
 void mapping_init(struct mapping *m);
 void mapping_fini(struct mapping *m);
-/* Fills r with slices of p, of s and of m: borrowed until the next call. Cannot fail: a key that cannot be made is
- * null. r->offset stays 0. */
+/* Fills r with slices of p, of s and of m: borrowed until the next call. Cannot fail: a key that
+ * cannot be made is null. r->offset stays 0. */
 void mapping_record(struct mapping *m, const struct config_stream *s, const struct publish *p,
                     struct record *r);
 

@@ -10,26 +10,29 @@ static const struct {
     {"", "Top of the file", "For the plugin and the server."},
     {"store", "`store`", "How the plugin keeps the captured log."},
     {"stream", "`streams` and `defaults`",
-     "`streams` is an array of objects with these keys. `defaults` is one object: what it says holds "
-     "for every stream that does not say otherwise (it takes all keys but `name` and `filters`)."},
+     "`streams` is an array of objects with these keys. `defaults` is one object: what it says "
+     "holds for every stream that does not say otherwise (it takes all keys but `name` and "
+     "`filters`)."},
     {"server", "`server`", "For culex-server. Names are Kafka's where Kafka has the setting."},
 };
 
 static const char intro[] =
     "# Configuration\n"
     "\n"
-    "One file, `culex.json`, for the plugin, the server and the command line. It is JSON: no comments,\n"
-    "no trailing commas; numbers are written without quotes, sizes are bytes and times milliseconds\n"
-    "where the name does not say otherwise. The file is checked whole before anything starts, and each\n"
-    "mistake is one sentence with its line and what would be right; `culex check FILE` does only that.\n"
+    "One file, `culex.json`, for the plugin, the server and the command line. It is JSON: no\n"
+    "comments, no trailing commas; numbers are written without quotes, sizes are bytes and\n"
+    "times milliseconds where the name does not say otherwise. The file is checked whole\n"
+    "before anything starts, and each mistake is one sentence with its line and what would be\n"
+    "right; `culex check FILE` does only that.\n"
     "\n"
-    "A setting outside of streams can also come from the environment: `CULEX_` and its name in capitals\n"
-    "with `_` for the dots (`CULEX_ADVERTISED_LISTENERS`); it wins over the file. The smallest capture\n"
-    "needs no file: in mosquitto.conf, `plugin_opt_stream NAME` and `plugin_opt_filter FILTER` (as often\n"
-    "as needed), and any other setting of the plugin as `plugin_opt_` and its name with `_` for the dots.\n"
+    "A setting outside of streams can also come from the environment: `CULEX_` and its name\n"
+    "in capitals with `_` for the dots (`CULEX_ADVERTISED_LISTENERS`); it wins over the file.\n"
+    "The smallest capture needs no file: in mosquitto.conf, `plugin_opt_stream NAME` and\n"
+    "`plugin_opt_filter FILTER` (as often as needed), and any other setting of the plugin as\n"
+    "`plugin_opt_` and its name with `_` for the dots.\n"
     "\n"
-    "SIGHUP makes broker and server read the file again; what is marked *reload* is applied then, the\n"
-    "rest at the next start. A file with a mistake changes nothing.\n"
+    "SIGHUP makes broker and server read the file again; what is marked *reload* is applied\n"
+    "then, the rest at the next start. A file with a mistake changes nothing.\n"
     "\n"
     "This page is made from the table of settings by `make docs`.\n";
 

@@ -3,13 +3,15 @@
  *   storecat DIR [TOPIC]     topic partition offset timestamp key headers value
  *   storecat -c DIR [TOPIC]  topic partition log-start end
  *
- * As a follower, so a writer may be at work; -w opens as the writer, for a directory that nobody uses. A
- * null is printed as \N; tab, newline, backslash and bytes that are not printable as \xHH. */
+ * As a follower, so a writer may be at work; -w opens as the writer, for a directory that nobody
+ * uses. A null is printed as \N; tab, newline, backslash and bytes that are not printable as
+ * \xHH. */
 #include "shared/record/record.h"
 #include "shared/store/store.h"
 
 #include "shared/base/clock.h"
 
+#include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,7 @@
 #define READ_BYTES   (4u << 20)
 #define BATCH_BYTES  (512u << 20)
 #define AGAIN_MS     10000
+#define REMOVE_FDS   16
 
 struct cat {
     struct store *store;
@@ -124,6 +127,11 @@ static enum err put_topic(struct store *s, const struct store_topic *t, bool cou
     return e;
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    return remove(path);
+}
+
 int main(int argc, char **argv)
 {
     bool counts = false, writer = false;
@@ -157,9 +165,7 @@ int main(int argc, char **argv)
         store_catalog_unref(s, c);
         store_close(s);
     }
-    char remove[64];
-    snprintf(remove, sizeof remove, "rm -rf %s", scratch);
-    if (system(remove) != 0) {
+    if (nftw(scratch, remove_one, REMOVE_FDS, FTW_DEPTH | FTW_PHYS) != 0) {
         fprintf(stderr, "storecat: cannot remove %s\n", scratch);
     }
     if (e) {

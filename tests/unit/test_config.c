@@ -61,16 +61,18 @@ static void assert_mistakes(const char *text, const char *expected)
 {
     struct config c;
     assert_int_equal(load(&c, text), ERR_INVALID);
-    char have[65536] = "";
+    struct buf have;
+    buf_init(&have, 1u << 20);
     const char *p = buf_text(&c.mistakes);
     while (*p) {
         size_t len = strcspn(p, "\n");
         assert_true(strncmp(p, file, strlen(file)) == 0);
-        strncat(have, p + strlen(file), len - strlen(file));
-        strcat(have, p[len + 1] ? "|" : "");
+        buf_put(&have, p + strlen(file), len - strlen(file));
+        buf_printf(&have, "%s", p[len + 1] ? "|" : "");
         p += len + 1;
     }
-    assert_string_equal(have, expected);
+    assert_string_equal(buf_text(&have), expected);
+    buf_fini(&have);
     config_fini(&c);
 }
 
@@ -110,13 +112,17 @@ static void test_every_value_is_read(void **state)
     assert_loads(&c,
         "{\"data\": \"/d\", \"sys.interval.ms\": 100,\n"
         "\"store\": {\"limit.bytes\": 5000000000, \"segment.bytes\": 1, \"segment.ms\": 1000,\n"
-        " \"ring.bytes\": 70000, \"tail.bytes\": 131072, \"cache.bytes\": 0, \"flush.interval.ms\": 7},\n"
+        " \"ring.bytes\": 70000, \"tail.bytes\": 131072, \"cache.bytes\": 0,"
+        " \"flush.interval.ms\": 7},\n"
         "\"defaults\": {\"partitions\": 3, \"headers\": \"minimal\", \"key\": \"payload.a.b\"},\n"
         "\"streams\": [{" DEMO "},\n"
-        " {\"name\": \"s.2_-x\", \"filters\": [\"a\", \"+/b/#\"], \"partitions\": 1024, \"key\": \"topic[2..4]\",\n"
-        "  \"headers\": \"none\", \"username.header\": true, \"retention.ms\": -1, \"retention.bytes\": 1,\n"
-        "  \"cleanup.policy\": \"compact\", \"on_full\": \"drop\", \"on_full.block.ms\": 0, \"durability\": \"fsync\"}],\n"
-        "\"server\": {\"listeners\": \"PLAINTEXT://:0,IN://[::1]:1\", \"node.id\": 9, \"log.level\": \"debug\"}}");
+        " {\"name\": \"s.2_-x\", \"filters\": [\"a\", \"+/b/#\"], \"partitions\": 1024,"
+        "  \"key\": \"topic[2..4]\",\n"
+        "  \"headers\": \"none\", \"username.header\": true, \"retention.ms\": -1,\n"
+        "  \"retention.bytes\": 1, \"cleanup.policy\": \"compact\", \"on_full\": \"drop\",\n"
+        "  \"on_full.block.ms\": 0, \"durability\": \"fsync\"}],\n"
+        "\"server\": {\"listeners\": \"PLAINTEXT://:0,IN://[::1]:1\", \"node.id\": 9,"
+        " \"log.level\": \"debug\"}}");
     assert_string_equal(c.data, "/d");
     assert_int_equal(c.store.limit_bytes, 5000000000);
     assert_int_equal(c.store.ring_bytes, 73728); /* a multiple of the page */
@@ -252,15 +258,15 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
 
 static void test_fifty_mistakes_are_enough(void **state)
 {
-    char text[8192] = "{";
+    struct buf text;
+    buf_init(&text, 8192);
     for (int i = 0; i < 80; i++) {
-        char one[32];
-        snprintf(one, sizeof one, "%s\"wrong%d\": 1", i ? ",\n" : "", i);
-        strcat(text, one);
+        buf_printf(&text, "%s\"wrong%d\": 1", i ? ",\n" : "{", i);
     }
-    strcat(text, "}");
+    buf_printf(&text, "}");
     struct config c;
-    assert_int_equal(load(&c, text), ERR_INVALID);
+    assert_int_equal(load(&c, buf_text(&text)), ERR_INVALID);
+    buf_fini(&text);
     int lines = 0;
     const char *p = buf_text(&c.mistakes);
     for (; *p; p++) {

@@ -134,7 +134,7 @@ static size_t random_levels(char *out, bool filter)
         if (filter && pick(4) == 0) {
             level = pick(3) == 0 && i == n - 1 ? "#" : "+";
         }
-        len += (size_t)sprintf(out + len, "%s%s", i ? "/" : "", level);
+        len += (size_t)snprintf(out + len, 64 - len, "%s%s", i ? "/" : "", level);
     }
     if (len == 0) {
         out[len++] = '/';
@@ -197,7 +197,7 @@ static double cost_ns(uint32_t filters)
     struct filter_tree *t = filter_tree_new();
     char text[64];
     for (uint32_t i = 0; i < filters; i++) {
-        size_t len = (size_t)sprintf(text, i % 2 ? "site/%u/line/+/temp" : "site/%u/#", i);
+        size_t len = (size_t)snprintf(text, sizeof text, "site/%u/%s", i, i % 2 ? "line/+/temp" : "#");
         assert_int_equal(filter_tree_add(t, slice_make(text, len), i), OK);
     }
     struct slice topic = slice_str("site/6/line/3/temp");

@@ -239,7 +239,7 @@ static void test_the_broker_copies_only_what_a_stream_needs(void **state)
     assert_true(mapping_stream_needs(stream_with("username_header", "true")) & NEEDS_USERNAME);
 }
 
-/* --- frames ------------------------------------------------------------------------------------- */
+/* --- frames ----------------------------------------------------------------------------------- */
 
 static const struct publish_property two[] = {
     {{(const uint8_t *)"k", 1}, {(const uint8_t *)"v1", 2}},
