@@ -1,19 +1,19 @@
 /* The interpreter of message tables: what its walks share, defaults, and the two headers.
  *
- * Four walks over the same table: decode, encode, print, and set to defaults. Each is a function for a
- * struct, one for a field (which knows arrays and null) and one for a single value (a switch over
- * the types). A message on the wire is
+ * Four walks over the same table: decode, encode, print, and set to defaults. Each is a function
+ * for a struct, one for a field (which knows arrays and null) and one for a single value (a switch
+ * over the types). A message on the wire is
  *
  *     struct  = plain fields in the schema's order, then, in flexible versions, tags
  *     tags    = uvarint count, then per tag: uvarint tag, uvarint size, the field
- *     array   = length, elements     length: int32, -1 is null; flexible: uvarint of n + 1, 0 is null
+ *     array   = length, elements     length: int32, -1 null; flexible: uvarint of n + 1, 0 null
  *     string  = length, bytes        length: int16 likewise
  *     bytes   = length, bytes        length: int32 likewise; records are bytes
  *     struct? = int8 1 and the struct, or int8 -1 for null
  *
- * Rejected: straight-line code generated per message (six times the object code, nothing gained that
- * a client could see), and a table per version (the test of two bytes per field costs less than a
- * cache miss). */
+ * Rejected: straight-line code generated per message (six times the object code, nothing gained
+ * that a client could see), and a table per version (the test of two bytes per field costs less
+ * than a cache miss). */
 #include "kafka-server/protocol/codec_int.h"
 
 #include <stdio.h>
@@ -34,7 +34,7 @@ const struct codec_type_facts codec_types[CODEC_TYPE_COUNT] = {
     [CODEC_RECORDS] = {sizeof(struct krecords), 1},
 };
 
-/* --- where a walk is ------------------------------------------------------------------------------ */
+/* --- where a walk is -------------------------------------------------------------------------- */
 
 enum err codec_fail(const struct codec_path *p, struct errmsg *m, enum err e, const char *fmt, ...)
 {
@@ -70,7 +70,7 @@ enum err codec_path_start(struct codec_path *p, const struct codec_message *t, i
     return OK;
 }
 
-/* --- defaults ------------------------------------------------------------------------------------ */
+/* --- defaults --------------------------------------------------------------------------------- */
 
 static void integer_set(void *out, enum codec_type type, int64_t v)
 {
@@ -193,7 +193,7 @@ static bool struct_is_default(const struct codec_message *t, const void *in)
     return true;
 }
 
-/* --- tables and headers -------------------------------------------------------------------------- */
+/* --- tables and headers ----------------------------------------------------------------------- */
 
 const struct codec_api *codec_api_find(int16_t key)
 {
@@ -225,7 +225,8 @@ static void tags_skip(struct reader *r)
     }
 }
 
-/* v1: key, version, correlation id, client id; v2: and tags. The client id's length is an int16 in both. */
+/* v1: key, version, correlation id, client id; v2: and tags. The client id's length is an int16
+ * in both. */
 enum err codec_decode_header(struct slice frame, struct request_header *h, struct slice *body)
 {
     struct reader r = reader_make(frame);

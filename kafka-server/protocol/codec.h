@@ -84,8 +84,9 @@ struct codec_holes {
  * All of `in` must be used up. */
 enum err codec_decode(const struct codec_message *t, int16_t version, struct slice in,
                       struct arena *a, void *out, struct errmsg *m) MUST_CHECK;
-/* The same, but bytes may follow the message; *left says how many. Kafka's own broker reads requests so, and
- * librdkafka 2.16 counts on it: its Metadata request for all topics carries three bytes too many. */
+/* The same, but bytes may follow the message; *left says how many. Kafka's own broker reads
+ * requests so, and librdkafka 2.16 counts on it: its Metadata request for all topics carries
+ * three bytes too many. */
 enum err codec_decode_prefix(const struct codec_message *t, int16_t version, struct slice in,
                              struct arena *a, void *out, size_t *left, struct errmsg *m) MUST_CHECK;
 /* Sets every field to its default (what a handler starts from). */

@@ -1,9 +1,9 @@
 /* Decoding: bytes of a client, which are not trusted, into structs.
  *
- * A length is compared with the bytes that are left before anything is allocated, an array's also
- * with what its elements need at least, and the arena has the last word. The depth is that of the
- * schema, which the generator bounds. A tag is read with the end of the input set to the tag's end, so that
- * nothing inside it can reach beyond. */
+ * A length is compared with the bytes that are left before anything is allocated, an array's
+ * also with what its elements need at least, and the arena has the last word. The depth is that
+ * of the schema, which the generator bounds. A tag is read with the end of the input set to the
+ * tag's end, so that nothing inside it can reach beyond. */
 #include "kafka-server/protocol/codec_int.h"
 
 struct decoder {
@@ -36,7 +36,8 @@ static enum err decode_uvarint(struct decoder *d, uint32_t *v)
                         : OK;
 }
 
-/* Reads a length of `width` bytes, or a compact one. *len -1: null, which the version must allow. */
+/* Reads a length of `width` bytes, or a compact one. *len -1: null, which the version must
+ * allow. */
 static enum err decode_length(struct decoder *d, const struct codec_field *f, size_t width,
                               int32_t *len)
 {

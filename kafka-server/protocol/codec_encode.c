@@ -1,8 +1,9 @@
 /* Encoding: structs into bytes.
  *
- * Records are not copied when the caller can send pieces: their length is written and the place is
- * remembered as a hole. What goes wrong here is our own doing (a null where none may be, a value that
- * the version cannot carry), but it is found out per request, so it is an error and no ASSERT. */
+ * Records are not copied when the caller can send pieces: their length is written and the place
+ * is remembered as a hole. What goes wrong here is our own doing (a null where none may be, a
+ * value that the version cannot carry), but it is found out per request, so it is an error and
+ * no ASSERT. */
 #include "kafka-server/protocol/codec_int.h"
 
 struct encoder {

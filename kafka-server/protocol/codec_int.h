@@ -21,7 +21,8 @@ struct codec_path {
 /* ERR_VERSION, with its sentence, when the message has no such version. */
 enum err codec_path_start(struct codec_path *p, const struct codec_message *t, int version,
                           struct errmsg *m) MUST_CHECK;
-/* Returns e; m, if there is one, says "FetchRequest v12 topics[3].partitions: " and the sentence. */
+/* Returns e; m, if there is one, says "FetchRequest v12 topics[3].partitions: " and the
+ * sentence. */
 enum err codec_fail(const struct codec_path *p, struct errmsg *m, enum err e, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 

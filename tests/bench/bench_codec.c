@@ -160,7 +160,7 @@ static const struct heartbeat_request *heartbeat(void)
 int main(int argc, char **argv)
 {
     if (argc > 1) {
-        seconds = atof(argv[1]);
+        seconds = strtod(argv[1], NULL); /* not a number: 0, one round a line */
     }
     arena_init(&arena, ROOM_MAX);
     buf_init(&out, ROOM_MAX);

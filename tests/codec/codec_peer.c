@@ -40,12 +40,22 @@ static _Noreturn void die(const char *what, const char *why)
     exit(2);
 }
 
+static long number(const char *text)
+{
+    char *end;
+    long n = strtol(text, &end, 10);
+    if (*end || end == text || n < 0) {
+        die(text, "is not a number");
+    }
+    return n;
+}
+
 static const struct codec_message *table_of(const struct record *r)
 {
     return r->kind == KIND_REQUEST ? r->api->request : r->api->response;
 }
 
-/* --- the tables as text -------------------------------------------------------------------------- */
+/* --- the tables as text ----------------------------------------------------------------------- */
 
 static const char *const type_names[CODEC_TYPE_COUNT] = {
     "bool",    "int8", "int16",  "uint16", "int32",   "int64",
@@ -84,9 +94,9 @@ static void schema_print(void)
     }
 }
 
-/* --- files of messages --------------------------------------------------------------------------- */
+/* --- files of messages ------------------------------------------------------------------------ */
 
-static void messages_write(int count, uint64_t seed, const char *path)
+static void messages_write(long count, uint64_t seed, const char *path)
 {
     FILE *f = fopen(path, "wb");
     struct buf out;
@@ -97,8 +107,8 @@ static void messages_write(int count, uint64_t seed, const char *path)
     buf_init(&out, OUT_MAX);
     for (size_t i = 0; i < codec_api_count; i++) {
         const struct codec_api *api = &codec_apis[i];
-        int versions = api->version_max - api->version_min + 1;
-        for (int n = 0; n < 2 * count * versions; n++) {
+        long versions = api->version_max - api->version_min + 1;
+        for (long n = 0; n < 2 * count * versions; n++) {
             struct arena a;
             arena_init(&a, ARENA_MAX);
             struct record r = {.api = api,
@@ -313,7 +323,7 @@ int main(int argc, char **argv)
     } else if (strcmp(command, "schema") == 0) {
         schema_print();
     } else if (strcmp(command, "write") == 0 && argc == 5) {
-        messages_write(atoi(argv[2]), strtoull(argv[3], NULL, 10), argv[4]);
+        messages_write(number(argv[2]), (uint64_t)number(argv[3]), argv[4]);
     } else if (strcmp(command, "check") == 0 && argc == 3) {
         return messages_check(argv[2]);
     } else if (strcmp(command, "golden") == 0 && argc == 4) {

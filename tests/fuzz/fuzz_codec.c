@@ -1,8 +1,8 @@
 /* Fuzzing the codec: any bytes as any message of any version, and as a request header.
  *
- * Input: a byte that picks the API, one for the version, one for the kind; the rest is the message. What
- * is understood must be written, read and found to mean the same again. `codec_peer corpus` makes the
- * messages to start from. */
+ * Input: a byte that picks the API, one for the version, one for the kind; the rest is the
+ * message. What is understood must be written, read and found to mean the same again.
+ * `codec_peer corpus` makes the messages to start from. */
 #include "kafka_messages.h"
 #include "tests/codec/randmsg.h"
 

@@ -94,7 +94,7 @@ static void expect_failure(struct bench *b, const struct codec_message *t, int16
     assert_string_equal(b->m.text, sentence);
 }
 
-/* --- by hand ------------------------------------------------------------------------------------- */
+/* --- by hand ---------------------------------------------------------------------------------- */
 
 static void test_plain_version_has_wide_lengths(void **state)
 {
@@ -261,6 +261,26 @@ static void test_failure_names_the_field(void **state)
                    "HeartbeatResponse v0: 1 bytes too many");
     expect_failure(&b, &heartbeat_request_message, 5, "", ERR_VERSION,
                    "HeartbeatRequest v5: versions are 0 to 4");
+    teardown(&b);
+}
+
+static void test_bytes_behind_a_message_are_counted_when_allowed(void **state)
+{
+    struct bench b;
+    setup(&b);
+    /* What librdkafka 2.16 sends for all topics: a null list in four bytes instead of one. */
+    uint8_t room[16];
+    struct slice in = bytes_of("00 000000 01 00 00", room);
+    struct metadata_request rq;
+    size_t left;
+    assert_int_equal(
+        codec_decode_prefix(&metadata_request_message, 12, in, &b.arena, &rq, &left, &b.m), OK);
+    assert_int_equal(rq.topics_count, -1);
+    assert_int_equal(left, 3);
+    in.len = 3; /* but nothing may be missing */
+    assert_int_equal(
+        codec_decode_prefix(&metadata_request_message, 12, in, &b.arena, &rq, &left, &b.m),
+        ERR_CORRUPT);
     teardown(&b);
 }
 
@@ -442,7 +462,7 @@ static void test_message_is_printed_as_one_line(void **state)
     teardown(&b);
 }
 
-/* --- headers ------------------------------------------------------------------------------------- */
+/* --- headers ---------------------------------------------------------------------------------- */
 
 static enum err header(const char *text, uint8_t *room, struct request_header *h,
                        struct slice *body)
@@ -507,7 +527,7 @@ static void test_response_header(void **state)
     teardown(&b);
 }
 
-/* --- all messages, all versions ------------------------------------------------------------------ */
+/* --- all messages, all versions --------------------------------------------------------------- */
 
 struct trial {
     struct bench *b;
@@ -707,6 +727,7 @@ int main(void)
         cmocka_unit_test(test_unknown_tag_is_skipped),
         cmocka_unit_test(test_tag_must_fill_its_size),
         cmocka_unit_test(test_failure_names_the_field),
+        cmocka_unit_test(test_bytes_behind_a_message_are_counted_when_allowed),
         cmocka_unit_test(test_lengths_are_checked_before_memory_is_taken),
         cmocka_unit_test(test_array_stops_at_its_maximum_and_at_the_arenas),
         cmocka_unit_test(test_version_that_cannot_carry_a_value_refuses_it),

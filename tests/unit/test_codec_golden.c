@@ -1,8 +1,8 @@
 /* Bytes that Kafka's own serializers wrote: each must say what it said when it was recorded, and be
  * written again as the same bytes.
  *
- * tests/golden/API.txt holds two lines a message: version, kind and bytes in hex; then what the message
- * says, as codec_print prints it. `make codec-golden` records them anew. */
+ * tests/golden/API.txt holds two lines a message: version, kind and bytes in hex; then what the
+ * message says, as codec_print prints it. `make codec-golden` records them anew. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -3,11 +3,12 @@
  *     schemac kafka.schema kafka_messages.h kafka_messages.c
  *
  * The schema is read line by line into a tree of nodes: a message is a node whose children are its
- * fields, a field that is a struct has children of its own. The indentation says who is whose child.
- * The tree is then walked a few times, each walk printing one kind of thing. Only data is generated:
- * codec.c is the one function that knows what to do with it.
+ * fields, a field that is a struct has children of its own. The indentation says who is whose
+ * child. The tree is then walked a few times, each walk printing one kind of thing. Only data is
+ * generated: codec.c is the one function that knows what to do with it.
  *
- * Mistakes in the schema end the run with file, line and a sentence; limits are those of codec.h. */
+ * Mistakes in the schema end the run with file, line and a sentence; limits are those of
+ * codec.h. */
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -97,7 +98,7 @@ static void fail(const char *fmt, ...)
     exit(1);
 }
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 /* NodeId → node_id, LastKnownELR → last_known_elr. */
 static void snake_from(const char *name, char *out, size_t size)
@@ -117,15 +118,21 @@ static void snake_from(const char *name, char *out, size_t size)
     out[n] = 0;
 }
 
+/* Copies text into out, all of it. */
+static void text_copy(char *out, size_t size, const char *text)
+{
+    if (strlen(text) >= size) {
+        fail("%s is too long", text);
+    }
+    memcpy(out, text, strlen(text) + 1);
+}
+
 static void name_copy(char *out, size_t size, const char *name)
 {
     if (!isalpha((unsigned char)name[0])) {
         fail("%s is not a name", name);
     }
-    if (strlen(name) >= size) {
-        fail("name %s is too long", name);
-    }
-    strcpy(out, name);
+    text_copy(out, size, name);
 }
 
 static int number(const char *word, int max)
@@ -142,10 +149,7 @@ static int number(const char *word, int max)
 static struct span span_parse(const char *word, struct span within)
 {
     char copy[32];
-    if (strlen(word) >= sizeof copy) {
-        fail("%s is not a range of versions", word);
-    }
-    strcpy(copy, word);
+    text_copy(copy, sizeof copy, word);
     struct span s;
     char *dash = strchr(copy, '-');
     size_t n = strlen(copy);
@@ -175,7 +179,7 @@ static struct node *node_new(struct node *parent)
     n->parent = parent;
     n->null_min = VERSION_NONE;
     n->tag = -1;
-    strcpy(n->fallback, "0");
+    text_copy(n->fallback, sizeof n->fallback, "0");
     if (parent) {
         n->versions = parent->versions;
         n->flexible_min = parent->flexible_min;
@@ -277,7 +281,7 @@ static void default_parse(struct node *f, const char *word, bool nullable)
         }
         f->default_null = true;
     } else if (strcmp(word, "true") == 0 && strcmp(f->type->name, "bool") == 0) {
-        strcpy(f->fallback, "1");
+        text_copy(f->fallback, sizeof f->fallback, "1");
     } else {
         char *end;
         long long v = strtoll(word, &end, 0);
@@ -338,12 +342,17 @@ static struct node *field_parse(struct node *parent, char **w, int count)
 
 static int words_split(char *line, char **w)
 {
+    static const char space[] = " \n";
     int count = 0;
-    for (char *p = strtok(line, " \n"); p; p = strtok(NULL, " \n")) {
+    for (char *p = line + strspn(line, space); *p; p += strspn(p, space)) {
         if (count == WORD_MAX) {
             fail("more than %d words", WORD_MAX);
         }
         w[count++] = p;
+        p += strcspn(p, space);
+        if (*p) {
+            *p++ = 0;
+        }
     }
     return count;
 }
@@ -404,21 +413,19 @@ static void schema_check(void)
     }
 }
 
-/* --- writing ------------------------------------------------------------------------------------- */
+/* --- writing ---------------------------------------------------------------------------------- */
 
-/* fetch_request_topics_partitions, or FetchRequest.Topics.Partitions */
-static void path_of(const struct node *n, bool c_name, char *out)
+/* fetch_request_topics_partitions, or FetchRequest.Topics.Partitions; returns its length. */
+static size_t path_of(const struct node *n, bool c_name, char *out)
 {
-    const char *name = c_name ? n->snake : n->name;
-    out[0] = 0;
-    if (n->parent) {
-        path_of(n->parent, c_name, out);
-        strcat(out, c_name ? "_" : ".");
+    size_t len = n->parent ? path_of(n->parent, c_name, out) : 0;
+    size_t left = NAME_BYTES - len;
+    int more = snprintf(out + len, left, "%s%s", !n->parent ? "" : c_name ? "_" : ".",
+                        c_name ? n->snake : n->name);
+    if ((size_t)more >= left) {
+        fail("the path of %s is too long", n->name);
     }
-    if (strlen(out) + strlen(name) + 2 > NAME_BYTES) {
-        fail("the path of %s is too long", name);
-    }
-    strcat(out, name);
+    return len + (size_t)more;
 }
 
 static int wire_bytes_min(const struct node *m)
