@@ -23,10 +23,8 @@
 
 #include "shared/base/clock.h"
 
-#include <errno.h>
 #include <linux/futex.h>
 #include <stdio.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -277,21 +275,11 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-static enum err make_dir(const char *path, struct errmsg *m)
-{
-    if (mkdir(path, 0750) == 0 || errno == EEXIST) {
-        return OK;
-    }
-    enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
-    return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
-}
-
 /* Ring and store, as far as they can be had. ERR_LOCKED and contradictions are for the caller. */
 static enum err open_all(struct capture *c, struct buf *mistakes)
 {
     struct errmsg m;
-    enum err e = make_dir(c->data, &m);
-    e = e ? e : writer_open_ring(c->writer, &m);
+    enum err e = writer_open_ring(c->writer, &m);
     if (e && e != ERR_LOCKED) {
         capture_set_state(c, STATE_NO_RING, m.text);
         return OK;

@@ -27,6 +27,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #define TICK_BYTES_MAX     (4u << 20)
@@ -388,13 +389,23 @@ static uint64_t ring_bytes_now(const struct capture *c)
     return bytes;
 }
 
+static enum err make_dir(const char *path, struct errmsg *m)
+{
+    if (mkdir(path, 0750) == 0 || errno == EEXIST) {
+        return OK;
+    }
+    enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
+    return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
+}
+
 enum err writer_open_ring(struct writer *w, struct errmsg *m)
 {
     struct capture *c = w->c;
     if (atomic_load(&c->ring_ready)) {
         return OK;
     }
-    enum err e = ring_open_writer(&c->ring, c->ring_path, ring_bytes_now(c), m);
+    enum err e = make_dir(c->data, m);
+    e = e ? e : ring_open_writer(&c->ring, c->ring_path, ring_bytes_now(c), m);
     if (e) {
         return e;
     }
