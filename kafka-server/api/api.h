@@ -40,6 +40,7 @@ struct api {
     bool coordinator; /* not called while server->coordinator is NULL: the connection is closed, and
                        * the client asks for the coordinator again */
     const struct codec_api *codec; /* by key, from api_init on */
+    bool told_from_0; /* ApiVersions says 0 where version_min is more: Produce, see api_produce.c */
 };
 /* All rows, ascending by key. */
 extern const struct api *const api_table;
@@ -62,6 +63,7 @@ void api_fetch_stop(struct server *server);
 /* Handlers, one family a file. */
 api_handler api_versions, api_metadata, api_describe_cluster, api_describe_topic_partitions,
     api_describe_configs;                                       /* api_cluster.c */
+api_handler api_produce;                                        /* api_produce.c */
 api_handler api_fetch, api_list_offsets, api_offset_for_leader_epoch; /* api_fetch.c, api_log.c */
 api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat, api_leave_group,
     api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,

@@ -68,7 +68,7 @@ void api_versions(struct request *rq)
     }
     for (int32_t i = 0; i < p.api_keys_count; i++) {
         p.api_keys[i].api_key = api_table[i].key;
-        p.api_keys[i].min_version = api_table[i].version_min;
+        p.api_keys[i].min_version = api_table[i].told_from_0 ? 0 : api_table[i].version_min;
         p.api_keys[i].max_version = api_table[i].version_max;
     }
     request_reply(rq, &p);
