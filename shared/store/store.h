@@ -84,20 +84,24 @@ enum err store_topic_create(struct store *s, struct store_topic *t, struct errms
 /* Writer. Changes retention, cleanup and attributes (not name, id, uid, partition_count). */
 enum err store_topic_alter(struct store *s, const struct store_topic *t,
                            struct errmsg *m) MUST_CHECK;
+/* ERR_AGAIN: batches of the topic are pending. */
 enum err store_topic_delete(struct store *s, struct slice name, struct errmsg *m) MUST_CHECK;
 
 /* --- write (writer; one thread) -------------------------------------------------------------- */
 
 /* Adds one batch to the pending commit: assigns its base offset, patches it and the leader epoch
- * into the bytes (which are copied). ERR_NOT_FOUND: no such partition; ERR_CORRUPT; ERR_NOMEM. */
+ * into the bytes (which are copied). ERR_NOT_FOUND: no such partition; ERR_CORRUPT; ERR_NOMEM; ERR_FULL or
+ * ERR_IO when the first append of a commit had to begin a segment and could not: see store_state. */
 enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
                       int64_t *base_offset) MUST_CHECK;
 /* Owner's rows, in the same pending commit. Keys 1 … 1024 bytes. */
 enum err store_put(struct store *s, struct slice key, struct slice value) MUST_CHECK;
 enum err store_delete(struct store *s, struct slice key) MUST_CHECK;
 /* Writes all that is pending as one WriteBatch, then puts the batches into the tail ring, publishes
- * the new ends and wakes the waiters. On failure nothing of it happened and offsets are as before.
- * ERR_FULL, ERR_IO: see store_state. Nothing pending: OK at once. */
+ * the new ends and wakes the waiters. On failure nothing of it is published, nothing is pending any more, and offsets are
+ * as before. ERR_FULL with STORE_OK: the disk is nearly full, later commits may succeed. With
+ * STORE_BROKEN the WriteBatch may yet turn out to be in the log, whole, when the store is opened again: the owner's
+ * rows in it say so. Nothing pending: OK at once. */
 enum err store_commit(struct store *s, struct errmsg *m) MUST_CHECK;
 void store_rollback(struct store *s);
 /* Bytes pending. */
@@ -154,7 +158,8 @@ enum err store_find_timestamp(struct store *s, uint32_t uid, int64_t ts, int64_t
 enum err store_find_max_timestamp(struct store *s, uint32_t uid, int64_t *offset,
                                   int64_t *timestamp, struct errmsg *m) MUST_CHECK;
 /* End offset of the last epoch <= epoch (OffsetForLeaderEpoch); the epoch itself in *found.
- * ERR_NOT_FOUND for an epoch above the current one. */
+ * ERR_NOT_FOUND for an epoch above the current one, ERR_AGAIN on a follower that has yet to catch up. May read a
+ * row for an epoch that is not the current one. */
 enum err store_epoch_end(struct store *s, uint32_t uid, int32_t epoch, int32_t *found,
                          int64_t *end) MUST_CHECK;
 

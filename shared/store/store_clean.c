@@ -1,0 +1,148 @@
+/* The cleaner: drops files and rewrites segments on a thread of its own, one job at a time.
+ *
+ * Both may take long (unlinking is slow, a rewrite reads and writes a segment), and neither may hold up a
+ * commit. What is to be done is decided by store_tick (store_retention.c).
+ *
+ * Files must not go before the rows that say why: a log start that the power takes back would point
+ * at nothing. So the WAL is synced first; only then files are dropped, and only then does the compaction
+ * filter learn what is dead. (The filter runs in other compactions too: what it may drop, it may drop at any
+ * time.) */
+#include "shared/store/store_int.h"
+
+#include "shared/base/log.h"
+
+struct cleaner {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    pthread_t thread;
+    bool busy, stop;
+    struct clean_job job;
+};
+
+static void drop_files(struct store *s, const struct clean_job *job)
+{
+    uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
+    char *text = NULL;
+    log_key_put(from, job->from, 0, 0);
+    log_key_put(to, job->to, 0, 0);
+    rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)from,
+                                    sizeof from, (const char *)to, sizeof to, &text);
+    if (text) {
+        struct errmsg m;
+        (void)rocks_failed(text, "drop segments", s->dir, &m); /* the sentence is what we need */
+        log_error("store %s", m.text);
+    }
+}
+
+static void compact_range(struct store *s, const struct clean_job *job)
+{
+    for (size_t i = 0; i < job->dead_count; i++) {
+        struct part *p = part_get(s, job->dead[i].uid);
+        if (job->dead[i].end > atomic_load(&p->drop_below)) {
+            atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
+        }
+    }
+    uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
+    log_key_put(from, job->from, 0, 0);
+    log_key_put(to, job->to - 1, UINT32_MAX, -1);
+    rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
+    rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
+    rocksdb_compactoptions_set_bottommost_level_compaction(o, 2); /* force: the filter must see all */
+    rocksdb_compact_range_cf_opt(s->rocks->db, s->rocks->cf[CF_LOG], o, (const char *)from,
+                                 sizeof from, (const char *)to, sizeof to);
+    rocksdb_compactoptions_destroy(o);
+}
+
+static void run(struct store *s, const struct clean_job *job)
+{
+    char *text = NULL;
+    rocksdb_flush_wal(s->rocks->db, 1, &text);
+    if (text) {
+        struct errmsg why;
+        (void)rocks_failed(text, "sync", s->dir, &why); /* the sentence is what we need */
+        store_broken(s, &why);
+        return;
+    }
+    if (job->compact) {
+        compact_range(s, job);
+    } else {
+        drop_files(s, job);
+    }
+}
+
+static void *cleaner_main(void *arg)
+{
+    struct store *s = arg;
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    while (!c->stop) {
+        if (!c->busy) {
+            pthread_cond_wait(&c->wake, &c->lock);
+            continue;
+        }
+        pthread_mutex_unlock(&c->lock);
+        run(s, &c->job);
+        free(c->job.dead);
+        pthread_mutex_lock(&c->lock);
+        c->job = (struct clean_job){0};
+        c->busy = false;
+    }
+    pthread_mutex_unlock(&c->lock);
+    free(c->job.dead);
+    return NULL;
+}
+
+bool cleaner_idle(struct store *s)
+{
+    pthread_mutex_lock(&s->cleaner->lock);
+    bool idle = !s->cleaner->busy;
+    pthread_mutex_unlock(&s->cleaner->lock);
+    return idle;
+}
+
+void cleaner_post(struct store *s, const struct clean_job *job)
+{
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    ASSERT(!c->busy);
+    c->job = *job;
+    c->busy = true;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+enum err cleaner_start(struct store *s, struct errmsg *m)
+{
+    struct cleaner *c = calloc(1, sizeof *c);
+    if (!c) {
+        return err_set(m, ERR_NOMEM, "store %s: out of memory", s->dir);
+    }
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->wake, NULL);
+    s->cleaner = c;
+    int error = pthread_create(&c->thread, NULL, cleaner_main, s);
+    if (error != 0) {
+        s->cleaner = NULL;
+        free(c);
+        return err_set(m, ERR_IO, "no thread for store %s: %s", s->dir, strerror(error));
+    }
+    return OK;
+}
+
+void cleaner_stop(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    if (!c) {
+        return;
+    }
+    pthread_mutex_lock(&c->lock);
+    c->stop = true;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+    rocksdb_disable_manual_compaction(s->rocks->db); /* ends a rewrite that is under way */
+    pthread_join(c->thread, NULL);
+    pthread_cond_destroy(&c->wake);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+    s->cleaner = NULL;
+}

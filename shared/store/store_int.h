@@ -1,0 +1,365 @@
+/* Inside shared/store: what its files know of each other. Nobody else includes this.
+ *
+ *   store.c            open, close, files of the directory, the thread that syncs the WAL
+ *   store_rocks.c      RocksDB: options, counted handles, errors
+ *   store_page.c       the page and waiting on it
+ *   store_catalog.c    topics
+ *   store_recover.c    where the partitions end, from the database alone
+ *   store_write.c      append, commit, segments
+ *   store_read.c       reading from RocksDB, pinned
+ *   store_index.c      lookups by timestamp and epoch
+ *   store_tail.c       reading from the tail ring
+ *   store_retention.c  store_tick: limits, and what may be dropped
+ *   store_clean.c      the thread that drops and compacts
+ *   store_follower.c   catching up, reopening
+ *   store_janitor.c    holding descriptors of files that the writer deletes */
+#ifndef CULEX_STORE_STORE_INT_H
+#define CULEX_STORE_STORE_INT_H
+
+#include <limits.h>
+#include <pthread.h>
+#include <rocksdb/c.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/types.h>
+
+#include "shared/base/ring.h"
+#include "shared/record/record.h"
+#include "shared/store/store.h"
+#include "shared/store/store_key.h"
+
+#define SEGMENT_BYTES_MIN      (8ull << 20)
+#define SEGMENT_BYTES_MAX      (256ull << 20)
+#define SEGMENT_BYTES_DEFAULT  (16ull << 20)
+#define SEGMENT_BYTES_FLOOR    (64ull << 10) /* smallest that an owner may ask for: tests do */
+#define SEGMENT_MS_DEFAULT     (3600 * 1000)
+#define SEGMENT_MS_FLOOR       10000 /* short retention does not make smaller files than this */
+#define INDEX_INTERVAL_BYTES   (1ull << 20)
+#define TAIL_BYTES_DEFAULT     (16ull << 20)
+#define CACHE_BYTES_DEFAULT    (8ull << 20)
+#define FLUSH_INTERVAL_MS      10
+#define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
+#define PENDING_KEEP_BYTES     (1u << 20)     /* buffers keep at most this between commits */
+#define READ_BATCHES_MAX       16384          /* of one store_read */
+#define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, for a look at its timestamps */
+#define PART_CHUNK             1024
+#define PART_CHUNKS            (STORE_UIDS_MAX / PART_CHUNK)
+#define NO_TIMESTAMP           INT64_MIN
+
+/* --- RocksDB ------------------------------------------------------------------------------------- */
+
+enum { CF_LOG, CF_META, CF_COUNT };
+
+/* An open database; counted, because slices pin it beyond a reopen. */
+struct rocks {
+    _Atomic int refs;
+    rocksdb_t *db;
+    rocksdb_column_family_handle_t *cf[CF_COUNT];
+    rocksdb_options_t *options[CF_COUNT];
+    rocksdb_cache_t *cache;
+    rocksdb_readoptions_t *read_cached; /* small reads: blocks stay in the cache */
+    rocksdb_readoptions_t *read_through; /* long scans: they do not */
+    rocksdb_writeoptions_t *write;
+    rocksdb_flushoptions_t *flush;
+    rocksdb_compactionfilter_t *filter;
+};
+
+enum err rocks_open_writer(struct rocks **out, struct store *s, struct errmsg *m) MUST_CHECK;
+enum err rocks_open_follower(struct rocks **out, struct store *s, struct errmsg *m) MUST_CHECK;
+struct rocks *rocks_ref(struct rocks *r);
+void rocks_unref(struct rocks *r); /* NULL is fine. The last one closes: blocks */
+/* Takes over RocksDB's text (freed): what kind of error it is, and the sentence. */
+enum err rocks_failed(char *text, const char *what, const char *dir, struct errmsg *m);
+/* The handle that reads use now; unref it. */
+struct rocks *store_rocks(struct store *s);
+
+static inline struct slice iter_key(const rocksdb_iterator_t *it)
+{
+    size_t n;
+    const char *p = rocksdb_iter_key(it, &n);
+    return slice_make(p, n);
+}
+
+static inline struct slice iter_value(const rocksdb_iterator_t *it)
+{
+    size_t n;
+    const char *p = rocksdb_iter_value(it, &n);
+    return slice_make(p, n);
+}
+
+static inline void iter_seek(rocksdb_iterator_t *it, const uint8_t *k, size_t n)
+{
+    rocksdb_iter_seek(it, (const char *)k, n);
+}
+
+/* OK also when the iterator just ended. */
+enum err iter_error(const rocksdb_iterator_t *it, const char *dir, struct errmsg *m) MUST_CHECK;
+/* One row of meta into v (of cap bytes). ERR_NOT_FOUND; ERR_CORRUPT when it has another length. */
+enum err meta_get(struct rocks *r, const char *dir, struct slice key, uint8_t *v, size_t len,
+                  struct errmsg *m) MUST_CHECK;
+
+/* --- the page ------------------------------------------------------------------------------------ */
+
+struct page_entry {
+    _Atomic int64_t log_start;
+    _Atomic int64_t end;
+    _Atomic int64_t durable;
+    _Atomic int32_t epoch;
+    _Atomic uint32_t live;
+};
+
+struct page_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t entries_max;
+    struct uuid store_id;
+    _Atomic uint64_t boot;  /* of the writer that filled the entries; 0 while it does */
+    _Atomic uint64_t life;  /* counts openings by a writer */
+    _Atomic uint32_t pid;
+    _Atomic uint32_t clean; /* 1 after store_close */
+    _Alignas(64) _Atomic uint32_t sequence; /* futex */
+    _Atomic uint32_t durable_sequence;
+    _Atomic uint64_t catalog_version;
+    _Atomic uint32_t next_uid;
+    _Atomic uint32_t segment_low; /* oldest live segment */
+    _Atomic uint32_t segment_now; /* the open one */
+};
+
+struct page {
+    struct page_header *h;
+    struct page_entry *entries;
+    size_t map_bytes; /* 0: private, see recover_private_page */
+    int fd;           /* writer: to allocate blocks; -1 */
+    ino_t inode;
+    dev_t device;
+    struct page *retired; /* list of those that readers may still look at */
+};
+
+/* Takes over the file of this store, or makes a new one. The entries of a page that was taken over are as they were. */
+enum err page_open_writer(struct page **out, const char *dir, const struct uuid *store_id,
+                          struct errmsg *m) MUST_CHECK;
+enum err page_open_reader(struct page **out, const char *dir, struct errmsg *m) MUST_CHECK;
+/* A page of this process alone, with room for uids entries. */
+struct page *page_new_private(uint32_t uids);
+void page_close(struct page *p);
+/* Blocks on disk for the entries below uids. */
+enum err page_reserve(struct page *p, uint32_t uids, const char *dir, struct errmsg *m) MUST_CHECK;
+/* False: the directory holds another page by now, or none. */
+bool page_is_current(const struct page *p, const char *dir);
+uint64_t page_boot_now(void);
+void page_publish(struct page *p); /* sequence + 1, wakes */
+
+/* --- partitions of a writer ------------------------------------------------------------------------ */
+
+struct part_state {
+    int64_t end;
+    uint64_t bytes;            /* since the partition's beginning */
+    struct index_row row;      /* the last one; row.segment is where batches go, unless closed */
+    int64_t open_max;          /* greatest timestamp of [row.offset, end) */
+    uint64_t segment_bytes_at; /* `bytes` when the partition entered its segment */
+    uint32_t segment;          /* of its newest batch; 0: none yet */
+};
+
+struct part {
+    struct part_state now;       /* as committed */
+    struct part_state next;      /* with what is pending */
+    _Atomic int64_t drop_below;  /* the compaction filter may drop batches below */
+    const struct store_topic *topic; /* in the writer's catalog; NULL: dead */
+    int64_t open_since_ms;       /* tick that first saw the open interval; -1: none did */
+    int64_t start;               /* log start */
+    int64_t low_row;             /* no index row below this offset */
+    struct index_row first;      /* retention: a row above log start; offset -1: not known */
+    bool touched;                /* in store.touched */
+    bool active;                 /* in store.active */
+    bool unsynced;               /* in store.unsynced */
+};
+
+struct uid_list {
+    uint32_t *uids;
+    size_t count, cap;
+};
+bool uid_list_reserve(struct uid_list *l, size_t more) MUST_CHECK;
+
+/* NULL beyond what was made. Any thread. */
+struct part *part_get(struct store *s, uint32_t uid);
+/* Makes room for uids below `uids`. */
+enum err parts_reserve(struct store *s, uint32_t uids) MUST_CHECK;
+
+struct pending_batch {
+    uint32_t uid;
+    uint32_t len;
+    size_t at; /* in store.pending */
+    int64_t end;
+};
+
+/* What one partition has in a segment. */
+struct segment_entry {
+    uint32_t uid;
+    int64_t end;
+    uint64_t bytes;
+};
+
+/* A closed segment that has not been dropped. */
+struct segment {
+    uint32_t from, number; /* stands for these, both included: small ones are merged */
+    uint64_t bytes; /* live ones, as far as its row knows */
+    int64_t closed_ms;
+};
+
+/* --- the catalog ----------------------------------------------------------------------------------- */
+
+/* The 'c' and 't' rows as of one moment, one reference. ERR_NOT_FOUND: no 'c' row. */
+enum err catalog_load(struct rocks *r, const char *dir, const struct store_catalog **out,
+                      uint32_t *next_uid, struct errmsg *m) MUST_CHECK;
+/* Publishes within this process; takes over the reference. */
+void catalog_swap(struct store *s, const struct store_catalog *c);
+/* Writer: the parts learn their topics. */
+void catalog_attach(struct store *s);
+/* An empty one. NULL without memory. */
+const struct store_catalog *catalog_empty(void);
+
+/* --- the tail ---------------------------------------------------------------------------------------- */
+
+#define TAIL_FRAME_HEADER 4 /* uid */
+
+struct tail;
+struct tail *tail_new(void);
+void tail_free(struct tail *t);
+
+/* --- the store --------------------------------------------------------------------------------------- */
+
+struct cleaner;
+struct follower;
+
+struct store {
+    struct store_options o;
+    char *dir;
+    char *follower_dir;
+    struct uuid id;
+    bool opened; /* writer: the page is ours and tells the truth */
+    int lock_fd; /* writer: holds the lock. Follower: tests it; -1 when there is none yet */
+
+    pthread_mutex_t lock; /* of rocks, catalog, retired */
+    struct rocks *rocks;
+    const struct store_catalog *catalog;
+    struct page *retired;
+
+    _Atomic(struct page *) page; /* the shared one */
+    _Atomic(struct page *) view; /* where offsets come from: the shared one, or a private one */
+    _Atomic uint32_t bumps;      /* wakes of this process, counted into the sequence */
+    _Atomic uint32_t waits_begun, waits_ended;
+    _Atomic int state; /* enum store_state */
+    struct tail *tail;
+    struct follower *follower; /* NULL in a writer */
+
+    /* writer's thread */
+    _Atomic(struct part *) chunks[PART_CHUNKS];
+    uint32_t next_uid;
+    rocksdb_writebatch_t *batch;
+    struct buf pending;
+    struct pending_batch *pending_batches;
+    size_t pending_count, pending_cap;
+    size_t pending_rows_bytes;
+    struct uid_list touched; /* have next != now */
+    struct uid_list active;  /* have batches in the open segment */
+    struct ring ring;
+    uint32_t segment;        /* the open one */
+    uint64_t segment_bytes;  /* written into it */
+    uint64_t wal_bytes;      /* written since the last switch, rows included */
+    int64_t segment_since_ms;
+    struct segment *segments; /* closed ones, oldest first */
+    size_t segment_count, segment_cap;
+    uint64_t closed_bytes;    /* sum over segments */
+    uint64_t appended_since_space;
+    bool no_space;
+    struct cleaner *cleaner;
+    uint32_t sweep_uid;    /* next uid to look for rows of dead partitions; UINT32_MAX: done */
+    size_t dead_cursor;    /* next closed segment to look into for dead bytes; SIZE_MAX: none */
+    uint32_t drop_below;   /* segments below may go */
+    uint32_t dropped_below; /* segments below have gone, or are on their way */
+    size_t merge_seen;     /* segment_count at the last look for small neighbours */
+    uint32_t blocker_segment; /* what keeps the oldest segment alive: */
+    uint32_t blocker_uid;
+    int64_t blocker_end;
+
+    /* between the writer's thread and the syncing one */
+    pthread_mutex_t sync_lock;
+    pthread_cond_t sync_wake;
+    pthread_t sync_thread;
+    bool sync_running, sync_stop;
+    struct uid_list unsynced;
+
+    _Atomic uint64_t commits, appended_bytes, holes, reopens, tail_hits, tail_misses;
+    _Atomic int64_t recovered_loss;
+};
+
+void store_bump(struct store *s); /* local change: store_sequence moves, waiters wake */
+void store_broken(struct store *s, const struct errmsg *why);
+enum err sync_start(struct store *s, struct errmsg *m) MUST_CHECK;
+void sync_stop(struct store *s);
+/* After a commit: these partitions have an end that is not on disk yet. */
+void sync_request(struct store *s, const struct uid_list *l);
+
+/* store.c: reads FORMAT into s->id. ERR_NOT_FOUND: there is none; ERR_VERSION. */
+enum err format_read(struct store *s, struct errmsg *m) MUST_CHECK;
+
+/* store_recover.c */
+/* Ends, starts and epochs of all partitions of the catalog, from the database alone, into a page of this process. A writer's parts, segments and active list are filled too; its
+ * catalog must be attached. */
+enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c, uint32_t next_uid,
+                 struct page **out, struct errmsg *m) MUST_CHECK;
+/* Writer: puts what was recovered into the shared page, as the page of this boot. */
+enum err recover_publish(struct store *s, struct page *shared, const struct page *found,
+                         struct errmsg *m) MUST_CHECK;
+
+/* store_write.c */
+enum err write_batch(struct store *s, rocksdb_writebatch_t *b, struct errmsg *m) MUST_CHECK;
+void batch_put(struct rocks *r, rocksdb_writebatch_t *b, int cf, struct slice k, struct slice v);
+void batch_delete(struct rocks *r, rocksdb_writebatch_t *b, struct slice k);
+/* Puts the row of a segment. ERR_NOMEM. */
+enum err segment_put(struct store *s, rocksdb_writebatch_t *b, const struct segment *g,
+                     const struct segment_entry *entries, size_t count) MUST_CHECK;
+/* Closes the open segment; nothing may be pending. */
+enum err segment_switch(struct store *s, int64_t now_ms, struct errmsg *m) MUST_CHECK;
+/* Puts the row that closes the open interval of a partition; its state is the caller's to change with interval_closed. */
+void interval_close(struct store *s, rocksdb_writebatch_t *b, uint32_t uid, struct part_state *st,
+                    uint32_t segment);
+enum err segment_add(struct store *s, const struct segment *g) MUST_CHECK;
+enum err space_check(struct store *s, struct errmsg *m) MUST_CHECK;
+
+/* store_read.c */
+enum read_gap {
+    READ_WHOLE,
+    READ_BEHIND, /* the log ends too early */
+    READ_HOLE,   /* later batches are visible */
+};
+/* As store_read up to `end`, on one handle, without any waiting: *gap says when less than that could be read. */
+enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offset, int64_t end,
+                   size_t max_bytes, bool at_least_one, struct store_slices **out, enum read_gap *gap,
+                   struct errmsg *m) MUST_CHECK;
+
+/* store_follower.c */
+enum err follower_open(struct store *s, struct errmsg *m) MUST_CHECK;
+void follower_close(struct store *s);
+/* A read found less than was published: catches up (or reopens), with growing pauses. False: give up. */
+bool follower_heal(struct store *s, int attempt, enum err e);
+
+/* store_janitor.c: for the files of the store in dir; NULL: none could be started, which is said */
+struct janitor;
+struct janitor *janitor_start(const char *dir);
+void janitor_stop(struct janitor *j);
+
+/* store_clean.c: one job at a time, on a thread of its own */
+struct clean_job {
+    uint32_t from, to;   /* segments [from, to) */
+    bool compact;        /* rewrite without what is dead; else: drop the files */
+    struct segment_entry *dead; /* compact: these partitions, below these ends. Owned */
+    size_t dead_count;
+};
+bool cleaner_idle(struct store *s);
+/* Only when idle. Takes job->dead over. */
+void cleaner_post(struct store *s, const struct clean_job *job);
+enum err cleaner_start(struct store *s, struct errmsg *m) MUST_CHECK;
+void cleaner_stop(struct store *s);
+
+#endif
