@@ -69,7 +69,7 @@ static enum err decode_length(struct decoder *d, const struct codec_field *f, si
 
 static enum err decode_string(struct decoder *d, const struct codec_field *f, struct kstr *out)
 {
-    int32_t len;
+    int32_t len = -1;
     enum err e = decode_length(d, f, 2, &len);
     if (e) {
         return e;
@@ -87,7 +87,7 @@ static enum err decode_string(struct decoder *d, const struct codec_field *f, st
 
 static enum err decode_bytes(struct decoder *d, const struct codec_field *f, struct kbytes *out)
 {
-    int32_t len;
+    int32_t len = -1;
     enum err e = decode_length(d, f, 4, &len);
     if (e) {
         return e;
@@ -178,7 +178,7 @@ static enum err decode_value(struct decoder *d, const struct codec_field *f, voi
 
 static enum err decode_array(struct decoder *d, const struct codec_field *f, void *out)
 {
-    int32_t count;
+    int32_t count = -1;
     enum err e = decode_length(d, f, 4, &count);
     if (e) {
         return e;

@@ -10,8 +10,10 @@ import subprocess
 import pytest
 from harness import ROOT
 
-# What each API may say. 25: nobody is a member yet; 69: no such group; 79: join again with the id given.
+# What each API may say. 25: nobody is a member yet; 44: not allowed here; 69: no such group; 79: join again with the
+# id given.
 ERRORS = {
+    "Produce": {44},
     "JoinGroup": {0, 79},
     "Heartbeat": {25},
     "LeaveGroup": {0, 25},
@@ -20,9 +22,9 @@ ERRORS = {
     "DeleteGroups": {69},
     "OffsetDelete": {69},
 }
-# What Kafka 4.1 serves: a version less would be noticed by a client, a gap too.
+# What Kafka 4.1 serves, but for Produce, which is refused: a version less would be noticed by a client, a gap too.
 OFFERED = {
-    "Fetch": (4, 18), "ListOffsets": (1, 10), "Metadata": (0, 13), "OffsetCommit": (2, 10),
+    "Produce": (3, 11), "Fetch": (4, 18), "ListOffsets": (1, 10), "Metadata": (0, 13), "OffsetCommit": (2, 10),
     "OffsetFetch": (1, 10), "FindCoordinator": (0, 6), "JoinGroup": (0, 9), "Heartbeat": (0, 4),
     "LeaveGroup": (0, 5), "SyncGroup": (0, 5), "DescribeGroups": (0, 6), "ListGroups": (0, 5),
     "ApiVersions": (0, 4), "OffsetForLeaderEpoch": (2, 4), "DescribeConfigs": (1, 4),

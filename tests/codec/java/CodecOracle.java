@@ -62,11 +62,13 @@ public final class CodecOracle {
     private static final long[] EDGES = {0, -1, 1, 127, -128, 32767, -32768, 65535,
         Integer.MAX_VALUE, Integer.MIN_VALUE, Long.MAX_VALUE, Long.MIN_VALUE};
 
+    private final long seed;
     private final Random random;
     private final boolean sample;
     private final Map<String, Object> fixed = new HashMap<>(); // values of fields by name, instead of random ones
 
     private CodecOracle(long seed, boolean sample) {
+        this.seed = seed;
         this.random = new Random(seed);
         this.sample = sample;
     }
@@ -100,6 +102,7 @@ public final class CodecOracle {
         try (DataOutputStream out = new DataOutputStream(
                 new BufferedOutputStream(new FileOutputStream(path)))) {
             for (short key : keys) {
+                random.setSeed(seed << 16 | key); // an API more leaves the messages of the others as they are
                 ApiMessageType api = ApiMessageType.fromApiKey(key);
                 for (short v = api.lowestSupportedVersion(); v <= api.highestSupportedVersion(true); v++) {
                     for (int n = 0; n < count; n++) {
@@ -181,7 +184,8 @@ public final class CodecOracle {
     private static boolean fits(Object value, Class<?> c) {
         return value == null ? !c.isPrimitive()
             : c.isInstance(value) || c == int.class && value instanceof Integer
-                || c == long.class && value instanceof Long || c == byte.class && value instanceof Byte;
+                || c == long.class && value instanceof Long || c == short.class && value instanceof Short
+                || c == byte.class && value instanceof Byte;
     }
 
     private Object value(Type type, Class<?> c, java.lang.reflect.Type generic) throws Exception {
@@ -318,8 +322,9 @@ public final class CodecOracle {
         fix(port, topic);
         for (ApiVersionsResponseData.ApiVersion served : versions.apiKeys()) {
             ApiMessageType api = ApiMessageType.fromApiKey(served.apiKey());
-            for (short v = served.minVersion(); v <= served.maxVersion(); v++) {
-                fixed.put("group_id", "ask-" + api.name + "-" + v);
+            short first = (short) Math.max(served.minVersion(), api.lowestSupportedVersion());
+            for (short v = first; v <= served.maxVersion(); v++) {
+                fixed.put("group_id", "ask-" + port + "-" + random.nextInt());
                 String result;
                 try {
                     ApiMessage response = exchange(port, api, v, random(api.newRequest(), v));
@@ -349,6 +354,9 @@ public final class CodecOracle {
         fixed.put("cursor", null);
         fixed.put("configuration_keys", null);
         fixed.put("group_instance_id", null);
+        fixed.put("transactional_id", null);
+        fixed.put("acks", (short) 1); // 0 would not be answered
+        fixed.put("index", 0);
         fixed.put("member_id", "");
         fixed.put("endpoint_type", (byte) 1);
         fixed.put("key_type", (byte) 0);
