@@ -120,7 +120,7 @@ static void cancel_lookups(struct request *rq)
 }
 
 /* Answers what can be answered at once; true when it needs a lookup. */
-static bool answer_now(const struct topic *t,
+static bool answer_now(const struct topic *t, int16_t version,
                        const struct list_offsets_request_topics_partitions *q,
                        struct list_offsets_response_topics_partitions *out)
 {
@@ -130,7 +130,9 @@ static bool answer_now(const struct topic *t,
     if (out->error_code != KERR_NONE) {
         return false;
     }
-    out->leader_epoch = o.leader_epoch;
+    if (version >= 4) {
+        out->leader_epoch = o.leader_epoch;
+    }
     switch (q->timestamp) {
     case TIME_LATEST:
         out->offset = o.end;
@@ -190,7 +192,7 @@ static bool fill_offsets(struct request *rq, struct lookups *all)
         to->partitions_count = from->partitions_count;
         for (int32_t k = 0; k < from->partitions_count; k++) {
             const struct list_offsets_request_topics_partitions *p = &from->partitions[k];
-            if (answer_now(t, p, &to->partitions[k])) {
+            if (answer_now(t, rq->header.api_version, p, &to->partitions[k])) {
                 all->list[all->count++] = (struct lookup){
                     .store = t->store,
                     .uid = t->row->uid + (uint32_t)p->partition_index,
