@@ -170,7 +170,7 @@ class Broker(Process):
             lines.append("user root")
         lines += ["persistence false", "log_dest stderr", "log_type error", "log_type warning",
                   "log_type notice", "log_type information", "sys_interval 1",
-                  "max_queued_messages 0", "max_inflight_messages 1000", "connection_messages false"]
+                  "max_queued_messages 100000", "max_inflight_messages 1000", "connection_messages false"]
         # With per_listener_settings, what stands after a listener belongs to it.
         lines += listener + plugin + [self.extra]
         self.conf_path.write_text("\n".join(lines) + "\n")
@@ -265,7 +265,7 @@ class Culex:
         self.write_config()
 
     def write_config(self):
-        doc = {"data": str(self.data), "streams": self.streams,
+        doc = {"data": str(self.data), "sys.interval.ms": 200, "streams": self.streams,
                "server": {"listeners": f"PLAINTEXT://127.0.0.1:{self.server.port}",
                           **self.server_settings}}
         if self.store:
