@@ -1,0 +1,163 @@
+/* culex check: everything that is wrong with a configuration, in one go, and what is right but surely not meant. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kafka-server/cli/cli.h"
+#include "shared/config/config.h"
+
+/* The level that begins at p: its length, and where the next begins (NULL: there is none). */
+static size_t level(const char *p, const char **next)
+{
+    const char *slash = strchr(p, '/');
+    *next = slash != NULL ? slash + 1 : NULL;
+    return slash != NULL ? (size_t)(slash - p) : strlen(p);
+}
+
+/* Does filter a match every topic that b matches? Both are well-formed. */
+static bool covers(const char *a, const char *b)
+{
+    if (b[0] == '$' && a[0] != '$') {
+        return false; /* wildcards in front never match topics that begin with $ */
+    }
+    while (a != NULL && b != NULL) {
+        const char *a_next, *b_next;
+        size_t n = level(a, &a_next), k = level(b, &b_next);
+        bool any = n == 1 && a[0] == '+';
+        if (n == 1 && a[0] == '#') {
+            return true;
+        }
+        if (k == 1 && b[0] == '#') {
+            return false;
+        }
+        if (!any && (n != k || memcmp(a, b, n) != 0)) {
+            return false;
+        }
+        a = a_next;
+        b = b_next;
+    }
+    return b == NULL && (a == NULL || strcmp(a, "#") == 0); /* "x/#" matches "x" too */
+}
+
+static void warn(json_t *list, const char *fmt, ...) PRINTF_LIKE(2, 3);
+static void warn(json_t *list, const char *fmt, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    json_array_append_new(list, json_string(text));
+}
+
+static void warn_filters(const struct config_stream *s, json_t *list)
+{
+    for (uint32_t i = 0; i < s->filter_count; i++) {
+        for (uint32_t k = 0; k < s->filter_count; k++) {
+            if (k != i && covers(s->filters[k], s->filters[i]) &&
+                (k < i || !covers(s->filters[i], s->filters[k]))) {
+                warn(list, "stream %s: the filter %s adds nothing: %s covers it", s->name,
+                     s->filters[i], s->filters[k]);
+                break;
+            }
+        }
+    }
+}
+
+/* Two streams with overlapping filters store a publish twice: allowed, sometimes meant, worth a word. */
+static void warn_streams(const struct config_stream *a, const struct config_stream *b, json_t *list)
+{
+    for (uint32_t i = 0; i < a->filter_count; i++) {
+        for (uint32_t k = 0; k < b->filter_count; k++) {
+            bool forth = covers(a->filters[i], b->filters[k]);
+            if (forth || covers(b->filters[k], a->filters[i])) {
+                warn(list, "streams %s and %s: what %s matches is stored in both", a->name, b->name,
+                     forth ? b->filters[k] : a->filters[i]);
+                return;
+            }
+        }
+    }
+}
+
+#define STREAM_PAIRS_MAX 200 /* streams that are compared each with each */
+
+static json_t *warnings_of(const struct config *c)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < c->stream_count; i++) {
+        const struct config_stream *s = &c->streams[i];
+        warn_filters(s, list);
+        for (size_t k = i + 1; k < c->stream_count && c->stream_count <= STREAM_PAIRS_MAX; k++) {
+            warn_streams(s, &c->streams[k], list);
+        }
+        if (c->store.limit_bytes > 0 && s->retention_bytes > 0 &&
+            s->retention_bytes > c->store.limit_bytes / s->partitions) {
+            warn(list,
+                 "stream %s: %d partitions of retention.bytes %lld are more than store.limit.bytes "
+                 "%lld, which comes first",
+                 s->name, s->partitions, (long long)s->retention_bytes,
+                 (long long)c->store.limit_bytes);
+        }
+    }
+    if (c->stream_count == 0) {
+        warn(list, "there are no streams: nothing will be captured");
+    }
+    if (strstr(c->server.listeners, "0.0.0.0") != NULL && c->server.advertised_listeners[0] == '\0') {
+        warn(list, "server.listeners is open to the network and advertised.listeners is not set: "
+                   "clients on other machines may be told an address that they cannot reach");
+    }
+    return list;
+}
+
+static json_t *lines_of(struct buf *b)
+{
+    json_t *list = json_array();
+    for (const char *p = buf_text(b); *p != '\0';) {
+        const char *end = strchr(p, '\n');
+        size_t n = end != NULL ? (size_t)(end - p) : strlen(p);
+        if (n > 0) {
+            json_array_append_new(list, json_stringn(p, n));
+        }
+        p += n + (end != NULL ? 1 : 0);
+    }
+    return list;
+}
+
+static void print_lines(json_t *list, const char *prefix)
+{
+    size_t i;
+    json_t *line;
+    json_array_foreach (list, i, line) {
+        printf("%s%s\n", prefix, json_string_value(line));
+    }
+}
+
+int verb_check(const struct cli *cli)
+{
+    const char *path = cli->argument != NULL ? cli->argument
+                       : cli->config != NULL ? cli->config
+                                             : CLI_CONFIG_DEFAULT;
+    struct config c;
+    if (config_init(&c) != OK) {
+        return out_error("no memory");
+    }
+    bool ok = config_load(&c, path) == OK;
+    json_t *mistakes = lines_of(&c.mistakes);
+    json_t *warnings = ok ? warnings_of(&c) : json_array();
+    if (cli->json) {
+        json_t *document = json_pack("{s:s, s:b, s:O, s:O}", "file", path, "ok", ok ? 1 : 0,
+                                     "mistakes", mistakes, "warnings", warnings);
+        out_json(document);
+        json_decref(document);
+    } else {
+        print_lines(mistakes, "");
+        print_lines(warnings, "note: ");
+        if (ok) {
+            printf("%s: good, %zu stream%s\n", path, c.stream_count, c.stream_count == 1 ? "" : "s");
+        }
+    }
+    json_decref(mistakes);
+    json_decref(warnings);
+    config_fini(&c);
+    return ok ? CLI_OK : CLI_USAGE;
+}
