@@ -119,6 +119,18 @@ fuzz-run: $(B)/fuzz_codec $(B)/codec_peer
 	    -artifact_prefix=$(B)/ $(B)/corpus
 .PHONY: fuzz fuzz-run
 
+RECORD_O := $(call obj,$(wildcard shared/record/*.c shared/base/*.c))
+$(B)/fuzz_record: tests/fuzz/fuzz_record.c $(RECORD_O)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o,$^) \
+	    -lisal -lzstd -llz4 -lsnappy -lz
+fuzz-record: $(B)/fuzz_record
+	tests/fuzz/record_corpus.py $(B)/record_golden
+	@mkdir -p $(B)/record_corpus
+	$(B)/fuzz_record -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
+	    -artifact_prefix=$(B)/ $(B)/record_corpus $(B)/record_golden
+fuzz-run: fuzz-record
+.PHONY: fuzz-record
+
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
