@@ -24,7 +24,7 @@ static void drop_files(struct store *s, const struct clean_job *job)
     uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
     char *text = NULL;
     log_key_put(from, job->from, 0, 0);
-    log_key_put(to, job->to, 0, 0);
+    log_key_put(to, job->to - 1, UINT32_MAX, -1); /* the range includes its end */
     rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)from,
                                     sizeof from, (const char *)to, sizeof to, &text);
     if (text) {
