@@ -66,3 +66,18 @@ def test_kafka_reads_every_answer(c, oracle, seed):
     for api, (first, last) in OFFERED.items():
         assert offered.get(api) == list(range(first, last + 1)), f"{api}: {offered.get(api)}"
     assert "reply lost" not in c.server.log()
+
+
+@pytest.mark.sanitized
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_senseless_requests_are_answered_or_refused(c, oracle, seed):
+    said = subprocess.run(oracle + ["wild", str(c.server.port), "demo", str(seed)],
+                          capture_output=True, text=True, timeout=240)
+    assert said.returncode == 0, said.stderr
+    # A closed connection is a refusal; a late or a garbled answer is not.
+    wrong = [line for line in said.stdout.splitlines()
+             if "no answer" in line and "EOFException" not in line]
+    assert not wrong, "\n".join(wrong)
+    assert said.stdout.count("errors=") > 100
+    assert c.server.running(), c.server.log()
+    assert "reply lost" not in c.server.log()

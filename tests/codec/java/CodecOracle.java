@@ -46,6 +46,7 @@ import org.apache.kafka.common.record.MemoryRecords;
  *     CodecOracle check FILE                      reads each, writes it again, compares the bytes
  *     CodecOracle ask PORT TOPIC SEED             asks a server every API in every version that it serves,
  *                                                 and reads the answers
+ *     CodecOracle wild PORT TOPIC SEED            the same, with half of what makes sense left to chance
  *
  * A file is a row of { int16 key, int16 version, int8 kind, int32 length, bytes }; kinds are those of
  * codec_peer.c. The message classes are filled by reflection along the schema that each of them carries
@@ -62,9 +63,13 @@ public final class CodecOracle {
     private static final long[] EDGES = {0, -1, 1, 127, -128, 32767, -32768, 65535,
         Integer.MAX_VALUE, Integer.MIN_VALUE, Long.MAX_VALUE, Long.MIN_VALUE};
 
+    /** What would make a request wait, or never be answered. */
+    private static final Set<String> NEVER_WILD = Set.of("max_wait_ms", "acks", "group_id");
+
     private final long seed;
     private final Random random;
     private final boolean sample;
+    private boolean wild;
     private final Map<String, Object> fixed = new HashMap<>(); // values of fields by name, instead of random ones
 
     private CodecOracle(long seed, boolean sample) {
@@ -81,8 +86,10 @@ public final class CodecOracle {
             new CodecOracle(Long.parseLong(args[1]), true).write(1, args[2], keys(args, 3));
         } else if (args[0].equals("check")) {
             System.exit(check(args[1]) ? 0 : 1);
-        } else if (args[0].equals("ask")) {
-            new CodecOracle(Long.parseLong(args[3]), true).ask(Integer.parseInt(args[1]), args[2]);
+        } else if (args[0].equals("ask") || args[0].equals("wild")) {
+            CodecOracle oracle = new CodecOracle(Long.parseLong(args[3]), args[0].equals("ask"));
+            oracle.wild = args[0].equals("wild");
+            oracle.ask(Integer.parseInt(args[1]), args[2]);
         } else {
             throw new IllegalArgumentException(args[0]);
         }
@@ -174,7 +181,8 @@ public final class CodecOracle {
 
     private void set(Object m, Method setter, Type type) throws Exception {
         String name = snake(setter.getName().substring(3));
-        if (fixed.containsKey(name) && fits(fixed.get(name), setter.getParameterTypes()[0])) {
+        boolean left = wild && !NEVER_WILD.contains(name) && random.nextBoolean();
+        if (!left && fixed.containsKey(name) && fits(fixed.get(name), setter.getParameterTypes()[0])) {
             setter.invoke(m, fixed.get(name));
             return;
         }
