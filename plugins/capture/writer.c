@@ -26,6 +26,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -409,6 +410,8 @@ enum err writer_open_ring(struct writer *w, struct errmsg *m)
     if (e) {
         return e;
     }
+    /* Opening touched every page, to be sure of each; an idle ring need not stay in memory. */
+    (void)madvise(c->ring.frames, c->ring.bytes, MADV_DONTNEED);
     w->read_pos = ring_consumed(&c->ring);
     w->recovered_end = ring_head(&c->ring);
     if (w->read_pos != w->recovered_end) {
