@@ -275,6 +275,8 @@ static bool fill_partitions(struct paging *g, struct describe_topic_partitions_r
         p->leader_epoch = leader_epoch(t, first + i);
         p->replica_nodes = p->isr_nodes = g->replicas;
         p->replica_nodes_count = p->isr_nodes_count = 1;
+        /* Empty and not null: Java's admin client reads these lists without asking. */
+        p->eligible_leader_replicas_count = p->last_known_elr_count = 0;
     }
     return true;
 }
