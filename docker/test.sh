@@ -16,8 +16,13 @@ out=$top/build/docker
 tag="test"
 start_seconds=60 # for each container to say that it is ready; a loaded machine needs more than an idle one
 
-say() { printf '== %s\n' "$*"; }
-fail() { printf 'docker-test: FAILED: %s\n' "$*" >&2; exit 1; }
+say() { printf '== %3d s  %s\n' "$SECONDS" "$*"; }
+checks=0
+passed() {
+    checks=$((checks + 1))
+    say "ok: $*"
+}
+fail() { printf 'docker-test: FAILED: %s\ndocker: %d passed, 1 failed\n' "$*" "$checks"; exit 1; }
 
 export MODE=release
 "$top/packaging/install-packages" docker
@@ -102,7 +107,8 @@ if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull -
         tail -n 10 "$out/debootstrap.log" >&2
         fail "debootstrap failed (all of it: $out/debootstrap.log)"
     fi
-    rm -rf "$scratch/root"/var/cache/apt/archives/*.deb "$scratch/root"/var/lib/apt/lists/*
+    rm -rf "$scratch/root"/var/cache/apt/archives/*.deb "$scratch/root"/var/lib/apt/lists/* \
+        "$scratch/root"/usr/share/{doc,info,locale,man}/*
     tar -C "$scratch/root" -c . | docker import --change 'CMD ["bash"]' - "$base" >/dev/null
     rm -rf "$scratch/root"
 fi
@@ -173,7 +179,7 @@ check_history() { # WHEN
             fail "$1: demo/$t has $(wc -l <"$scratch/have") records of $(wc -l <"$scratch/want"), or not in order: $(diff "$scratch/have" "$scratch/want" | head -n 5 | tr '\n' ' ')"
     done
     [ "$(wc -l <"$scratch/history")" = $published ] || fail "$1: $(wc -l <"$scratch/history") records, $published published"
-    say "$1: all $published records are there, once and in order"
+    passed "$1: all $published records are there, once and in order"
 }
 
 # The group must get exactly the numbers that were published since it read last.
@@ -187,17 +193,19 @@ check_group() { # WHEN
     cmp -s "$scratch/have" "$scratch/want" ||
         fail "$1: the group got other records than those since its last commit: $(diff "$scratch/have" "$scratch/want" | head -n 5 | tr '\n' ' ')"
     consumed=$published
-    say "$1: the group got exactly the $count new ones"
+    passed "$1: the group got exactly the $count new ones"
 }
 
 say "starting broker and server"
 dc up -d --no-build broker server >"$out/compose.log" 2>&1 || { cat "$out/compose.log" >&2; fail "compose could not start them"; }
-docker run -d --name "$run-tools" --network "${run}_default" "culex-tools:$tag" sleep infinity >/dev/null
+docker run -d --name "$run-tools" --network "${run}_default" "culex-tools:$tag" sleep infinity >"$out/tools.log" 2>&1 ||
+    { cat "$out/tools.log" >&2; fail "the container with the tools does not start"; }
 await_broker
 await_server
 
 for service in broker server; do
     [ "$(docker exec "$(container "$service")" id -u)" = 1883 ] || fail "$service does not run as user 1883"
+    passed "$service runs as user 1883"
 done
 
 publish 2000
@@ -239,13 +247,16 @@ check_group "broker killed and back"
 say "asking from the host's side, port $KAFKA_PORT, and for the server's health"
 docker run --rm --network host "culex-tools:$tag" timeout 30 kcat -b "localhost:$KAFKA_PORT" -C -t demo -o beginning -c 1 -q >/dev/null ||
     fail "a client on the host cannot read"
+passed "a client on the host can read"
 server_id=$(container server)
 grep -q -m 1 'health_status: healthy' < <(timeout "$start_seconds" docker events --filter "container=$server_id" \
     --since "$(docker inspect -f '{{.State.StartedAt}}' "$server_id")" --filter event=health_status 2>&1) ||
     fail "the server's health check does not pass: $(docker inspect -f '{{json .State.Health}}' "$server_id")"
+passed "the server is healthy"
 
 say "the profile with a device and a consumer"
 dc --profile try up -d --no-build >"$out/compose.log" 2>&1 || { cat "$out/compose.log" >&2; fail "compose could not start the profile"; }
 await consumer 'demo/[^ ]*/load '
+passed "the consumer prints what the device publishes"
 
-printf 'docker-test: passed\n'
+printf 'docker: %d passed, 0 failed\n' "$checks"
