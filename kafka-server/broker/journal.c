@@ -23,7 +23,7 @@ struct journal {
 };
 
 #define JOURNAL_FAILURE_LOG_MS 5000 /* a broken disk says so this often */
-#define JOURNAL_CLOSE_FLUSHES_MAX 8 /* callbacks of a flush may ask for another */
+#define JOURNAL_FLUSHES_MAX 8 /* callbacks of a flush may ask for another */
 
 static void ring_init(struct journal_wait *head)
 {
@@ -169,9 +169,16 @@ enum err journal_scan(struct journal *j, struct slice prefix, store_row_fn *fn, 
     return j->rows.scan(j->rows.arg, prefix, fn, arg, m);
 }
 
+static void flush_all(struct journal *j)
+{
+    for (int i = 0; i < JOURNAL_FLUSHES_MAX && journal_pending(j); i++) {
+        journal_flush(j);
+    }
+}
+
 void journal_set_store(struct journal *j, struct store *own)
 {
-    ASSERT(!journal_pending(j));
+    flush_all(j);
     j->rows.arg = own;
 }
 
@@ -191,9 +198,7 @@ void journal_close(struct journal *j)
     if (j == NULL) {
         return;
     }
-    for (int i = 0; i < JOURNAL_CLOSE_FLUSHES_MAX && journal_pending(j); i++) {
-        journal_flush(j);
-    }
+    flush_all(j);
     ASSERT(j->owners == NULL);
     free(j);
 }

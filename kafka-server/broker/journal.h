@@ -49,8 +49,8 @@ enum err journal_open_rows(struct journal **out, const struct journal_rows *rows
 /* Flushes, then frees. Owners must have gone. */
 void journal_close(struct journal *j);
 
-/* The store was opened again after a fault; NULL: it is away, and every flush fails with ERR_IO. Not while
- * anything is pending: flush first. */
+/* The store was opened again after a fault; NULL: it is away, and every flush fails with ERR_IO. What is pending is
+ * flushed to the one before. */
 void journal_set_store(struct journal *j, struct store *own);
 
 void journal_add_owner(struct journal *j, struct journal_owner *o);

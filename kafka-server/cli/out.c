@@ -15,7 +15,7 @@ static const char *cell(json_t *v, char *buf, size_t size)
         return "-";
     }
     if (json_is_string(v)) {
-        return json_string_value(v);
+        return json_string_length(v) > 0 ? json_string_value(v) : "-";
     }
     if (json_is_boolean(v)) {
         return json_is_true(v) ? "yes" : "no";
