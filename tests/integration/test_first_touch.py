@@ -102,7 +102,7 @@ def test_demo_says_which_command_to_try_and_the_commands_work(home):
     text = demo.log()
     assert f"kcat -b localhost:{demo.kafka_port} -t demo -C" in text
     assert f"mosquitto_pub -p {demo.mqtt_port} -t demo/x -m hi" in text
-    command = re.search(r"^  (\S*culex streams.*)$", text, re.M).group(1)
+    command = re.search(r"^  (\S*culex status.*)$", text, re.M).group(1)
     out = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert out.returncode == 0 and re.search(r"\bdemo\b", out.stdout), (out.stdout, out.stderr)
     demo.ctrl_c()
