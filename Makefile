@@ -152,6 +152,15 @@ sim: $(B)/sim/sim_groups
 	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
 .PHONY: sim
 
+# --- torture: programs that kill, fill and spoil; each has a short form without arguments ------------------
+TORTURE_BIN := $(patsubst tests/torture/%.c,$(B)/torture/%,$(wildcard tests/torture/*.c))
+$(B)/torture/%: tests/torture/%.c $(B)/libserver.a $(B)/libculex.a
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
+torture: $(TORTURE_BIN)
+	@set -e; for t in $(TORTURE_BIN); do echo "== $$t"; $$t; done
+.PHONY: torture
+
 # --- make check: what must be clean before every commit ---------------------------------------------------
 check: check-tree check-docs unit sim
 check-tree:
