@@ -1,0 +1,207 @@
+"""`culex`, the command line, against real brokers and servers: what it says, to people and to programs, and how it ends."""
+
+import json
+import socket
+import subprocess
+
+import pytest
+from harness import CLI, Driver, free_port, wait_until
+
+pytestmark = pytest.mark.skipif(not CLI.exists(), reason="culex is not built")
+
+RUN_SECONDS = 30
+
+
+def run(*args, rc=0, env=None):
+    done = subprocess.run([str(CLI), *[str(a) for a in args]], capture_output=True, text=True, timeout=RUN_SECONDS,
+                          env=env)
+    assert done.returncode == rc, f"culex {args} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done
+
+
+def ask(culex, *args, rc=0):
+    """The JSON of a verb."""
+    return json.loads(run(*args, "-o", "json", "-s", culex.bootstrap, "-m", f"127.0.0.1:{culex.broker.port}",
+                          rc=rc).stdout)
+
+
+def check(tmp_path, document, rc):
+    path = tmp_path / "culex.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document, indent=1))
+    return run("check", path, rc=rc), json.loads(run("check", path, "-o", "json", rc=rc).stdout)
+
+
+# --- check ---------------------------------------------------------------------------------------
+
+def test_check_passes_a_good_configuration(tmp_path):
+    said, doc = check(tmp_path, {"streams": [{"name": "a", "filters": ["a/#"]}]}, 0)
+    assert "good, 1 stream" in said.stdout
+    assert doc["ok"] and doc["mistakes"] == [] and doc["warnings"] == []
+
+
+def test_check_names_every_mistake_with_its_line(tmp_path):
+    said, doc = check(tmp_path, '{"streams": [\n {"name": "a b", "filters": ["x/#/y"]},\n'
+                                ' {"name": "c", "filters": ["c"], "partition": 4}\n]}', 2)
+    assert not doc["ok"] and len(doc["mistakes"]) == 3
+    for line, word in ((2, "a b"), (2, "#"), (3, "partitions")):
+        assert any(f":{line}:" in m and word in m for m in doc["mistakes"]), (line, word, doc["mistakes"])
+    assert all(m in said.stdout for m in doc["mistakes"])
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path):
+    done = run("check", tmp_path / "none.json", rc=2)
+    assert "none.json" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("streams,words", [
+    ([{"name": "a", "filters": ["a/#", "a/+/x"]}], ["a/+/x", "a/#", "adds nothing"]),
+    ([{"name": "a", "filters": ["a/#", "a"]}], ["adds nothing"]),
+    ([{"name": "a", "filters": ["#"]}, {"name": "b", "filters": ["b/c"]}], ["streams a and b", "b/c", "both"]),
+    ([], ["no streams"]),
+])
+def test_check_notes_what_is_surely_not_meant(tmp_path, streams, words):
+    _, doc = check(tmp_path, {"streams": streams}, 0)
+    assert len(doc["warnings"]) == 1 and all(w in doc["warnings"][0] for w in words), doc
+
+
+@pytest.mark.parametrize("filters", [["+/a", "a/+"], ["a/b", "a/b/c"], ["a/+", "a/b/c"]])
+def test_check_is_silent_about_filters_that_do_not_cover_each_other(tmp_path, filters):
+    _, doc = check(tmp_path, {"streams": [{"name": "a", "filters": filters}]}, 0)
+    assert doc["warnings"] == []
+
+
+# --- streams, groups, status ---------------------------------------------------------------------
+
+def publish(culex, count):
+    """Records in every partition."""
+    with culex.mqtt() as m:
+        m.publish_all([(f"demo/{i}", str(i)) for i in range(count)])
+
+
+@pytest.fixture(scope="module")
+def running(module_factory):
+    c = module_factory(streams=[{"name": "demo", "filters": ["demo/#"], "partitions": 4, "retention.ms": 86400000},
+                                {"name": "idle", "filters": ["idle"], "partitions": 1}])
+    publish(c, 50)
+    d = Driver("librdkafka", c.bootstrap, "demo", "readers", 0)
+    d.wait_records(50)
+    wait_until("the reader has committed", lambda: sum(
+        p["committed"] or 0 for p in ask(c, "groups", "readers")["partitions"]) == 50)
+    yield c, d
+    d.close()
+
+
+def test_streams_lists_what_there_is(running):
+    c, _ = running
+    demo, idle = ask(c, "streams")
+    assert (demo["stream"], demo["records"], demo["end"], len(demo["partitions"])) == ("demo", 50, 50, 4)
+    assert demo["retention"] == "1 d" and demo["settings"]["cleanup.policy"] == "delete"
+    assert (idle["stream"], idle["records"]) == ("idle", 0)
+    lines = run("streams", "-s", c.bootstrap).stdout.splitlines()
+    assert lines[0].split() == ["STREAM", "PARTITIONS", "RECORDS", "WRITTEN", "RETENTION"]
+    assert lines[1].split()[:4] == ["demo", "4", "50", "50"]
+
+
+def test_streams_shows_the_partitions_of_one(running):
+    c, _ = running
+    parts = ask(c, "streams", "demo")["partitions"]
+    assert [p["partition"] for p in parts] == [0, 1, 2, 3]
+    assert sum(p["end"] - p["start"] for p in parts) == 50
+    assert "no stream nothing" in run("streams", "nothing", "-s", c.bootstrap, rc=1).stderr
+
+
+def test_groups_shows_members_and_lag(running):
+    c, d = running
+    one = ask(c, "groups", "readers")
+    assert one["state"] == "Stable" and one["lag"] == 0 and len(one["members"]) == 1
+    assert one["members"][0]["host"] == "/127.0.0.1" and one["members"][0]["partitions"] == 4
+    assert all(p["client"] == one["members"][0]["client"] for p in one["partitions"])
+    assert [g["group"] for g in ask(c, "groups")] == ["readers"]
+    d.leave()
+    ends = {p["partition"]: p["end"] for p in ask(c, "streams", "demo")["partitions"]}
+    publish(c, 7)
+    one = ask(c, "groups", "readers")
+    assert one["state"] == "Empty" and one["lag"] == 7 and one["members"] == []
+    for p in one["partitions"]:
+        assert p["committed"] == ends[p["partition"]] and p["lag"] == p["end"] - p["committed"]
+    text = run("groups", "readers", "-s", c.bootstrap).stdout
+    assert "no members" in text and "COMMITTED" in text
+
+
+def test_group_that_is_not_there(running):
+    c, _ = running
+    assert "no group nobody" in run("groups", "nobody", "-s", c.bootstrap, rc=1).stderr
+
+
+def test_status_adds_up(running):
+    c, _ = running
+
+    def look():
+        done = subprocess.run([str(CLI), "status", "-o", "json", "-s", c.bootstrap, "-m",
+                               f"127.0.0.1:{c.broker.port}"], capture_output=True, text=True, timeout=RUN_SECONDS)
+        doc = json.loads(done.stdout)
+        rows = {r["stream"]: r for r in doc["broker"].get("streams", [])}
+        seen = rows.get("demo", {}).get("stored", 0) >= 50
+        return (done, doc, rows) if seen and done.returncode == 0 else None
+    done, doc, rows = wait_until("the counters have arrived", look)
+    assert doc["ok"] and doc["server"]["reachable"] and doc["server"]["streams"] == 2
+    assert doc["broker"]["state"] == "running" and doc["broker"]["balanced"]
+    assert doc["broker"]["ring_bytes"] > 0
+    for r in rows.values():
+        assert r["unexplained"] == 0
+        assert r["published"] == sum(r[k] for k in ("stored", "filtered", "rejected", "dropped", "in-flight"))
+
+
+def test_status_tells_which_side_is_away(culex_factory):
+    c = culex_factory()
+    c.server.stop()
+    doc = ask(c, "status", rc=1)
+    assert not doc["server"]["reachable"] and "culex-server running" in doc["server"]["error"]
+    assert doc["broker"]["reachable"]
+    c.server.start()
+    c.broker.stop()
+    doc = ask(c, "status", rc=1)
+    assert doc["server"]["reachable"] and "mosquitto running" in doc["broker"]["error"]
+
+
+def test_address_comes_from_the_configuration(running):
+    c, _ = running
+    doc = json.loads(run("streams", "-o", "json", "--config", c.config_path).stdout)
+    assert [s["stream"] for s in doc] == ["demo", "idle"]
+
+
+# --- what can go wrong ---------------------------------------------------------------------------
+
+@pytest.mark.parametrize("verb", ["streams", "groups"])
+def test_a_server_that_is_away_is_one_sentence(verb):
+    port = free_port()
+    done = run(verb, "-s", f"127.0.0.1:{port}", rc=1)
+    assert done.stderr == (f"culex: cannot reach the server at 127.0.0.1:{port}: Connection refused; "
+                           "is culex-server running?\n")
+    assert done.stdout == ""
+
+
+def test_a_port_that_answers_nothing_does_not_hold_it(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+        done = run("streams", "-s", f"127.0.0.1:{port}", "-t", "1", rc=1)
+        assert "does not tell its topics" in done.stderr
+        done = run("status", "-s", f"127.0.0.1:{port}", "-m", f"127.0.0.1:{port}", "-t", "1", rc=1)
+        assert "no answer to CONNECT" in done.stdout
+
+
+@pytest.mark.parametrize("args,word", [
+    ([], "Verbs"), (["fly"], "no verb fly"), (["streams", "a", "b"], "one argument too many"),
+    (["status", "x"], "one argument too many"), (["streams", "--colour"], "--colour"),
+    (["streams", "-o", "xml"], "-o xml"), (["streams", "-t", "0"], "-t 0"), (["streams", "-s"], "-s"),
+])
+def test_wrong_usage_is_said(args, word):
+    assert word in run(*args, rc=2).stderr
+
+
+def test_help_of_all_and_of_each_verb():
+    everything = run("--help").stdout
+    for verb in ("check", "streams", "groups", "status"):
+        assert verb in everything
+        assert run(verb, "--help").stdout.startswith(f"culex {verb}")
+    assert run("--version").stdout.startswith("culex ")
