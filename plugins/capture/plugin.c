@@ -128,10 +128,16 @@ static struct slice own_text(char *text)
     return slice_str(text);
 }
 
+/* Copies of properties come from malloc in 2.0, and from the broker's counted allocator in 2.1. */
 static void free_owned(void)
 {
     while (culex.owned_count > 0) {
-        free(culex.owned[--culex.owned_count]);
+        void *copy = culex.owned[--culex.owned_count];
+        if (culex.broker_2_1) {
+            mosquitto_free(copy);
+        } else {
+            free(copy);
+        }
     }
 }
 

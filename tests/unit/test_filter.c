@@ -197,7 +197,8 @@ static double cost_ns(uint32_t filters)
     struct filter_tree *t = filter_tree_new();
     char text[64];
     for (uint32_t i = 0; i < filters; i++) {
-        size_t len = (size_t)snprintf(text, sizeof text, "site/%u/%s", i, i % 2 ? "line/+/temp" : "#");
+        const char *rest = i % 2 ? "line/+/temp" : "#";
+        size_t len = (size_t)snprintf(text, sizeof text, "site/%u/%s", i, rest);
         assert_int_equal(filter_tree_add(t, slice_make(text, len), i), OK);
     }
     struct slice topic = slice_str("site/6/line/3/temp");
