@@ -16,7 +16,13 @@
 
 enum { EXIT_USAGE = 2 };
 
-#define MALLOC_ARENAS 2 /* more of them only keep memory for threads that come and go */
+/* A consumer that catches up has blocks of about 1 MB read, sent and freed again, hundreds a second: the
+ * allocator keeps what it would otherwise give back to the kernel and fault in again, page by page, each
+ * time. The server trims it when nothing has been asked for a while (server.c). One arena: threads
+ * free what others have allocated. */
+#define MALLOC_ARENAS     1
+#define MALLOC_MMAP_BYTES (8 << 20)
+#define MALLOC_KEEP_BYTES (64 << 20)
 
 static const char usage[] =
     "culex-server: serves what Mosquitto's culex plugin captured to Kafka clients.\n"
@@ -166,6 +172,8 @@ int main(int argc, char **argv)
         return status;
     }
     mallopt(M_ARENA_MAX, MALLOC_ARENAS);
+    mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_BYTES);
+    mallopt(M_TRIM_THRESHOLD, MALLOC_KEEP_BYTES);
     signal(SIGPIPE, SIG_IGN);
     if (!load(&c, &a)) {
         config_fini(&c);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +43,7 @@
 #define LOOK_MS        1000  /* between two looks for a store that is not there */
 #define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
 #define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
+#define TRIM_MS        3000 /* quiet for so long: memory kept for reads goes back to the system */
 #define TURNS_MAX      16 /* of commit and write, before events get their turn again */
 #define CLUSTER_ID_KEY "server/cluster.id"
 
@@ -55,6 +57,8 @@ struct server_internal {
     int64_t next_own_ms, next_captured_ms; /* next look for a store */
     int64_t hold_until_ms; /* no request is handled before; 0: over */
     bool said_own, said_captured, ready, stopped;
+    uint64_t requests_seen; /* at the last tick */
+    int64_t quiet_ms;       /* since when no request has come; 0: memory is trimmed already */
     struct log_limit own_limit, captured_limit, tick_limit;
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
@@ -305,6 +309,19 @@ static void say_ready(struct server *s)
     }
 }
 
+/* Gives memory that the allocator has kept back to the system, once, when nobody fetches. */
+static void trim_memory(struct server *s, int64_t now_ms)
+{
+    struct server_internal *in = s->in;
+    if (s->requests != in->requests_seen) {
+        in->requests_seen = s->requests;
+        in->quiet_ms = now_ms;
+    } else if (in->quiet_ms != 0 && now_ms - in->quiet_ms > TRIM_MS) {
+        in->quiet_ms = 0;
+        malloc_trim(0);
+    }
+}
+
 static void on_tick(evutil_socket_t fd, short what, void *arg)
 {
     struct server *s = arg;
@@ -327,6 +344,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     look_for_own(s, now_ms);
     look_for_captured(s, now_ms);
     say_ready(s);
+    trim_memory(s, now_ms);
 }
 
 static void on_coordinator_timer(evutil_socket_t fd, short what, void *arg)

@@ -167,8 +167,8 @@ static void read_part(struct fetch *f, struct fetch_part *p, size_t *read_left)
     bool at_least_one;
     size_t room = room_for(f, p, &at_least_one);
     room = room < *read_left ? room : *read_left;
-    if (room == 0 && !at_least_one) {
-        return;
+    if (!at_least_one && (room == 0 || room < f->batch_bytes)) {
+        return; /* finding out that a batch does not fit costs as much as reading it */
     }
     struct store_slices *s = NULL;
     struct errmsg m = {.text = ""};
@@ -194,6 +194,7 @@ static void read_part(struct fetch *f, struct fetch_part *p, size_t *read_left)
     p->next = s->next;
     p->end = s->next > p->end ? s->next : p->end;
     *read_left -= s->bytes < *read_left ? s->bytes : *read_left;
+    f->batch_bytes = s->bytes / s->count;
     count_bytes(f, s->bytes);
     copy_small(p);
 }

@@ -12,7 +12,7 @@
 #include "shared/store/store.h"
 
 #define FETCH_LOOK_BYTES_MAX (2u << 20)  /* copied out of the tail ring in one go, on the loop */
-#define FETCH_READ_BYTES_MAX (16u << 20) /* read from disk for one reply */
+#define FETCH_READ_BYTES_MAX (4u << 20)  /* read from disk for one reply: what stays in the CPU's cache until it is sent */
 #define FETCH_PART_BYTES_MAX (256u << 20) /* a single batch larger than this is not served */
 #define FETCH_COPY_BYTES     8192 /* batches smaller than this on average are copied together */
 
@@ -41,6 +41,7 @@ struct fetch {
     size_t bytes;      /* read so far */
     int32_t errors;    /* partitions with one */
     int32_t cold;      /* partitions for fetch_read */
+    size_t batch_bytes; /* mean size of the batches of the last read: smaller rooms are not tried */
     bool again;        /* fetch_read found something that cannot be read yet: try again soon */
 };
 
