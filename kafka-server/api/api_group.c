@@ -1,8 +1,9 @@
 /* The requests of consumer groups: frames' structs in, coordinator calls, frames' structs out.
  *
- * Joins and syncs are parked in the coordinator as a group_call, which lives in the request's arena. Everything
- * that changes a group is answered after the commit that holds it. What is only read is answered at once, straight
- * from the coordinator's memory: request_reply encodes before it returns. */
+ * Joins and syncs are parked in the coordinator as a group_call, which lives in the request's
+ * arena. Everything that changes a group is answered after the commit that holds it. What is only
+ * read is answered at once, straight from the coordinator's memory: request_reply encodes before it
+ * returns. */
 #include <strings.h>
 
 #include "kafka_messages.h"
@@ -109,8 +110,8 @@ static struct kbytes keep_bytes(struct parked *x, struct slice s)
 
 static void join_members(struct parked *x, const struct group *g)
 {
-    x->join.members = codec_new_array(&join_group_response_members_message, &x->rq->arena,
-                                      g->member_count);
+    x->join.members =
+        codec_new_array(&join_group_response_members_message, &x->rq->arena, g->member_count);
     if (x->join.members == NULL) {
         x->failed = true;
         return;
@@ -172,14 +173,12 @@ static void join_send(struct group_call *call, enum kerr e)
 static const struct group_protocol *join_protocols(struct request *rq,
                                                    const struct join_group_request *q)
 {
-    struct group_protocol *list =
-        arena_array(&rq->arena, (size_t)q->protocols_count, sizeof *list);
+    struct group_protocol *list = arena_array(&rq->arena, (size_t)q->protocols_count, sizeof *list);
     for (int32_t i = 0; list != NULL && i < q->protocols_count; i++) {
         list[i].name = str_slice(q->protocols[i].name);
-        list[i].metadata = slice_make(q->protocols[i].metadata.data,
-                                      (size_t)(q->protocols[i].metadata.len > 0
-                                                   ? q->protocols[i].metadata.len
-                                                   : 0));
+        list[i].metadata = slice_make(
+            q->protocols[i].metadata.data,
+            (size_t)(q->protocols[i].metadata.len > 0 ? q->protocols[i].metadata.len : 0));
     }
     return list;
 }
@@ -297,7 +296,7 @@ void api_sync_group(struct request *rq)
     coordinator_sync(rq->server->coordinator, str_slice(q->group_id), &ev, &x->call);
 }
 
-/* --- Heartbeat, LeaveGroup -------------------------------------------------------------------- */
+/* --- Heartbeat, LeaveGroup ------------------------------------------------------------------- */
 
 void api_heartbeat(struct request *rq)
 {
@@ -329,11 +328,11 @@ void api_leave_group(struct request *rq)
     struct leave_group_response *failed = leave_response(rq, KERR_COORDINATOR_NOT_AVAILABLE);
     bool ok = p != NULL && failed != NULL;
     if (ok && rq->header.api_version < 3) {
-        p->error_code = (int16_t)coordinator_leave(c, group_id, str_slice(q->member_id),
-                                                   slice_make(NULL, 0));
+        p->error_code =
+            (int16_t)coordinator_leave(c, group_id, str_slice(q->member_id), slice_make(NULL, 0));
     } else if (ok) {
-        p->members = codec_new_array(&leave_group_response_members_message, &rq->arena,
-                                     q->members_count);
+        p->members =
+            codec_new_array(&leave_group_response_members_message, &rq->arena, q->members_count);
         ok = p->members != NULL;
         p->members_count = ok ? q->members_count : 0;
         for (int32_t i = 0; ok && i < q->members_count; i++) {
@@ -357,7 +356,7 @@ void api_leave_group(struct request *rq)
     request_reply_committed(rq, p, failed);
 }
 
-/* --- DescribeGroups --------------------------------------------------------------------------- */
+/* --- DescribeGroups -------------------------------------------------------------------------- */
 
 /* Read, delete and describe: what anybody may do with a group while there are no ACLs. */
 #define GROUP_OPERATIONS (1 << 3 | 1 << 6 | 1 << 8)
@@ -419,8 +418,8 @@ void api_describe_groups(struct request *rq)
     const struct describe_groups_request *q = rq->body;
     struct describe_groups_response p;
     codec_init(&describe_groups_response_message, &p);
-    p.groups = codec_new_array(&describe_groups_response_groups_message, &rq->arena,
-                               q->groups_count);
+    p.groups =
+        codec_new_array(&describe_groups_response_groups_message, &rq->arena, q->groups_count);
     bool ok = p.groups != NULL;
     p.groups_count = q->groups_count;
     for (int32_t i = 0; ok && i < q->groups_count; i++) {
@@ -433,7 +432,7 @@ void api_describe_groups(struct request *rq)
     request_reply(rq, &p);
 }
 
-/* --- ListGroups ------------------------------------------------------------------------------- */
+/* --- ListGroups ------------------------------------------------------------------------------ */
 
 #define GROUP_TYPE "classic"
 
@@ -486,7 +485,7 @@ void api_list_groups(struct request *rq)
     request_reply(rq, &p);
 }
 
-/* --- DeleteGroups ----------------------------------------------------------------------------- */
+/* --- DeleteGroups ---------------------------------------------------------------------------- */
 
 static struct delete_groups_response *delete_response(struct request *rq)
 {

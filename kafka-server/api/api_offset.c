@@ -1,8 +1,8 @@
 /* Committed offsets: OffsetCommit, OffsetFetch, OffsetDelete.
  *
- * A topic is named by its name, or (version 10) by its id. What does not exist is said before the coordinator
- * is asked, as Kafka does: then nothing of the group is touched. Commits are answered after they are stored; a
- * fetch reads what is stored. */
+ * A topic is named by its name, or (version 10) by its id. What does not exist is said before the
+ * coordinator is asked, as Kafka does: then nothing of the group is touched. Commits are answered
+ * after they are stored; a fetch reads what is stored. */
 #include <stdlib.h>
 
 #include "kafka_messages.h"
@@ -15,7 +15,7 @@ static const char no_memory[] = "no memory for its answer";
 
 #define TOPIC_ID_VERSION 10 /* OffsetCommit and OffsetFetch name topics by id from here on */
 
-/* --- OffsetCommit ----------------------------------------------------------------------------- */
+/* --- OffsetCommit ---------------------------------------------------------------------------- */
 
 static struct offset_commit_response *commit_response(struct request *rq)
 {
@@ -25,8 +25,8 @@ static struct offset_commit_response *commit_response(struct request *rq)
         return NULL;
     }
     codec_init(&offset_commit_response_message, p);
-    p->topics = codec_new_array(&offset_commit_response_topics_message, &rq->arena,
-                                q->topics_count);
+    p->topics =
+        codec_new_array(&offset_commit_response_topics_message, &rq->arena, q->topics_count);
     if (p->topics == NULL) {
         return NULL;
     }
@@ -36,8 +36,8 @@ static struct offset_commit_response *commit_response(struct request *rq)
         int32_t count = q->topics[i].partitions_count;
         t->name = q->topics[i].name;
         t->topic_id = q->topics[i].topic_id;
-        t->partitions = codec_new_array(&offset_commit_response_topics_partitions_message,
-                                        &rq->arena, count);
+        t->partitions =
+            codec_new_array(&offset_commit_response_topics_partitions_message, &rq->arena, count);
         if (t->partitions == NULL) {
             return NULL;
         }
@@ -91,8 +91,7 @@ static void commit_topic(struct commit *x, int32_t i)
             e = coordinator_commit_put(x->rq->server->coordinator, x->group,
                                        slice_str(t->row->name), p->partition_index,
                                        p->committed_offset, p->committed_leader_epoch,
-                                       str_slice(p->committed_metadata), -1,
-                                       q->retention_time_ms);
+                                       str_slice(p->committed_metadata), -1, q->retention_time_ms);
         }
         x->ok->topics[i].partitions[k].error_code = (int16_t)e;
         x->failed->topics[i].partitions[k].error_code =
@@ -119,8 +118,8 @@ void api_offset_commit(struct request *rq)
 }
 
 /* --- OffsetFetch ------------------------------------------------------------------------------
- * Versions up to 7 have one group at the top, later ones a list. Both are answered in the later form; the older answer is
- * then copied out of it. */
+ * Versions up to 7 have one group at the top, later ones a list. Both are answered in the later
+ * form; the older answer is then copied out of it. */
 
 static void fill_partition(struct offset_fetch_response_groups_topics_partitions *out,
                            const struct offset_entry *e, int32_t partition, enum kerr error)
@@ -147,8 +146,8 @@ static bool fetch_topic(struct request *rq, const struct offsets *offsets,
     }
     out->name = from->name;
     out->topic_id = from->topic_id;
-    out->partitions = codec_new_array(&offset_fetch_response_groups_topics_partitions_message,
-                                      &rq->arena, count);
+    out->partitions =
+        codec_new_array(&offset_fetch_response_groups_topics_partitions_message, &rq->arena, count);
     if (out->partitions == NULL) {
         return false;
     }
@@ -250,8 +249,8 @@ static bool old_request(struct request *rq, struct offset_fetch_request_groups *
     if (q->topics_count < 0) {
         return true;
     }
-    out->topics = codec_new_array(&offset_fetch_request_groups_topics_message, &rq->arena,
-                                  q->topics_count);
+    out->topics =
+        codec_new_array(&offset_fetch_request_groups_topics_message, &rq->arena, q->topics_count);
     for (int32_t i = 0; out->topics != NULL && i < q->topics_count; i++) {
         out->topics[i].name = q->topics[i].name;
         out->topics[i].partition_indexes = q->topics[i].partition_indexes;
@@ -263,8 +262,8 @@ static bool old_request(struct request *rq, struct offset_fetch_request_groups *
 static bool old_response(struct request *rq, const struct offset_fetch_response_groups *from,
                          struct offset_fetch_response *p)
 {
-    p->topics = codec_new_array(&offset_fetch_response_topics_message, &rq->arena,
-                                from->topics_count);
+    p->topics =
+        codec_new_array(&offset_fetch_response_topics_message, &rq->arena, from->topics_count);
     if (p->topics == NULL) {
         return false;
     }
@@ -304,8 +303,8 @@ void api_offset_fetch(struct request *rq)
         codec_init(&offset_fetch_response_groups_message, &out);
         ok = old_request(rq, &from) && fetch_group(rq, &from, &out) && old_response(rq, &out, &p);
     } else {
-        p.groups = codec_new_array(&offset_fetch_response_groups_message, &rq->arena,
-                                   q->groups_count);
+        p.groups =
+            codec_new_array(&offset_fetch_response_groups_message, &rq->arena, q->groups_count);
         ok = p.groups != NULL;
         p.groups_count = q->groups_count;
         for (int32_t i = 0; ok && i < q->groups_count; i++) {
@@ -319,7 +318,7 @@ void api_offset_fetch(struct request *rq)
     request_reply(rq, &p);
 }
 
-/* --- OffsetDelete ------------------------------------------------------------------------------ */
+/* --- OffsetDelete ---------------------------------------------------------------------------- */
 
 static struct offset_delete_response *delete_response(struct request *rq, enum kerr e)
 {
@@ -337,8 +336,8 @@ static bool delete_topic(struct request *rq, struct coordinated *g,
 {
     const struct topic *t = topics_find(rq->server->topics, str_slice(from->name));
     out->name = from->name;
-    out->partitions = codec_new_array(&offset_delete_response_topics_partitions_message,
-                                      &rq->arena, from->partitions_count);
+    out->partitions = codec_new_array(&offset_delete_response_topics_partitions_message, &rq->arena,
+                                      from->partitions_count);
     if (out->partitions == NULL) {
         return false;
     }
@@ -360,14 +359,13 @@ void api_offset_delete(struct request *rq)
 {
     const struct offset_delete_request *q = rq->body;
     struct coordinated *g = NULL;
-    enum kerr e =
-        coordinator_delete_offsets(rq->server->coordinator, str_slice(q->group_id), &g);
+    enum kerr e = coordinator_delete_offsets(rq->server->coordinator, str_slice(q->group_id), &g);
     struct offset_delete_response *p = delete_response(rq, e);
     struct offset_delete_response *failed = delete_response(rq, KERR_COORDINATOR_NOT_AVAILABLE);
     bool ok = p != NULL && failed != NULL;
     if (ok && e == KERR_NONE) {
-        p->topics = codec_new_array(&offset_delete_response_topics_message, &rq->arena,
-                                    q->topics_count);
+        p->topics =
+            codec_new_array(&offset_delete_response_topics_message, &rq->arena, q->topics_count);
         ok = p->topics != NULL;
         p->topics_count = ok ? q->topics_count : 0;
         for (int32_t i = 0; ok && i < q->topics_count; i++) {

@@ -1,5 +1,5 @@
-/* See api_wait.h. The state lives in the request's arena: when the connection goes first, the journal forgets it and the
- * arena takes it away. */
+/* See api_wait.h. The state lives in the request's arena: when the connection goes first, the
+ * journal forgets it and the arena takes it away. */
 #include "kafka-server/api/api_wait.h"
 
 #include "kafka-server/broker/journal.h"

@@ -1,16 +1,18 @@
 /* All groups: finding them, storing what changed, taking it back when that failed.
  *
- *      request ─▶ group_on_…  ─▶ dirty? ─▶ list ──▶ write: one row per group ─▶ commit ─▶ ok:   the row is
- *                     │                                                           │         `stored`
- *                     └─ replies ─▶ prepare (copied), wait ───────────────────────┴▶ send   else: decoded
- *                                                                                           from `stored`
+ *   request ─▶ group_on_… ─▶ dirty? ─▶ list ─▶ write: one row per group ─▶ commit ─┬▶ `stored`
+ *                  │                                                     failed: │  is that row;
+ *                  └─ replies ─▶ prepare (copied), wait ───────────────────────── ▼  send
+ *                                                     the group is decoded from `stored`, and
+ *                                                     whoever waits gets an error
  *
- * Offsets go the other way round: they are staged, put into the commit, and enter the table in memory when they
- * are stored. Readers see stored offsets only.
+ * Offsets go the other way round: they are staged, put into the commit, and enter the table in
+ * memory when they are stored. Readers see stored offsets only.
  *
- * A group lives while it has members, ids given out, a row or an offset; `sweep` removes what has nothing left, and
- * expires offsets: those of a group that has been empty for offsets.retention.minutes, those of a client without
- * membership that long after their commit, those of topics that a stable group of consumers has stopped reading. */
+ * A group lives while it has members, ids given out, a row or an offset; `sweep` removes what has
+ * nothing left, and expires offsets: those of a group that has been empty for
+ * offsets.retention.minutes, those of a client without membership that long after their commit,
+ * those of topics that a stable group of consumers has stopped reading. */
 #include "kafka-server/broker/coordinator.h"
 
 #include <stdio.h>
@@ -20,7 +22,7 @@
 #include "shared/base/log.h"
 
 #define MEMBER_ID_PREFIX_BYTES_MAX 255 /* of the client's or instance's id; the rest is a UUID */
-#define UUID_HEX_BYTES 36
+#define UUID_HEX_BYTES             36
 
 struct coordinated {
     struct group *group;
@@ -462,13 +464,11 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
         .offset = offset,
         .leader_epoch = leader_epoch,
         .commit_ms = commit_ms >= 0 ? commit_ms : wall_ms,
-        .expire_ms = retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms
-                         ? wall_ms + retention_ms
-                         : -1,
+        .expire_ms =
+            retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1,
         .metadata = metadata,
     };
-    struct offset_entry *e =
-        stage_room(c) ? offset_entry_new(topic, partition, &row) : NULL;
+    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &row) : NULL;
     if (e == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
@@ -480,8 +480,7 @@ static bool stage_removal(struct coordinator *c, struct coordinated *g, struct s
                           int32_t partition)
 {
     const struct offset_row none = {0};
-    struct offset_entry *e =
-        stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
+    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
     if (e != NULL) {
         stage(c, g, e, true);
     }

@@ -1,10 +1,10 @@
 /* The group coordinator: all groups and their offsets, in memory and in the server's own store.
  *
- * It stands between the requests (api/api_group.c, api_offset.c), the machine of each group (group.h) and the
- * journal. Every change becomes rows of the turn's commit; what a client is told of it leaves after that commit.
- * When a commit fails, the groups that it would have changed are what their rows say again, and whoever asked gets
- * COORDINATOR_NOT_AVAILABLE: to clients it looks like a coordinator that started again, which they know how to
- * handle.
+ * It stands between the requests (api/api_group.c, api_offset.c), the machine of each group
+ * (group.h) and the journal. Every change becomes rows of the turn's commit; what a client is told
+ * of it leaves after that commit. When a commit fails, the groups that it would have changed are
+ * what their rows say again, and whoever asked gets COORDINATOR_NOT_AVAILABLE: to clients it looks
+ * like a coordinator that started again, which they know how to handle.
  *
  * Time comes from shared/base/clock.h, save where it is a parameter. Loop thread only. */
 #ifndef CULEX_BROKER_COORDINATOR_H
@@ -20,15 +20,15 @@
 struct coordinator;
 struct coordinated; /* a group with its offsets */
 
-/* Reads all groups and offsets; the sessions of members begin anew. cfg is read here and not kept. Blocks.
- * ERR_NOMEM, or why the rows cannot be read. */
+/* Reads all groups and offsets; the sessions of members begin anew. cfg is read here and not kept.
+ * Blocks. ERR_NOMEM, or why the rows cannot be read. */
 enum err coordinator_open(struct coordinator **out, struct journal *j,
                           const struct config_server *cfg, int64_t now_ms,
                           struct errmsg *m) MUST_CHECK;
 /* Takes over changed settings. */
 void coordinator_reload(struct coordinator *c, const struct config_server *cfg);
-/* Answers every parked join and sync with COORDINATOR_NOT_AVAILABLE, after the next flush, and every later one at
- * once. */
+/* Answers every parked join and sync with COORDINATOR_NOT_AVAILABLE, after the next flush, and
+ * every later one at once. */
 void coordinator_stop(struct coordinator *c);
 /* Stops, flushes the journal, frees. */
 void coordinator_close(struct coordinator *c);
@@ -37,13 +37,15 @@ void coordinator_close(struct coordinator *c);
 int64_t coordinator_deadline_ms(const struct coordinator *c);
 void coordinator_tick(struct coordinator *c, int64_t now_ms);
 
-/* --- join and sync: answers that may take a while ---------------------------------------------- */
+/* --- join and sync: answers that may take a while -------------------------------------------- */
 
-/* A request that is being answered. Embedded in the asker's memory, which lives until send or cancel. */
+/* A request that is being answered. Embedded in the asker's memory, which lives until send or
+ * cancel. */
 struct group_call {
     /* Copies what it needs of *r, which dies when this returns. Called before send, once. */
     void (*prepare)(struct group_call *call, const struct group_reply *r);
-    /* The prepared answer may leave; or, with an error, that error in its place. Called once, last. */
+    /* The prepared answer may leave; or, with an error, that error in its place. Called once,
+     * last. */
     void (*send)(struct group_call *call, enum kerr e);
 
     struct coordinated *group; /* the coordinator's */
@@ -68,8 +70,9 @@ enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, in
 enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct slice member_id,
                             struct slice instance_id);
 
-/* May this client commit here? On KERR_NONE *out is the group, made if need be, for coordinator_commit_put in the same
- * turn. unknown_is_404: v9+, which tells a group that is not there from a generation that is not. */
+/* May this client commit here? On KERR_NONE *out is the group, made if need be, for
+ * coordinator_commit_put in the same turn. unknown_is_404: v9+, which tells a group that is not
+ * there from a generation that is not. */
 enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32_t generation,
                              struct slice member_id, struct slice instance_id, bool unknown_is_404,
                              struct coordinated **out);
@@ -89,7 +92,7 @@ enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g
 /* A topic was deleted: so are the offsets in it. */
 void coordinator_topic_gone(struct coordinator *c, struct slice topic);
 
-/* --- what there is: borrowed until the next call that changes something ------------------------- */
+/* --- what there is: borrowed until the next call that changes something ---------------------- */
 
 /* NULL: no such group. */
 const struct group *coordinator_find(const struct coordinator *c, struct slice group_id);

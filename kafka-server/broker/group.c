@@ -1,11 +1,13 @@
 /* Members of a group, their protocols, and who votes for what. No rule of the protocol lives here.
  *
- * Members are in a hash by id, which keeps the order in which they came: "first member" means that order. Static
- * members are in a second hash by instance id. Four counts (members, joined, pending ids, pending syncs) are
- * kept by the functions below and by nobody else, so that "have all joined?" costs nothing in a group of thousands.
+ * Members are in a hash by id, which keeps the order in which they came: "first member" means that
+ * order. Static members are in a second hash by instance id. Four counts (members, joined, pending
+ * ids, pending syncs) are kept by the functions below and by nobody else, so that "have all
+ * joined?" costs nothing in a group of thousands.
  *
- * uthash aborts when it cannot get memory for its table: a few bytes a member, as the process would soon do anyway.
- * What comes from outside and may be large (metadata, assignments, names) is allocated so that it may fail. */
+ * uthash aborts when it cannot get memory for its table: a few bytes a member, as the process would
+ * soon do anyway. What comes from outside and may be large (metadata, assignments, names) is
+ * allocated so that it may fail. */
 #include "kafka-server/broker/group.h"
 
 #include <stdlib.h>
@@ -80,7 +82,7 @@ void group_free(struct group *g)
     free(g);
 }
 
-/* --- ids that were given out ------------------------------------------------------------------- */
+/* --- ids that were given out ----------------------------------------------------------------- */
 
 struct group_pending *group_find_pending(const struct group *g, struct slice member_id)
 {
@@ -114,7 +116,7 @@ void group_pending_remove(struct group *g, struct group_pending *p)
     free(p);
 }
 
-/* --- protocols ----------------------------------------------------------------------------------- */
+/* --- protocols ------------------------------------------------------------------------------- */
 
 /* The list, the names and the metadata in one block: one allocation that may fail, one free. */
 struct group_protocols *group_protocols_copy(const struct group_protocol *list, int32_t count)
@@ -123,8 +125,7 @@ struct group_protocols *group_protocols_copy(const struct group_protocol *list, 
     for (int32_t i = 0; i < count; i++) {
         bytes += list[i].name.len + list[i].metadata.len;
     }
-    struct group_protocols *p =
-        malloc(sizeof *p + (size_t)count * sizeof p->list[0] + bytes);
+    struct group_protocols *p = malloc(sizeof *p + (size_t)count * sizeof p->list[0] + bytes);
     if (p == NULL) {
         return NULL;
     }
@@ -357,15 +358,16 @@ void group_member_set_pending_sync(struct group *g, struct group_member *m, bool
     m->pending_sync = pending;
 }
 
-/* --- subscriptions ----------------------------------------------------------------------------- */
+/* --- subscriptions --------------------------------------------------------------------------- */
 
 bool group_is_consumer(const struct group *g)
 {
     return slice_eq(g->protocol_type, slice_str("consumer"));
 }
 
-/* ConsumerProtocolSubscription begins with version int16 and an array of topic names, in every version; what follows is
- * the assignor's business. True when topic is in it, or when it is no such thing: then nothing may be assumed. */
+/* ConsumerProtocolSubscription begins with version int16 and an array of topic names, in every
+ * version; what follows is the assignor's business. True when topic is in it, or when it is no such
+ * thing: then nothing may be assumed. */
 static bool metadata_subscribes(struct slice metadata, struct slice topic)
 {
     struct reader r = reader_make(metadata);

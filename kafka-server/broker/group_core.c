@@ -14,20 +14,22 @@
  *   └──────┘
  *
  * Invariants
- * 1. A generation is made by complete_join alone and has one leader. It only grows, across crashes too: the
- *    row is dirty before the first reply that names it.
- * 2. A token is in one place (a member's join or sync) and leaves it through answer_join or answer_sync, which
- *    reply once, or through group_on_cancel, which does not reply.
- * 3. A parked member does not time out: the wait itself is bounded by join_deadline_ms and sync_deadline_ms. A
- *    connection that goes away un-parks its member, whose session then runs; it does not remove it.
- * 4. `dirty` is set by whatever a later answer may rely on: generations, assignments, members that left, static
- *    members that were replaced. A rebalance that has begun is not such a thing: forgotten in a crash, it begins again.
- * 5. wake_ms is never later than the first deadline. Deadlines move away without touching it; a tick that comes too
- *    early only computes it anew.
+ * 1. A generation is made by complete_join alone and has one leader. It only grows, across crashes
+ *    too: the row is dirty before the first reply that names it.
+ * 2. A token is in one place (a member's join or sync) and leaves it through answer_join or
+ *    answer_sync, which reply once, or through group_on_cancel, which does not reply.
+ * 3. A parked member does not time out: the wait itself is bounded by join_deadline_ms and
+ *    sync_deadline_ms. A connection that goes away un-parks its member, whose session then runs; it
+ *    does not remove it.
+ * 4. `dirty` is set by whatever a later answer may rely on: generations, assignments, members that
+ *    left, static members that were replaced. A rebalance that has begun is not such a thing:
+ *    forgotten in a crash, it begins again.
+ * 5. wake_ms is never later than the first deadline. Deadlines move away without touching it; a
+ *    tick that comes too early only computes it anew.
  *
- * Where Kafka leaves a choice: a first rebalance without a delay waits up to GROUP_PENDING_GRACE_MS for members that
- * have just been given an id, so that many consumers that start together meet in one generation. A
- * lone consumer never waits. */
+ * Where Kafka leaves a choice: a first rebalance without a delay waits up to GROUP_PENDING_GRACE_MS
+ * for members that have just been given an id, so that many consumers that start together meet in
+ * one generation. A lone consumer never waits. */
 #include "kafka-server/broker/group.h"
 
 #include <stdlib.h>
@@ -182,7 +184,8 @@ static void remove_absent(struct group *g, const struct group_sink *out)
     }
 }
 
-/* Everybody who joined is in the new generation; static members that did not come keep their place. */
+/* Everybody who joined is in the new generation; static members that did not come keep their
+ * place. */
 static void begin_generation(struct group *g, struct group_time now, const struct group_sink *out)
 {
     for (struct group_member *m = g->members; m != NULL; m = m->hh.next) {
@@ -209,7 +212,8 @@ static void complete_join(struct group *g, struct group_time now, const struct g
 {
     remove_absent(g, out);
     if (g->members != NULL && g->joined_count == 0) {
-        /* Only static members, none of them here: until one comes or their sessions end there is nobody to lead. */
+        /* Only static members, none of them here: until one comes or their sessions end there is
+         * nobody to lead. */
         g->join_deadline_ms = now.mono_ms + group_rebalance_timeout_ms(g);
         due(g, g->join_deadline_ms);
         return;
@@ -284,7 +288,8 @@ static bool has_room(const struct group *g, const struct group_join *ev)
         return false;
     }
     switch (g->state) {
-    case GROUP_PREPARING: /* those who came first have the places: the group may be over a lowered limit */
+    case GROUP_PREPARING:
+        /* Those who came first have the places: the group may be over a lowered limit. */
         return (m != NULL && m->joined) || g->joined_count < g->limits->size_max;
     case GROUP_COMPLETING:
     case GROUP_STABLE:
@@ -362,7 +367,8 @@ static void update_member(struct group *g, struct group_member *m, const struct 
         reply_error(out, ev->token, KERR_COORDINATOR_NOT_AVAILABLE, ev->member_id);
         return;
     }
-    /* The same client asked before and waits on another connection, which it has surely given up. */
+    /* The same client asked before and waits on another connection, which it has surely given
+     * up. */
     answer_join(g, m, KERR_REBALANCE_IN_PROGRESS, out);
     group_member_set_protocols(g, m, p);
     m->session_timeout_ms = ev->session_timeout_ms;
@@ -370,7 +376,8 @@ static void update_member(struct group *g, struct group_member *m, const struct 
     wait_for_rebalance(g, m, ev->token, now, out);
 }
 
-/* A static member has started again: it takes the place of its former self, whose requests are fenced. */
+/* A static member has started again: it takes the place of its former self, whose requests are
+ * fenced. */
 static void replace_static(struct group *g, struct group_member *old, const struct group_join *ev,
                            struct group_time now, const struct group_sink *out)
 {
@@ -395,8 +402,8 @@ static void replace_static(struct group *g, struct group_member *old, const stru
     g->dirty = true;
     rearm(g, m, now);
     if (g->state == GROUP_STABLE && slice_eq(group_select_protocol(g), g->protocol_name)) {
-        /* Nothing changes for the others. A leader must not assign again: since v9 it is told so; before, it
-         * is told that its former self leads. */
+        /* Nothing changes for the others. A leader must not assign again: since v9 it is told so;
+         * before, it is told that its former self leads. */
         struct group_reply r = {.group = g, .member = m, .member_id = m->id};
         r.skip_assignment = r.with_members = leads && ev->skip_assignment;
         r.leader_id = leads && !ev->skip_assignment ? old->id : g->leader->id;
@@ -424,8 +431,7 @@ static void join_without_id(struct group *g, const struct group_join *ev, struct
         return;
     }
     int64_t deadline_ms = now.mono_ms + ev->session_timeout_ms;
-    if (g->pending_count >= GROUP_PENDING_MAX ||
-        !group_pending_add(g, ev->fresh_id, deadline_ms)) {
+    if (g->pending_count >= GROUP_PENDING_MAX || !group_pending_add(g, ev->fresh_id, deadline_ms)) {
         reply_error(out, ev->token, KERR_COORDINATOR_NOT_AVAILABLE, ev->member_id);
         return;
     }
@@ -451,8 +457,9 @@ static void join_with_id(struct group *g, const struct group_join *ev, struct gr
     bool same = group_protocols_same(m->protocols, ev->protocols, ev->protocol_count);
     if ((g->state == GROUP_COMPLETING && same) ||
         (g->state == GROUP_STABLE && same && g->leader != m)) {
-        /* It has lost the answer of this generation, or asks for no reason: it gets that answer again. A
-         * leader that joins a stable group wants to assign anew (say, a topic has grown). */
+        /* It has lost the answer of this generation, or asks for no reason: it gets that answer
+         * again. A leader that joins a stable group wants to assign anew (say, a topic has
+         * grown). */
         struct group_reply r = {.group = g, .member = m, .member_id = m->id};
         r.leader_id = g->leader->id;
         r.with_members = g->leader == m;
@@ -548,7 +555,8 @@ void group_on_sync(struct group *g, const struct group_sync *ev, struct group_ti
         return;
     }
     pending_sync_done(g, m);
-    answer_sync(g, m, KERR_REBALANCE_IN_PROGRESS, out); /* asked before, on a connection it gave up */
+    /* It may have asked before, on a connection that it gave up. */
+    answer_sync(g, m, KERR_REBALANCE_IN_PROGRESS, out);
     m->sync_token = ev->token;
     if (g->state == GROUP_STABLE) {
         answer_sync(g, m, KERR_NONE, out);
@@ -565,7 +573,7 @@ void group_on_sync(struct group *g, const struct group_sync *ev, struct group_ti
     }
 }
 
-/* --- the rest of a member's life --------------------------------------------------------------- */
+/* --- the rest of a member's life ------------------------------------------------------------- */
 
 enum kerr group_on_heartbeat(struct group *g, int32_t generation, struct slice member_id,
                              struct slice instance_id, struct group_time now)
@@ -636,7 +644,8 @@ enum kerr group_on_commit(struct group *g, int32_t generation, struct slice memb
         return KERR_ILLEGAL_GENERATION;
     }
     rearm(g, group_find(g, member_id), now);
-    /* While members are asked to join again they may still store what they did: heartbeats tell them. */
+    /* While members are asked to join again they may still store what they did: heartbeats tell
+     * them. */
     return g->state == GROUP_COMPLETING ? KERR_REBALANCE_IN_PROGRESS : KERR_NONE;
 }
 

@@ -1,7 +1,7 @@
 /* Rows of groups and offsets; group_row.h draws them. The only file that knows their bytes.
  *
- * Reading trusts nothing: a count is believed only as far as bytes follow it, and a row that is not used up to its
- * last byte is corrupt. */
+ * Reading trusts nothing: a count is believed only as far as bytes follow it, and a row that is not
+ * used up to its last byte is corrupt. */
 #include "kafka-server/broker/group_row.h"
 
 #include <stdlib.h>
@@ -219,7 +219,8 @@ static bool decode_group(struct group *g, struct reader *r, bool *nomem)
     return !r->failed && reader_left(r) == 0;
 }
 
-/* A generation in which no protocol is supported by all was never made by us: it would trip the vote later. */
+/* A generation in which no protocol is supported by all was never made by us: it would trip the
+ * vote later. */
 static bool votes_ok(const struct group *g)
 {
     return g->members == NULL ||

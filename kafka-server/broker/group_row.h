@@ -1,21 +1,24 @@
-/* How groups and their offsets lie in the server's own store. Numbers are big endian; "str" is u32 length
- * (0xffffffff: null) and bytes.
+/* How groups and their offsets lie in the server's own store. Numbers are big endian; "str" is u32
+ * length (0xffffffff: null) and bytes.
  *
  *   key    "group/" group id
- *   value  u8 version = 1 | u8 state (enum group_state) | i32 generation | i64 empty since, wall ms, -1: not |
- *          str protocol type | str protocol name | u32 index of the leader | u32 members, each:
+ *   value  u8 version = 1 | u8 state (enum group_state) | i32 generation |
+ *          i64 empty since, wall ms, -1: not | str protocol type | str protocol name |
+ *          u32 index of the leader | u32 members, each:
  *              str id | str instance id | str client id | str client host |
  *              i32 session timeout ms | i32 rebalance timeout ms |
  *              u32 protocols, each: str name, str metadata |
  *              str assignment
- *          Members that have not been in a generation yet are left out: nobody was told that they are in.
+ *          Members that have not been in a generation yet are left out: nobody was told that they
+ *          are in.
  *
  *   key    "offset/" u16 length of group id | group id | topic | u32 partition
- *   value  u8 version = 1 | i64 offset | i32 leader epoch, -1: unknown | i64 committed at, wall ms |
- *          i64 expires at, wall ms, -1: by offsets.retention.minutes | metadata, all that is left
+ *   value  u8 version = 1 | i64 offset | i32 leader epoch, -1: unknown |
+ *          i64 committed at, wall ms | i64 expires at, wall ms, -1: by offsets.retention.minutes |
+ *          metadata, all that is left
  *
- * A reader takes the versions that it knows and calls everything else corrupt: a row is then left alone, and said
- * so in the log, rather than misread. */
+ * A reader takes the versions that it knows and calls everything else corrupt: a row is then left
+ * alone, and said so in the log, rather than misread. */
 #ifndef CULEX_BROKER_GROUP_ROW_H
 #define CULEX_BROKER_GROUP_ROW_H
 

@@ -1,7 +1,7 @@
 /* One commit a turn: see journal.h for the order of things.
  *
- * A commit costs about the same for one row and for a thousand (rocksdb's WriteBatch), so a turn that
- * handled a thousand offset commits pays once. A turn that wrote nothing pays nothing.
+ * A commit costs about the same for one row and for a thousand (rocksdb's WriteBatch), so a turn
+ * that handled a thousand offset commits pays once. A turn that wrote nothing pays nothing.
  *
  * A put that fails makes the turn fail: half of what a handler meant to write must never be stored.
  * After any failure the store's pending rows are rolled back, and everyone is told. */
@@ -23,7 +23,7 @@ struct journal {
 };
 
 #define JOURNAL_FAILURE_LOG_MS 5000 /* a broken disk says so this often */
-#define JOURNAL_FLUSHES_MAX 8 /* callbacks of a flush may ask for another */
+#define JOURNAL_FLUSHES_MAX    8    /* callbacks of a flush may ask for another */
 
 static void ring_init(struct journal_wait *head)
 {
@@ -82,8 +82,8 @@ void journal_flush(struct journal *j)
     for (struct journal_owner *o = j->owners; o != NULL; o = o->next) {
         o->done(o, e);
     }
-    /* Those who wait now are told; those who begin to wait in a callback belong to the next flush. The head moves to
-     * the stack, so that journal_forget of one of them works in between. */
+    /* Those who wait now are told; those who begin to wait in a callback belong to the next flush.
+     * The head moves to the stack, so that journal_forget of one of them works in between. */
     struct journal_wait told;
     ring_init(&told);
     if (j->waits.next != &j->waits) {

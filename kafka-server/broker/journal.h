@@ -1,15 +1,16 @@
-/* The journal: everything that the server writes in one turn of its loop becomes one store_commit, and
- * whoever must not answer before that waits here.
+/* The journal: everything that the server writes in one turn of its loop becomes one store_commit,
+ * and whoever must not answer before that waits here.
  *
  *      handlers ─▶ journal_put, journal_wait          during the turn
  *      journal_flush:  owners' write ─▶ commit ─▶ owners' done ─▶ waiters' done
  *
- * An owner (the group coordinator) keeps state in memory that its rows describe. Its `write` puts the rows of
- * what changed, as late as possible, so that ten changes of one group are one row; its `done` hears how the
- * commit ended: on failure nothing of the turn is stored, and the owner goes back to what is.
+ * An owner (the group coordinator) keeps state in memory that its rows describe. Its `write` puts
+ * the rows of what changed, as late as possible, so that ten changes of one group are one row; its
+ * `done` hears how the commit ended: on failure nothing of the turn is stored, and the owner goes
+ * back to what is.
  *
- * Loop thread only. `write` may put and delete, nothing else. `done` of a waiter may put and wait again
- * (that is the next flush); `done` of an owner may not. */
+ * Loop thread only. `write` may put and delete, nothing else. `done` of a waiter may put and wait
+ * again (that is the next flush); `done` of an owner may not. */
 #ifndef CULEX_BROKER_JOURNAL_H
 #define CULEX_BROKER_JOURNAL_H
 
@@ -17,7 +18,8 @@
 
 struct journal;
 
-/* Where rows go: the store's calls, or a table in memory in a test. Meaning and errors as in store.h. */
+/* Where rows go: the store's calls, or a table in memory in a test. Meaning and errors as in
+ * store.h. */
 struct journal_rows {
     enum err (*put)(void *arg, struct slice key, struct slice value);
     enum err (*del)(void *arg, struct slice key);
@@ -30,7 +32,8 @@ struct journal_rows {
 
 /* One who waits for the end of this turn's commit. Embedded in its owner's memory. */
 struct journal_wait {
-    /* e is OK or why nothing was stored. Called once; w is free for other use before it is called. */
+    /* e is OK or why nothing was stored. Called once; w is free for other use before it is
+     * called. */
     void (*done)(struct journal_wait *w, enum err e);
     struct journal_wait *prev, *next; /* NULL, NULL: not waiting */
 };
@@ -43,21 +46,22 @@ struct journal_owner {
 
 /* On the server's own store. ERR_NOMEM. */
 enum err journal_open(struct journal **out, struct store *own, struct errmsg *m) MUST_CHECK;
-/* On anything that behaves like one. *rows is copied; rows->arg must outlive the journal. ERR_NOMEM. */
+/* On anything that behaves like one. *rows is copied; rows->arg must outlive the journal.
+ * ERR_NOMEM. */
 enum err journal_open_rows(struct journal **out, const struct journal_rows *rows,
                            struct errmsg *m) MUST_CHECK;
 /* Flushes, then frees. Owners must have gone. */
 void journal_close(struct journal *j);
 
-/* The store was opened again after a fault; NULL: it is away, and every flush fails with ERR_IO. What is pending is
- * flushed to the one before. */
+/* The store was opened again after a fault; NULL: it is away, and every flush fails with ERR_IO.
+ * What is pending is flushed to the one before. */
 void journal_set_store(struct journal *j, struct store *own);
 
 void journal_add_owner(struct journal *j, struct journal_owner *o);
 void journal_remove_owner(struct journal *j, struct journal_owner *o);
 
-/* Puts a row (or its deletion) into this turn's commit, after those before it. A failure is remembered: it makes the
- * whole flush fail, so there is nothing to check here. */
+/* Puts a row (or its deletion) into this turn's commit, after those before it. A failure is
+ * remembered: it makes the whole flush fail, so there is nothing to check here. */
 void journal_put(struct journal *j, struct slice key, struct slice value);
 void journal_delete(struct journal *j, struct slice key);
 /* An owner cannot write what it must: this flush fails with e. */

@@ -1,6 +1,8 @@
-/* The journal's rows on a store. A file of its own, so that what runs on rows in memory needs no RocksDB.
+/* The journal's rows on a store. A file of its own, so that what runs on rows in memory needs no
+ * RocksDB.
  *
- * The argument of each call is the store; NULL while it is away (it broke, and is being opened again). */
+ * The argument of each call is the store; NULL while it is away (it broke, and is being opened
+ * again). */
 #include "kafka-server/broker/journal.h"
 
 static enum err store_rows_put(void *arg, struct slice key, struct slice value)

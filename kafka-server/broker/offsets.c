@@ -1,8 +1,8 @@
 /* Committed offsets in memory: one hash per group, keyed by partition number and topic name.
  *
- * An entry is one block of memory that holds its key, topic and metadata. It is made before the commit that stores
- * it and put into the table after: a reader never sees what is not stored, and a commit that fails has nothing to
- * undo. */
+ * An entry is one block of memory that holds its key, topic and metadata. It is made before the
+ * commit that stores it and put into the table after: a reader never sees what is not stored, and a
+ * commit that fails has nothing to undo. */
 #include "kafka-server/broker/offsets.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* Committed offsets of one group, by topic and partition.
  *
- * A table in memory; the rows in the store are the truth (group_row.h), and the coordinator keeps both alike.
- * Loop thread only. */
+ * A table in memory; the rows in the store are the truth (group_row.h), and the coordinator keeps
+ * both alike. Loop thread only. */
 #ifndef CULEX_BROKER_OFFSETS_H
 #define CULEX_BROKER_OFFSETS_H
 

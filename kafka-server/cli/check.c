@@ -1,4 +1,5 @@
-/* culex check: everything that is wrong with a configuration, in one go, and what is right but surely not meant. */
+/* culex check: everything that is wrong with a configuration, in one go, and what is right but
+ * surely not meant. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -64,7 +65,8 @@ static void warn_filters(const struct config_stream *s, json_t *list)
     }
 }
 
-/* Two streams with overlapping filters store a publish twice: allowed, sometimes meant, worth a word. */
+/* Two streams with overlapping filters store a publish twice: allowed, sometimes meant, worth a
+ * word. */
 static void warn_streams(const struct config_stream *a, const struct config_stream *b, json_t *list)
 {
     for (uint32_t i = 0; i < a->filter_count; i++) {
@@ -102,7 +104,8 @@ static json_t *warnings_of(const struct config *c)
     if (c->stream_count == 0) {
         warn(list, "there are no streams: nothing will be captured");
     }
-    if (strstr(c->server.listeners, "0.0.0.0") != NULL && c->server.advertised_listeners[0] == '\0') {
+    if (strstr(c->server.listeners, "0.0.0.0") != NULL &&
+        c->server.advertised_listeners[0] == '\0') {
         warn(list, "server.listeners is open to the network and advertised.listeners is not set: "
                    "clients on other machines may be told an address that they cannot reach");
     }
@@ -127,7 +130,8 @@ static void print_lines(json_t *list, const char *prefix)
 {
     size_t i;
     json_t *line;
-    json_array_foreach (list, i, line) {
+    json_array_foreach(list, i, line)
+    {
         printf("%s%s\n", prefix, json_string_value(line));
     }
 }
@@ -153,7 +157,8 @@ int verb_check(const struct cli *cli)
         print_lines(mistakes, "");
         print_lines(warnings, "note: ");
         if (ok) {
-            printf("%s: good, %zu stream%s\n", path, c.stream_count, c.stream_count == 1 ? "" : "s");
+            printf("%s: good, %zu stream%s\n", path, c.stream_count,
+                   c.stream_count == 1 ? "" : "s");
         }
     }
     json_decref(mistakes);

@@ -1,26 +1,33 @@
-/* culex groups: who reads, and how far they are. Lag is the end of a partition minus what is committed; where nothing is
- * committed there is no lag to speak of, and "-" stands there. */
+/* culex groups: who reads, and how far they are. Lag is the end of a partition minus what is
+ * committed; where nothing is committed there is no lag to speak of, and "-" stands there. */
 #include <stdio.h>
 #include <string.h>
 
 #include "kafka-server/cli/cli.h"
 
 static const struct column all_columns[] = {
-    {"group", "GROUP", false},     {"state", "STATE", false},   {"members", "MEMBERS", true},
-    {"partitions", "PARTITIONS", true}, {"lag", "LAG", true},   {"assignor", "ASSIGNOR", false},
+    {"group", "GROUP", false},          {"state", "STATE", false}, {"members", "MEMBERS", true},
+    {"partitions", "PARTITIONS", true}, {"lag", "LAG", true},      {"assignor", "ASSIGNOR", false},
 };
 static const struct column one_fields[] = {
-    {"group", "group", false}, {"state", "state", false}, {"assignor", "assignor", false},
+    {"group", "group", false},
+    {"state", "state", false},
+    {"assignor", "assignor", false},
     {"lag", "lag", false},
 };
 static const struct column partition_columns[] = {
-    {"topic", "STREAM", false}, {"partition", "PARTITION", true}, {"committed", "COMMITTED", true},
-    {"end", "END", true},       {"lag", "LAG", true},             {"client", "CLIENT", false},
+    {"topic", "STREAM", false},
+    {"partition", "PARTITION", true},
+    {"committed", "COMMITTED", true},
+    {"end", "END", true},
+    {"lag", "LAG", true},
+    {"client", "CLIENT", false},
     {"host", "HOST", false},
 };
 static const struct column member_columns[] = {
-    {"client", "CLIENT", false},         {"host", "HOST", false},     {"instance", "INSTANCE", false},
-    {"partitions", "PARTITIONS", true},  {"member", "MEMBER", false},
+    {"client", "CLIENT", false},     {"host", "HOST", false},
+    {"instance", "INSTANCE", false}, {"partitions", "PARTITIONS", true},
+    {"member", "MEMBER", false},
 };
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
@@ -34,7 +41,8 @@ static void print_group(json_t *g)
     out_table(json_object_get(g, "members"), member_columns, COUNT(member_columns), "no members");
 }
 
-/* The protocol has no "no such group" before version 6 of DescribeGroups: a group that is not there is Dead. */
+/* The protocol has no "no such group" before version 6 of DescribeGroups: a group that is not there
+ * is Dead. */
 static bool is_there(json_t *groups)
 {
     json_t *g = json_array_get(groups, 0);

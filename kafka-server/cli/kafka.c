@@ -1,8 +1,8 @@
 /* What the verbs ask of the server, through librdkafka.
  *
- * Positions of all partitions are asked for in one request each for starts and ends: rd_kafka_offsets_for_times takes the
- * protocol's special timestamps (-1 the end, -2 the start), and a thousand streams of sixteen partitions would
- * otherwise be thousands of round trips. */
+ * Positions of all partitions are asked for in one request each for starts and ends:
+ * rd_kafka_offsets_for_times takes the protocol's special timestamps (-1 the end, -2 the start),
+ * and a thousand streams of sixteen partitions would otherwise be thousands of round trips. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +35,8 @@ bool kafka_open(const struct cli *cli, struct kafka *k, struct errmsg *m)
     }
     struct errmsg why;
     if (!reach_probe(host, port, cli->timeout_ms, &why)) {
-        err_set(m, ERR_IO, "cannot reach the server at %s: %s; is culex-server running?", cli->server,
-                 why.text);
+        err_set(m, ERR_IO, "cannot reach the server at %s: %s; is culex-server running?",
+                cli->server, why.text);
         return false;
     }
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -128,7 +128,7 @@ static rd_kafka_AdminOptions_t *options(struct kafka *k, rd_kafka_admin_op_t op)
     return o;
 }
 
-/* --- configuration of topics --------------------------------------------------------------------- */
+/* --- configuration of topics ----------------------------------------------------------------- */
 
 static json_t *config_entries(const rd_kafka_ConfigResource_t *r)
 {
@@ -180,7 +180,7 @@ json_t *kafka_topic_configs(struct kafka *k, const struct rd_kafka_metadata *md,
     return out;
 }
 
-/* --- groups ------------------------------------------------------------------------------------- */
+/* --- groups ---------------------------------------------------------------------------------- */
 
 /* ["name", …] */
 static json_t *group_names(struct kafka *k, struct errmsg *m)
@@ -221,8 +221,8 @@ static rd_kafka_topic_partition_list_t *committed(struct kafka *k, const char *g
         rd_kafka_event_ListConsumerGroupOffsets_result(ev), &count);
     const rd_kafka_topic_partition_list_t *got =
         count > 0 ? rd_kafka_group_result_partitions(list[0]) : NULL;
-    rd_kafka_topic_partition_list_t *out =
-        got != NULL ? rd_kafka_topic_partition_list_copy(got) : rd_kafka_topic_partition_list_new(0);
+    rd_kafka_topic_partition_list_t *out = got != NULL ? rd_kafka_topic_partition_list_copy(got)
+                                                       : rd_kafka_topic_partition_list_new(0);
     rd_kafka_event_destroy(ev);
     return out;
 }
@@ -238,7 +238,8 @@ static json_t *find_row(json_t *rows, const rd_kafka_topic_partition_t *p)
 {
     size_t i;
     json_t *row;
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         if (json_integer_value(json_object_get(row, "partition")) == p->partition &&
             strcmp(json_string_value(json_object_get(row, "topic")), p->topic) == 0) {
             return row;
@@ -287,13 +288,15 @@ static bool fill_lag(struct kafka *k, json_t *rows, int64_t *total, struct errms
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(16);
     size_t i;
     json_t *row;
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         rd_kafka_topic_partition_list_add(
             list, json_string_value(json_object_get(row, "topic")),
             (int32_t)json_integer_value(json_object_get(row, "partition")));
     }
     bool ok = kafka_offsets(k, list, RD_KAFKA_OFFSET_END, m);
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         json_t *at = json_object_get(row, "committed");
         int64_t end = ok ? list->elems[i].offset : -1;
         if (end >= 0) {
@@ -354,7 +357,8 @@ static json_t *describe(struct kafka *k, json_t *names, struct errmsg *m)
         free(list);
         return out;
     }
-    json_array_foreach (names, i, name) {
+    json_array_foreach(names, i, name)
+    {
         list[i] = json_string_value(name);
     }
     rd_kafka_AdminOptions_t *o = options(k, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);

@@ -14,7 +14,8 @@ struct verb {
 
 static const struct verb verbs[] = {
     {"check", "FILE", "look through a configuration file",
-     "Reads FILE (or that of --config, or " CLI_CONFIG_DEFAULT ") as the broker's plugin and the server\n"
+     "Reads FILE (or that of --config, or " CLI_CONFIG_DEFAULT
+     ") as the broker's plugin and the server\n"
      "would, and prints every mistake with its line. Notes are about what is allowed and\n"
      "perhaps not meant. Ends with 2 when there are mistakes.",
      verb_check},
@@ -32,13 +33,24 @@ static const struct verb verbs[] = {
      verb_status},
 };
 
-enum option { OPT_SERVER, OPT_MQTT, OPT_CONFIG, OPT_USER, OPT_PASSWORD, OPT_OUTPUT, OPT_TIMEOUT, OPT_HELP, OPT_VERSION };
+enum option {
+    OPT_SERVER,
+    OPT_MQTT,
+    OPT_CONFIG,
+    OPT_USER,
+    OPT_PASSWORD,
+    OPT_OUTPUT,
+    OPT_TIMEOUT,
+    OPT_HELP,
+    OPT_VERSION
+};
 
 static const struct {
     const char *name, *value, *help;
     char letter; /* 0: none */
 } option_rows[] = {
-    [OPT_SERVER] = {"server", "HOST:PORT", "culex-server (else CULEX_SERVER, the configuration, localhost:9092)", 's'},
+    [OPT_SERVER] = {"server", "HOST:PORT",
+                    "culex-server (else CULEX_SERVER, the configuration, localhost:9092)", 's'},
     [OPT_MQTT] = {"mqtt", "HOST:PORT", "the MQTT broker (else CULEX_MQTT, localhost:1883)", 'm'},
     [OPT_CONFIG] = {"config", "FILE", "take the server's address from this culex.json", 'c'},
     [OPT_USER] = {"username", "NAME", "for the MQTT broker", 'u'},
@@ -48,7 +60,7 @@ static const struct {
     [OPT_HELP] = {"help", NULL, "this text; after a verb, about that verb", 'h'},
     [OPT_VERSION] = {"version", NULL, "print the version", 'V'},
 };
-#define COUNT(a) (sizeof(a) / sizeof(a)[0])
+#define COUNT(a)      (sizeof(a) / sizeof(a)[0])
 #define TIMEOUT_S_MAX 3600
 
 static void print_options(FILE *to)
@@ -100,7 +112,8 @@ static int parse_option(int argc, char **argv, int *at, const char **value)
     *value = NULL;
     for (size_t i = 0; i < COUNT(option_rows); i++) {
         size_t n = strlen(option_rows[i].name);
-        bool is_long = strncmp(text, "--", 2) == 0 && strncmp(text + 2, option_rows[i].name, n) == 0 &&
+        bool is_long = strncmp(text, "--", 2) == 0 &&
+                       strncmp(text + 2, option_rows[i].name, n) == 0 &&
                        (text[2 + n] == '\0' || text[2 + n] == '=');
         bool is_short = text[0] == '-' && text[1] == option_rows[i].letter;
         if (!is_long && !is_short) {
@@ -130,11 +143,19 @@ static bool apply(struct cli *cli, int option, const char *value)
 {
     char *end;
     switch (option) {
-    case OPT_SERVER: return set_text(cli->server, value);
-    case OPT_MQTT: return set_text(cli->mqtt, value);
-    case OPT_CONFIG: cli->config = value; return true;
-    case OPT_USER: cli->username = value; return true;
-    case OPT_PASSWORD: cli->password = value; return true;
+    case OPT_SERVER:
+        return set_text(cli->server, value);
+    case OPT_MQTT:
+        return set_text(cli->mqtt, value);
+    case OPT_CONFIG:
+        cli->config = value;
+        return true;
+    case OPT_USER:
+        cli->username = value;
+        return true;
+    case OPT_PASSWORD:
+        cli->password = value;
+        return true;
     case OPT_OUTPUT:
         cli->json = strcmp(value, "json") == 0;
         return cli->json || strcmp(value, "table") == 0;
@@ -146,7 +167,8 @@ static bool apply(struct cli *cli, int option, const char *value)
     }
 }
 
-/* The first listener of the configuration: "PLAINTEXT://host:port,…". An address that means "all" is reached locally. */
+/* The first listener of the configuration: "PLAINTEXT://host:port,…". An address that means "all"
+ * is reached locally. */
 static bool server_from_config(struct cli *cli)
 {
     struct config c;
@@ -157,7 +179,8 @@ static bool server_from_config(struct cli *cli)
     const char *from = ok ? strstr(c.server.listeners, "://") : NULL;
     if (from != NULL) {
         size_t n = strcspn(from + 3, ", ");
-        const char *host = strncmp(from + 3, "0.0.0.0:", 8) == 0 || from[3] == ':' ? "localhost" : "";
+        const char *host =
+            strncmp(from + 3, "0.0.0.0:", 8) == 0 || from[3] == ':' ? "localhost" : "";
         const char *rest = *host != '\0' ? strchr(from + 3, ':') : from + 3;
         n -= (size_t)(rest - (from + 3));
         snprintf(cli->server, sizeof cli->server, "%s%.*s", host, (int)n, rest);
@@ -174,7 +197,8 @@ static bool fill_defaults(struct cli *cli, bool check)
     if (cli->server[0] == '\0' && cli->config != NULL && !check && !server_from_config(cli)) {
         return false;
     }
-    if (cli->server[0] == '\0' && !set_text(cli->server, server != NULL ? server : "localhost:9092")) {
+    if (cli->server[0] == '\0' &&
+        !set_text(cli->server, server != NULL ? server : "localhost:9092")) {
         return false;
     }
     if (cli->mqtt[0] == '\0' && !set_text(cli->mqtt, mqtt != NULL ? mqtt : "localhost:1883")) {
@@ -186,7 +210,8 @@ static bool fill_defaults(struct cli *cli, bool check)
     return true;
 }
 
-/* A word that is no option: the verb, then its argument. False: it is one too many, and that was said. */
+/* A word that is no option: the verb, then its argument. False: it is one too many, and that was
+ * said. */
 static bool take_word(struct cli *cli, const struct verb **verb, const char *word)
 {
     if (*verb == NULL) {

@@ -1,5 +1,5 @@
-/* Tables for people, printed from the JSON that programs get. Widths are those of the longest cell; the last
- * column is not padded, so that lines end where their text does. */
+/* Tables for people, printed from the JSON that programs get. Widths are those of the longest cell;
+ * the last column is not padded, so that lines end where their text does. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -55,7 +55,8 @@ void out_table(json_t *rows, const struct column *columns, size_t count, const c
     ASSERT(count <= COLUMNS_MAX);
     for (size_t k = 0; k < count; k++) {
         width[k] = strlen(columns[k].title);
-        json_array_foreach (rows, i, row) {
+        json_array_foreach(rows, i, row)
+        {
             size_t n = strlen(cell(json_object_get(row, columns[k].key), buf, sizeof buf));
             width[k] = n > width[k] ? n : width[k];
         }
@@ -63,7 +64,8 @@ void out_table(json_t *rows, const struct column *columns, size_t count, const c
     for (size_t k = 0; k < count; k++) {
         print_cell(columns[k].title, &columns[k], width[k], k + 1 == count);
     }
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         for (size_t k = 0; k < count; k++) {
             print_cell(cell(json_object_get(row, columns[k].key), buf, sizeof buf), &columns[k],
                        width[k], k + 1 == count);

@@ -1,5 +1,5 @@
-/* Can it be reached at all? The libraries retry and say "timed out"; one connection attempt of our own tells a refused
- * port from a name that does not exist, at once, and in words that help. */
+/* Can it be reached at all? The libraries retry and say "timed out"; one connection attempt of our
+ * own tells a refused port from a name that does not exist, at once, and in words that help. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>

@@ -1,8 +1,8 @@
 /* culex status: is everything up, and does the sum come out?
  *
- * Each side is asked on its own, and one that is away does not hide the other. The sum: what the plugin took in
- * is what it stored, filtered, rejected and dropped, and what still waits in the ring; anything else is unexplained and
- * makes the status fail. */
+ * Each side is asked on its own, and one that is away does not hide the other. The sum: what the
+ * plugin took in is what it stored, filtered, rejected and dropped, and what still waits in the
+ * ring; anything else is unexplained and makes the status fail. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,8 +10,9 @@
 #include "kafka-server/cli/cli.h"
 
 static const struct column server_fields[] = {
-    {"address", "server", false},   {"error", "  error", false},  {"cluster", "  cluster", false},
-    {"streams", "  streams", false}, {"groups", "  groups", false}, {"lag", "  lag of all groups", false},
+    {"address", "server", false},    {"error", "  error", false},
+    {"cluster", "  cluster", false}, {"streams", "  streams", false},
+    {"groups", "  groups", false},   {"lag", "  lag of all groups", false},
 };
 static const struct column broker_fields[] = {
     {"address", "broker", false},
@@ -28,13 +29,14 @@ static const struct column broker_fields[] = {
     {"balanced", "  sum comes out", false},
 };
 static const struct column stream_columns[] = {
-    {"stream", "STREAM", false},     {"published", "PUBLISHED", true}, {"stored", "STORED", true},
-    {"filtered", "FILTERED", true},  {"rejected", "REJECTED", true},   {"dropped", "DROPPED", true},
+    {"stream", "STREAM", false},      {"published", "PUBLISHED", true},
+    {"stored", "STORED", true},       {"filtered", "FILTERED", true},
+    {"rejected", "REJECTED", true},   {"dropped", "DROPPED", true},
     {"in-flight", "IN FLIGHT", true}, {"unexplained", "UNEXPLAINED", true},
 };
 #define COUNT(a) (sizeof(a) / sizeof(a)[0])
 
-/* --- the server ---------------------------------------------------------------------------------- */
+/* --- the server ------------------------------------------------------------------------------ */
 
 static json_t *server_status(const struct cli *cli)
 {
@@ -53,7 +55,8 @@ static json_t *server_status(const struct cli *cli)
         json_int_t lag = 0;
         size_t i;
         json_t *g;
-        json_array_foreach (groups, i, g) {
+        json_array_foreach(groups, i, g)
+        {
             lag += json_integer_value(json_object_get(g, "lag"));
         }
         char *cluster = rd_kafka_clusterid(k.rk, cli->timeout_ms);
@@ -72,7 +75,7 @@ static json_t *server_status(const struct cli *cli)
     return out;
 }
 
-/* --- the broker ---------------------------------------------------------------------------------- */
+/* --- the broker ------------------------------------------------------------------------------ */
 
 /* Numbers stand in $SYS as text. */
 static json_int_t number(json_t *values, const char *key)
@@ -88,7 +91,8 @@ static json_t *stream_rows(json_t *values)
     const char *key;
     json_t *value;
     static const char prefix[] = "streams/", suffix[] = "/published";
-    json_object_foreach (values, key, value) {
+    json_object_foreach(values, key, value)
+    {
         size_t len = strlen(key);
         if (strncmp(key, prefix, strlen(prefix)) != 0 || len <= strlen(prefix) + strlen(suffix) ||
             strcmp(key + len - strlen(suffix), suffix) != 0) {
@@ -117,7 +121,8 @@ static void fill_broker(json_t *out, json_t *values)
     json_t *rows = stream_rows(values), *row;
     bool balanced = true;
     size_t i;
-    json_array_foreach (rows, i, row) {
+    json_array_foreach(rows, i, row)
+    {
         balanced = balanced && json_integer_value(json_object_get(row, "unexplained")) == 0;
     }
     json_object_set(out, "state", json_object_get(values, "state"));
@@ -130,7 +135,8 @@ static void fill_broker(json_t *out, json_t *values)
     json_object_set_new(out, "unmatched", json_integer(number(values, "unmatched")));
     json_object_set_new(out, "ring_used", json_integer(used));
     json_object_set_new(out, "ring_bytes", json_integer(bytes));
-    json_object_set_new(out, "ring_percent", json_real(bytes > 0 ? 100.0 * (double)used / (double)bytes : 0));
+    json_object_set_new(out, "ring_percent",
+                        json_real(bytes > 0 ? 100.0 * (double)used / (double)bytes : 0));
     json_object_set_new(out, "writer_lag_ms", json_integer(number(values, "writer/lag-ms")));
     json_object_set_new(out, "balanced", json_boolean(balanced));
     json_object_set_new(out, "streams", rows);

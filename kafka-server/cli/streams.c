@@ -6,11 +6,8 @@
 #include "kafka-server/cli/cli.h"
 
 static const struct column all_columns[] = {
-    {"stream", "STREAM", false},
-    {"partitions", "PARTITIONS", true},
-    {"records", "RECORDS", true},
-    {"end", "WRITTEN", true},
-    {"retention", "RETENTION", false},
+    {"stream", "STREAM", false}, {"partitions", "PARTITIONS", true}, {"records", "RECORDS", true},
+    {"end", "WRITTEN", true},    {"retention", "RETENTION", false},
 };
 static const struct column one_columns[] = {
     {"partition", "PARTITION", true},
@@ -55,13 +52,12 @@ static json_t *partitions_of(const struct rd_kafka_metadata_topic *t,
         const rd_kafka_topic_partition_t *e = rd_kafka_topic_partition_list_find(
             (rd_kafka_topic_partition_list_t *)ends, t->topic, id);
         bool known = s != NULL && e != NULL && s->offset >= 0 && e->offset >= 0;
-        json_array_append_new(rows,
-                              known ? json_pack("{s:i, s:I, s:I, s:I}", "partition", id, "start",
-                                                (json_int_t)s->offset, "end",
-                                                (json_int_t)e->offset, "records",
-                                                (json_int_t)(e->offset - s->offset))
-                                    : json_pack("{s:i, s:n, s:n, s:n}", "partition", id, "start",
-                                                "end", "records"));
+        json_array_append_new(
+            rows,
+            known ? json_pack("{s:i, s:I, s:I, s:I}", "partition", id, "start",
+                              (json_int_t)s->offset, "end", (json_int_t)e->offset, "records",
+                              (json_int_t)(e->offset - s->offset))
+                  : json_pack("{s:i, s:n, s:n, s:n}", "partition", id, "start", "end", "records"));
     }
     return rows;
 }
@@ -72,7 +68,8 @@ static json_t *stream_document(const struct rd_kafka_metadata_topic *t, json_t *
     json_int_t records = 0, end = 0;
     size_t i;
     json_t *row;
-    json_array_foreach (partitions, i, row) {
+    json_array_foreach(partitions, i, row)
+    {
         records += json_integer_value(json_object_get(row, "records"));
         end += json_integer_value(json_object_get(row, "end"));
     }
@@ -93,7 +90,8 @@ static json_t *read_streams(struct kafka *k, const struct rd_kafka_metadata *md,
     rd_kafka_topic_partition_list_t *starts = rd_kafka_topic_partition_list_new(64);
     for (int i = 0; i < md->topic_cnt; i++) {
         const struct rd_kafka_metadata_topic *t = &md->topics[i];
-        for (int p = 0; (only == NULL || strcmp(only, t->topic) == 0) && p < t->partition_cnt; p++) {
+        for (int p = 0; (only == NULL || strcmp(only, t->topic) == 0) && p < t->partition_cnt;
+             p++) {
             rd_kafka_topic_partition_list_add(starts, t->topic, t->partitions[p].id);
         }
     }
@@ -106,8 +104,8 @@ static json_t *read_streams(struct kafka *k, const struct rd_kafka_metadata *md,
         for (int i = 0; i < md->topic_cnt; i++) {
             const struct rd_kafka_metadata_topic *t = &md->topics[i];
             if (only == NULL || strcmp(only, t->topic) == 0) {
-                json_array_append_new(
-                    out, stream_document(t, configs, partitions_of(t, starts, ends)));
+                json_array_append_new(out,
+                                      stream_document(t, configs, partitions_of(t, starts, ends)));
             }
         }
     }
@@ -137,8 +135,9 @@ int verb_streams(const struct cli *cli)
         out_table(json_object_get(json_array_get(streams, 0), "partitions"), one_columns,
                   sizeof one_columns / sizeof one_columns[0], "no partitions");
     } else {
-        out_table(streams, all_columns, sizeof all_columns / sizeof all_columns[0],
-                  "no streams yet: the broker has to run once with the plugin and its configuration");
+        out_table(
+            streams, all_columns, sizeof all_columns / sizeof all_columns[0],
+            "no streams yet: the broker has to run once with the plugin and its configuration");
     }
     json_decref(streams);
     if (md != NULL) {

@@ -1,7 +1,7 @@
 /* Counters from the broker: the retained topics under $SYS/broker/culex/.
  *
- * The broker sends what it retains right after the subscription is granted; the end of it is not marked. So we read
- * until nothing has come for QUIET_MS after the grant. */
+ * The broker sends what it retains right after the subscription is granted; the end of it is not
+ * marked. So we read until nothing has come for QUIET_MS after the grant. */
 #include <mosquitto.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,12 +9,12 @@
 #include "kafka-server/cli/cli.h"
 #include "shared/base/clock.h"
 
-#define SYS_PREFIX   "$SYS/broker/culex/"
-#define QUIET_MS     250
-#define KEEPALIVE_S  60
-#define MQTT_PORT    1883
-#define VALUE_MAX    1024
-#define ROWS_MAX     1000000
+#define SYS_PREFIX  "$SYS/broker/culex/"
+#define QUIET_MS    250
+#define KEEPALIVE_S 60
+#define MQTT_PORT   1883
+#define VALUE_MAX   1024
+#define ROWS_MAX    1000000
 
 struct reading {
     json_t *values;
@@ -79,7 +79,7 @@ static void read_all(struct mosquitto *mq, struct reading *r, int timeout_ms)
     if (!r->granted && !r->failed) {
         r->failed = true;
         err_set(r->m, ERR_IO, "no answer to %s within %d ms",
-                 r->connected ? "the subscription" : "CONNECT", timeout_ms);
+                r->connected ? "the subscription" : "CONNECT", timeout_ms);
     }
 }
 

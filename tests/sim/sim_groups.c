@@ -1,14 +1,16 @@
-/* Consumer groups, simulated: the real coordinator and journal, rows in memory, a virtual clock, and clients that do what
- * clients do: join, sync, send heartbeats, commit, leave, die, hang, start again. The coordinator is killed at any
- * moment (before, and right after, its commit) and read back from its rows; commits fail. Each seed is another life.
+/* Consumer groups, simulated: the real coordinator and journal, rows in memory, a virtual clock,
+ * and clients that do what clients do: join, sync, send heartbeats, commit, leave, die, hang, start
+ * again. The coordinator is killed at any moment (before, and right after, its commit) and read
+ * back from its rows; commits fail. Each seed is another life.
  *
  *      sim_groups [SEEDS [FIRST]]        a failure names its seed: sim_groups 1 SEED shows it again
  *
- * What must hold, always:
- *   a generation has one leader, and never comes twice;        generations told to clients only grow
- *   a call is answered once, after its row is stored;          a commit of an older generation is refused
- *   a commit that was answered is there, whatever happened;    of two with one instance id the older is fenced
- * and at the end, when the chaos stops, everybody who lives is in one stable generation with what its leader gave it. */
+ * What must hold, always: a generation has one leader, and never comes twice; generations told to
+ * clients only grow; a call is answered once, after its row is stored; a commit of an older
+ * generation is refused; a commit that was answered is there, whatever happened; of two with one
+ * instance id the older is fenced; who has been given work keeps it over a restart.
+ * And at the end, when the chaos stops, everybody who lives is in one stable generation with what
+ * its leader gave it. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,30 +19,30 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
-#define CLIENTS        8
-#define INSTANCES      3  /* static ids that clients share, so that they fence one another */
-#define PARTITIONS     4
-#define STEPS          250
-#define QUIET_STEPS    900
-#define GENERATIONS    4096
-#define ID_BYTES_MAX   320
-#define SESSION_MS     10000
-#define REBALANCE_MS   20000
-#define HEARTBEAT_MS   1000
-#define GROUP          "g"
-#define TOPIC          "t"
+#define CLIENTS      8
+#define INSTANCES    3 /* static ids that clients share, so that they fence one another */
+#define PARTITIONS   4
+#define STEPS        250
+#define QUIET_STEPS  900
+#define GENERATIONS  4096
+#define ID_BYTES_MAX 320
+#define SESSION_MS   10000
+#define REBALANCE_MS 20000
+#define HEARTBEAT_MS 1000
+#define GROUP        "g"
+#define TOPIC        "t"
 
-#define CHECK(cond, ...)                                                                       \
-    do {                                                                                       \
-        if (!(cond)) {                                                                         \
-            fprintf(stderr, "seed %" PRIu64 " step %d: %s: ", w.seed, w.step, #cond);          \
-            fprintf(stderr, __VA_ARGS__);                                                      \
-            fprintf(stderr, "\n");                                                             \
-            abort();                                                                           \
-        }                                                                                      \
+#define CHECK(cond, ...)                                                                           \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            fprintf(stderr, "seed %" PRIu64 " step %d: %s: ", w.seed, w.step, #cond);              \
+            fprintf(stderr, __VA_ARGS__);                                                          \
+            fprintf(stderr, "\n");                                                                 \
+            abort();                                                                               \
+        }                                                                                          \
     } while (0)
 
-/* --- rows in memory ---------------------------------------------------------------------------- */
+/* --- rows in memory -------------------------------------------------------------------------- */
 
 struct row {
     uint8_t *key, *value;
@@ -50,7 +52,7 @@ struct row {
     struct row *next;
 };
 
-/* --- clients ----------------------------------------------------------------------------------- */
+/* --- clients --------------------------------------------------------------------------------- */
 
 enum phase { OUT, JOIN, SYNC, RUN };
 
@@ -94,7 +96,7 @@ struct commit_op {
 
 static struct world {
     uint64_t seed, random;
-    uint64_t calm;           /* one step in so many is a mishap, five kinds of them */
+    uint64_t calm;                       /* one step in so many is a mishap, five kinds of them */
     unsigned kill_percent, fail_percent; /* of the commits */
     int step;
     int64_t mono_ms;
@@ -231,9 +233,10 @@ static enum err rows_scan(void *arg, struct slice prefix, store_row_fn *fn, void
     return OK;
 }
 
-/* --- the coordinator's life ---------------------------------------------------------------------- */
+/* --- the coordinator's life ------------------------------------------------------------------ */
 
-/* In some lives a group that has emptied and holds no offsets is removed: its next generation is 1 again. */
+/* In some lives a group that has emptied and holds no offsets is removed: its next generation is 1
+ * again. */
 static bool sweeps(void)
 {
     return w.seed % 7 == 0;
@@ -241,7 +244,8 @@ static bool sweeps(void)
 
 static void coordinator_start(void)
 {
-    const struct journal_rows rows = {rows_put, rows_del, rows_commit, rows_rollback, rows_scan, NULL};
+    const struct journal_rows rows = {rows_put,      rows_del,  rows_commit,
+                                      rows_rollback, rows_scan, NULL};
     struct config_server cfg = {
         .group_initial_rebalance_delay_ms = w.seed % 3 == 0 ? 500 : 0,
         .group_min_session_timeout_ms = 1000,
@@ -289,7 +293,7 @@ static void coordinator_kill(void)
     }
 }
 
-/* --- what clients hear --------------------------------------------------------------------------- */
+/* --- what clients hear ----------------------------------------------------------------------- */
 
 static void copy_id(char *out, struct slice s)
 {
@@ -440,7 +444,7 @@ static void sent(struct group_call *call, enum kerr e)
     heard(op);
 }
 
-/* --- what clients do ----------------------------------------------------------------------------- */
+/* --- what clients do ------------------------------------------------------------------------- */
 
 static struct op *op_new(struct client *c, bool is_sync)
 {
@@ -607,12 +611,24 @@ static void chaos(struct client *c)
         return;
     }
     switch (roll() % w.calm) {
-    case 0: leave(c); break;
-    case 1: disconnect(c); c->phase = OUT; break;              /* killed */
-    case 2: disconnect(c); break;                              /* asks again */
-    case 3: c->hung = true; break;
-    case 4: c->phase = c->op == NULL ? JOIN : c->phase; break; /* wants a rebalance */
-    default: break;
+    case 0:
+        leave(c);
+        break;
+    case 1:
+        disconnect(c);
+        c->phase = OUT;
+        break; /* killed */
+    case 2:
+        disconnect(c);
+        break; /* asks again */
+    case 3:
+        c->hung = true;
+        break;
+    case 4:
+        c->phase = c->op == NULL ? JOIN : c->phase;
+        break; /* wants a rebalance */
+    default:
+        break;
     }
 }
 
@@ -636,7 +652,7 @@ static void act(struct client *c)
     }
 }
 
-/* --- what must hold ------------------------------------------------------------------------------ */
+/* --- what must hold -------------------------------------------------------------------------- */
 
 static void check_offsets(void)
 {

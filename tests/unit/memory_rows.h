@@ -1,4 +1,5 @@
-/* A table of rows in memory that behaves like the store: for tests of what writes through the journal. */
+/* A table of rows in memory that behaves like the store: for tests of what writes through the
+ * journal. */
 #ifndef CULEX_TESTS_MEMORY_ROWS_H
 #define CULEX_TESTS_MEMORY_ROWS_H
 
@@ -79,8 +80,7 @@ static enum err memory_commit(void *arg, struct errmsg *m)
     }
     for (size_t i = 0; i < mem.pending_count; i++) {
         struct memory_row *p = &mem.pending[i];
-        struct memory_row *old =
-            (struct memory_row *)memory_find(slice_make(p->key, p->key_len));
+        struct memory_row *old = (struct memory_row *)memory_find(slice_make(p->key, p->key_len));
         if (old != NULL) {
             free(old->value);
             *old = mem.rows[--mem.count];

@@ -34,8 +34,8 @@ struct listener {
     int count;
     enum err e;
     size_t rows_seen;
-    struct listener *forgets;    /* on hearing */
-    bool again;                  /* waits and puts again on hearing */
+    struct listener *forgets; /* on hearing */
+    bool again;               /* waits and puts again on hearing */
 };
 
 static void heard(struct journal_wait *w, enum err e)

@@ -1,4 +1,5 @@
-/* Committed offsets and groups through the coordinator: what is stored, what is taken back, what expires. */
+/* Committed offsets and groups through the coordinator: what is stored, what is taken back, what
+ * expires. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,8 +13,8 @@
 #include "shared/base/log.h"
 #include "tests/unit/memory_rows.h"
 
-#define MINUTE_MS      60000
-#define RETENTION_MIN  10
+#define MINUTE_MS     60000
+#define RETENTION_MIN 10
 
 static struct journal *j;
 static struct coordinator *c;
@@ -187,7 +188,7 @@ static void make_stable(const char *group, char *id)
     assert_int_equal(x.error, KERR_NONE);
 }
 
-/* --- commits ----------------------------------------------------------------------------------- */
+/* --- commits --------------------------------------------------------------------------------- */
 
 static void test_commit_is_seen_when_it_is_stored_and_outlives_a_restart(void **state)
 {
@@ -268,9 +269,9 @@ static void test_group_ids_are_bounded(void **state)
                      KERR_NONE);
     char topic[250];
     memset(topic, 't', 249);
-    assert_int_equal(coordinator_commit_put(c, g, slice_make(topic, 249), 1023, 7, -1,
-                                            slice_str(""), -1, -1),
-                     KERR_NONE);
+    assert_int_equal(
+        coordinator_commit_put(c, g, slice_make(topic, 249), 1023, 7, -1, slice_str(""), -1, -1),
+        KERR_NONE);
     journal_flush(j);
     restart();
     const struct offsets *o = coordinator_offsets(c, longest);
@@ -279,7 +280,7 @@ static void test_group_ids_are_bounded(void **state)
                      KERR_INVALID_GROUP_ID);
 }
 
-/* --- groups through the journal ----------------------------------------------------------------- */
+/* --- groups through the journal -------------------------------------------------------------- */
 
 static void test_answers_leave_after_their_rows_are_stored(void **state)
 {
@@ -386,7 +387,7 @@ static void test_deadline_is_that_of_the_next_timer(void **state)
     assert_true(coordinator_deadline_ms(c) > mono_ms);
 }
 
-/* --- deleting ----------------------------------------------------------------------------------- */
+/* --- deleting -------------------------------------------------------------------------------- */
 
 static void test_deleted_group_is_gone_with_its_offsets(void **state)
 {
@@ -465,7 +466,7 @@ static void test_offsets_go_with_their_topic(void **state)
     assert_int_equal(mem.count, 1);
 }
 
-/* --- expiry ------------------------------------------------------------------------------------- */
+/* --- expiry ---------------------------------------------------------------------------------- */
 
 static void test_offsets_of_a_simple_client_expire_after_their_commit(void **state)
 {
@@ -532,7 +533,7 @@ static void test_commit_may_bring_its_own_retention(void **state)
     assert_int_equal(get("g", "t", 1), -1);
 }
 
-/* --- rows ---------------------------------------------------------------------------------------- */
+/* --- rows ------------------------------------------------------------------------------------ */
 
 static void test_rows_that_cannot_be_read_are_passed_over(void **state)
 {
