@@ -120,6 +120,8 @@ func runSarama(o options, leave <-chan struct{}) error {
 	conf.Consumer.Offsets.AutoCommit.Enable = false
 	conf.Consumer.Group.Session.Timeout = 6 * time.Second
 	conf.Consumer.Group.Heartbeat.Interval = time.Second
+	// A commit waits behind the fetch on the same connection.
+	conf.Consumer.MaxWaitTime = 50 * time.Millisecond
 	conf.Consumer.Return.Errors = true
 	conf.Consumer.Group.InstanceId = o.instanceID
 	group, err := sarama.NewConsumerGroup([]string{o.bootstrap}, o.group, conf)
