@@ -131,9 +131,8 @@ static void join_error(struct parked *x, enum kerr e)
     x->join.error_code = (int16_t)e;
     x->join.member_id = member_id.len >= 0 ? member_id : kstr_make("");
     x->join.generation_id = -1;
-    if (x->rq->header.api_version < 7) {
-        x->join.protocol_name = kstr_make(""); /* null came with version 7 */
-    }
+    /* Null came with version 7. */
+    x->join.protocol_name = kstr_make(x->rq->header.api_version >= 7 ? NULL : "");
 }
 
 static void join_prepare(struct group_call *call, const struct group_reply *r)
