@@ -620,6 +620,7 @@ enum err server_open(struct server *s, struct config *config, struct errmsg *m)
     s->in->server = s;
     s->in->wake_fd = -1;
     s->in->timer_ms = INT64_MAX;
+    s->in->quiet_ms = clock_mono_ms(); /* opening leaves memory behind, too */
     api_init();
     enum err e = name_directories(s, m);
     e = e == OK ? open_loop(s, m) : e;
