@@ -1,10 +1,11 @@
 /* Produce: captured streams are written by MQTT alone, so every write is refused, with a sentence.
  *
- * It is served all the same, because clients take from it which records they may read: librdkafka up to
- * 2.11 believes in today's record batches only where Produce 3 is offered, in zstd where 7 is, and
- * in compression at all where 0 is. Without this row it cannot fetch. Versions 0 to 2 are offered
- * for that reason only, as Kafka itself does; who sends one is disconnected, as by Kafka. Versions
- * 12 and 13 belong to transactions of a kind that clients use only where they are announced. */
+ * It is served all the same, because clients take from it which records they may read: librdkafka
+ * up to 2.11 believes in today's record batches only where Produce 3 is offered, in zstd where 7
+ * is, and in compression at all where 0 is. Without this row it cannot fetch. Versions 0 to 2 are
+ * offered for that reason only, as Kafka itself does; who sends one is disconnected, as by Kafka.
+ * Versions 12 and 13 belong to transactions of a kind that clients use only where they are
+ * announced. */
 #include "kafka-server/api/api.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
@@ -18,8 +19,9 @@ static bool refuse_topic(struct request *rq, const struct produce_request_topic_
 {
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
     out->name = in->name;
-    out->partition_responses = codec_new_array(&produce_response_responses_partition_responses_message,
-                                               &rq->arena, in->partition_data_count);
+    out->partition_responses =
+        codec_new_array(&produce_response_responses_partition_responses_message, &rq->arena,
+                        in->partition_data_count);
     if (out->partition_responses == NULL) {
         return false;
     }
@@ -46,7 +48,8 @@ void api_produce(struct request *rq)
         return;
     }
     codec_init(&produce_response_message, &p);
-    p.responses = codec_new_array(&produce_response_responses_message, &rq->arena, q->topic_data_count);
+    p.responses =
+        codec_new_array(&produce_response_responses_message, &rq->arena, q->topic_data_count);
     if (p.responses == NULL) {
         request_close(rq, no_memory);
         return;

@@ -1,12 +1,14 @@
-/* A real device for `make demo`: this host. Each second it publishes what the kernel says about the machine:
+/* A real device for `make demo`: this host. Each second it publishes what the kernel says about the
+ * machine, as small JSON documents:
  *
- *   demo/HOST/load               {"load1":0.42,"load5":0.31,"load15":0.28,"running":2,"processes":311}
- *   demo/HOST/memory             {"total_kb":…,"available_kb":…,"used_percent":37.1}
- *   demo/HOST/temperature/ZONE   {"celsius":41.5}            one for each sensor; none on most virtual machines
- *   demo/HOST/net/IF             {"rx_bytes":…,"tx_bytes":…,"rx_packets":…,"tx_packets":…}
+ *   demo/HOST/load               load1, load5, load15, running, processes
+ *   demo/HOST/memory             total_kb, available_kb, used_percent
+ *   demo/HOST/temperature/ZONE   celsius; one for each sensor, none on most virtual machines
+ *   demo/HOST/net/IF             rx_bytes, tx_bytes, rx_packets, tx_packets
  *
- * and, retained, once: demo/HOST/hello with the kernel's name. QoS 1. It reconnects by itself and measures on the beat
- * of the monotonic clock, so a broker that restarts costs it the seconds it was away and nothing else.
+ * and, retained, once: demo/HOST/hello with the kernel's name. QoS 1. It reconnects by itself and
+ * measures on the beat of the monotonic clock, so a broker that restarts costs it the seconds it was
+ * away and nothing else.
  *
  *   demo-device PORT [HOST]      where the broker listens; HOST is 127.0.0.1 unless given
  *
@@ -94,11 +96,12 @@ static void publish_load(struct device *d)
     double load[3];
     int running, processes;
     if (line_read("/proc/loadavg", line, sizeof line) &&
-        sscanf(line, "%lf %lf %lf %d/%d", &load[0], &load[1], &load[2], &running, &processes) == 5) {
+        sscanf(line, "%lf %lf %lf %d/%d", &load[0], &load[1], &load[2], &running, &processes) ==
+            5) {
         char text[PAYLOAD_BYTES_MAX];
         snprintf(text, sizeof text,
-                 "{\"load1\":%.2f,\"load5\":%.2f,\"load15\":%.2f,\"running\":%d,\"processes\":%d}", load[0],
-                 load[1], load[2], running, processes);
+                 "{\"load1\":%.2f,\"load5\":%.2f,\"load15\":%.2f,\"running\":%d,\"processes\":%d}",
+                 load[0], load[1], load[2], running, processes);
         publish(d, "load", text, false);
     }
 }
@@ -118,7 +121,8 @@ static void publish_memory(struct device *d)
     fclose(f);
     if (total > 0 && available <= total) {
         char text[PAYLOAD_BYTES_MAX];
-        snprintf(text, sizeof text, "{\"total_kb\":%llu,\"available_kb\":%llu,\"used_percent\":%.1f}", total,
+        snprintf(text, sizeof text,
+                 "{\"total_kb\":%llu,\"available_kb\":%llu,\"used_percent\":%.1f}", total,
                  available, 100.0 * (double)(total - available) / (double)total);
         publish(d, "memory", text, false);
     }
@@ -175,16 +179,16 @@ static void publish_network(struct device *d)
     while (fgets(line, sizeof line, f)) {
         char name[NAME_BYTES_MAX];
         unsigned long long rx_bytes, rx_packets, tx_bytes, tx_packets;
-        if (sscanf(line, " %63[^:]: %llu %llu %*u %*u %*u %*u %*u %*u %llu %llu", name, &rx_bytes, &rx_packets,
-                   &tx_bytes, &tx_packets) != 5) {
+        if (sscanf(line, " %63[^:]: %llu %llu %*u %*u %*u %*u %*u %*u %llu %llu", name, &rx_bytes,
+                   &rx_packets, &tx_bytes, &tx_packets) != 5) {
             continue; /* the two lines of headings */
         }
         level_clean(name);
         char what[NAME_BYTES_MAX + 8], text[PAYLOAD_BYTES_MAX];
         snprintf(what, sizeof what, "net/%s", name);
         snprintf(text, sizeof text,
-                 "{\"rx_bytes\":%llu,\"tx_bytes\":%llu,\"rx_packets\":%llu,\"tx_packets\":%llu}", rx_bytes,
-                 tx_bytes, rx_packets, tx_packets);
+                 "{\"rx_bytes\":%llu,\"tx_bytes\":%llu,\"rx_packets\":%llu,\"tx_packets\":%llu}",
+                 rx_bytes, tx_bytes, rx_packets, tx_packets);
         publish(d, what, text, false);
     }
     fclose(f);
