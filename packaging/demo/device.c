@@ -7,8 +7,8 @@
  *   demo/HOST/net/IF             rx_bytes, tx_bytes, rx_packets, tx_packets
  *
  * and, retained, once: demo/HOST/hello with the kernel's name. QoS 1. It reconnects by itself and
- * measures on the beat of the monotonic clock, so a broker that restarts costs it the seconds it was
- * away and nothing else.
+ * measures on the beat of the monotonic clock, so a broker that restarts costs it the seconds it
+ * was away and nothing else.
  *
  *   demo-device PORT [HOST]      where the broker listens; HOST is 127.0.0.1 unless given
  *
@@ -85,7 +85,8 @@ static void publish(struct device *d, const char *what, const char *payload, boo
     char topic[TOPIC_BYTES_MAX];
     int n = snprintf(topic, sizeof topic, "demo/%s/%s", d->host, what);
     if (n > 0 && (size_t)n < sizeof topic) {
-        /* A failure means "not connected": this second's value is old when the broker is back, so it is let go. */
+        /* A failure means "not connected": this second's value is old when the broker is back, so
+         * it is let go. */
         (void)mosquitto_publish(d->mqtt, NULL, topic, (int)strlen(payload), payload, 1, retain);
     }
 }
@@ -100,7 +101,8 @@ static void publish_load(struct device *d)
             5) {
         char text[PAYLOAD_BYTES_MAX];
         snprintf(text, sizeof text,
-                 "{\"load1\":%.2f,\"load5\":%.2f,\"load15\":%.2f,\"running\":%d,\"processes\":%d}",
+                 "{\"load1\":%.2f,\"load5\":%.2f,\"load15\":%.2f,"
+                 "\"running\":%d,\"processes\":%d}",
                  load[0], load[1], load[2], running, processes);
         publish(d, "load", text, false);
     }
@@ -168,7 +170,8 @@ static void publish_temperatures(struct device *d)
     }
 }
 
-/* /proc/net/dev: "  eth0: rx_bytes rx_packets err drop fifo frame compressed multicast tx_bytes tx_packets …" */
+/* /proc/net/dev: "  eth0: rx_bytes rx_packets err drop fifo frame compressed multicast tx_bytes
+ * tx_packets …" */
 static void publish_network(struct device *d)
 {
     FILE *f = fopen("/proc/net/dev", "re");
