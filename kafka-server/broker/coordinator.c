@@ -28,6 +28,7 @@ struct coordinated {
     struct group *group;
     struct offsets offsets;
     struct buf stored, next; /* the row in the store; the row in the commit that is going on */
+    int32_t logged;          /* the generation that the log knows */
     bool listed;             /* in c->dirty */
     bool deleting;           /* the commit that is going on deletes it */
     size_t staged;           /* how many of c->staged are its own */
@@ -120,9 +121,22 @@ static void list_dirty(struct coordinator *c, struct coordinated *g)
     }
 }
 
+static void log_generation(struct coordinated *g)
+{
+    const struct group *x = g->group;
+    g->logged = x->generation;
+    log_info("group has a new generation group=%.*s generation=%d members=%d protocol=%.*s",
+             (int)x->id.len, (const char *)x->id.data, x->generation, x->member_count,
+             (int)x->protocol_name.len,
+             x->protocol_name.data != NULL ? (const char *)x->protocol_name.data : "");
+}
+
 /* After each call of the machine. */
 static void touched(struct coordinator *c, struct coordinated *g)
 {
+    if (g->group->generation != g->logged) {
+        log_generation(g);
+    }
     if (g->group->dirty) {
         list_dirty(c, g);
     }
@@ -254,6 +268,7 @@ static void take_back(struct coordinator *c, struct coordinated *g)
     g->group = group;
     HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
     group_free(old);
+    g->logged = group->generation;
     group_on_load(group, time_now());
     touched(c, g);
 }
@@ -578,6 +593,18 @@ static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wa
     }
 }
 
+static void tick_group(struct coordinator *c, struct coordinated *g, struct group_time now)
+{
+    int32_t before = g->group->member_count;
+    group_on_tick(g->group, now, &sink);
+    if (g->group->member_count < before) {
+        log_info("members were not heard of in time group=%.*s gone=%d left=%d",
+                 (int)g->group->id.len, (const char *)g->group->id.data,
+                 before - g->group->member_count, g->group->member_count);
+    }
+    touched(c, g);
+}
+
 void coordinator_tick(struct coordinator *c, int64_t now_ms)
 {
     if (now_ms < coordinator_deadline_ms(c)) {
@@ -592,8 +619,7 @@ void coordinator_tick(struct coordinator *c, int64_t now_ms)
     struct coordinated *g, *next;
     HASH_ITER(hh, c->groups, g, next)
     {
-        group_on_tick(g->group, now, &sink);
-        touched(c, g);
+        tick_group(c, g, now);
         if (sweep) {
             sweep_group(c, g, now.wall_ms);
         }
@@ -629,6 +655,7 @@ static bool load_group(void *arg, struct slice key, struct slice value)
     struct coordinated *g = add(l->c, group);
     if (g != NULL) {
         buf_put(&g->stored, value.data, value.len);
+        g->logged = group->generation;
         l->groups++;
     }
     if (g == NULL || !buf_ok(&g->stored)) {
