@@ -10,6 +10,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+
+#define WORKERS_NICE 5
 
 struct work_list {
     struct work *first;
@@ -60,6 +63,9 @@ static struct work *list_pop(struct work_list *l)
 static void *worker_main(void *arg)
 {
     struct workers *w = arg;
+    /* This thread alone. Who reads history waits for the broker and for those who read what is new, where
+     * processors are short; not permitted: no harm done. */
+    (void)setpriority(PRIO_PROCESS, 0, WORKERS_NICE);
     pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->stop && w->queue.first == NULL) {

@@ -13,6 +13,7 @@
 
 #define NET_READ_BYTES      (64u << 10) /* taken from a socket in one go, frames that are small */
 #define NET_BIG_READ_BYTES  (1u << 20)  /* and of one that is large */
+#define NET_WRITE_BYTES     (512u << 10) /* given to a socket in one go: 0.2 ms, then others have a turn */
 #define NET_BACKLOG         512
 #define NET_SWEEP_MS        1000
 #define NET_ACCEPT_PAUSE_MS 100 /* after accept failed for want of descriptors */

@@ -283,7 +283,7 @@ static void conn_write(struct net_conn *c)
     if (before == 0) {
         return;
     }
-    int sent = evbuffer_write(c->out, c->fd);
+    int sent = evbuffer_write_atmost(c->out, c->fd, NET_WRITE_BYTES);
     int code = errno;
     size_t left = evbuffer_get_length(c->out);
     c->net->unsent -= before - left;
