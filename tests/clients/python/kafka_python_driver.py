@@ -27,6 +27,8 @@ extra = {"group_instance_id": args.instance_id} if args.instance_id else {}
 c = KafkaConsumer(bootstrap_servers=args.bootstrap, group_id=args.group, enable_auto_commit=False,
                   auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=1000,
                   **extra)
+# Release 3.0.12 sometimes stands still after a second join, which it makes when its first one found no metadata yet.
+c.partitions_for_topic(args.topic)
 c.subscribe([args.topic], listener=Listener())
 seen = 0
 while (args.count == 0 or seen < args.count) and not asked_to_leave():
