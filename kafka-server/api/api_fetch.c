@@ -337,7 +337,10 @@ static bool is_ready(const struct fetch_wait *fw)
             return true;
         }
     }
-    return f->errors != 0 || f->bytes >= fw->bytes_min || f->count == 0 ||
+    /* Gathering up to min bytes takes memory: when that is short, what there is goes out. */
+    bool short_of_memory =
+        f->bytes != 0 && net_memory_left(fw->server->net) < FETCH_READ_BYTES_MAX;
+    return f->errors != 0 || f->bytes >= fw->bytes_min || f->count == 0 || short_of_memory ||
            fw->server->stopping || clock_mono_ms() >= fw->deadline_ms;
 }
 
@@ -386,7 +389,7 @@ static void take_memory(struct fetch_wait *fw)
     size_t may = left > FETCH_FLOOR_BYTES ? left : FETCH_FLOOR_BYTES;
     want = want < may ? want : may;
     fw->fetch.bytes_left = want;
-    fw->taken = fw->fetch.bytes + want;
+    fw->taken = fetch_held_bytes(&fw->fetch) + want;
     net_memory_take(fw->server->net, fw->taken);
 }
 
@@ -406,7 +409,7 @@ static void step(struct fetch_wait *fw)
     fw->state = FETCH_LOOKING;
     give_memory(fw);
     fw->fetch.bytes_left = limit > fw->fetch.bytes ? limit - fw->fetch.bytes : 0;
-    fw->taken = fw->fetch.bytes;
+    fw->taken = fetch_held_bytes(&fw->fetch);
     net_memory_take(fw->server->net, fw->taken);
     settle(fw);
 }

@@ -41,6 +41,16 @@ size_t fetch_part_bytes(const struct fetch_part *p)
     return p->copied.len + (p->pinned != NULL ? p->pinned->bytes : 0);
 }
 
+size_t fetch_held_bytes(const struct fetch *f)
+{
+    size_t held = 0;
+    for (int32_t i = 0; i < f->count; i++) {
+        const struct fetch_part *p = &f->parts[i];
+        held += p->copied.cap + (p->pinned != NULL ? p->pinned->bytes : 0);
+    }
+    return held;
+}
+
 static void fail(struct fetch *f, struct fetch_part *p, enum kerr error)
 {
     if (p->error == KERR_NONE) {

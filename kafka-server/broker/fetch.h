@@ -54,5 +54,7 @@ void fetch_read(struct fetch *f);
 
 /* Bytes read of one partition. */
 size_t fetch_part_bytes(const struct fetch_part *p);
+/* Memory held for what was read, all partitions. */
+size_t fetch_held_bytes(const struct fetch *f);
 
 #endif
