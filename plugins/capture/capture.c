@@ -10,6 +10,9 @@
  * drop). A publish that is refused is refused for every stream and for the broker's subscribers;
  * one that is dropped is dropped for every stream.
  *
+ * durability = fsync waits for the disk in the same manner; a publish that waited in vain is in the
+ * ring all the same, so its publisher, told no, may send it again, and it is in the log twice.
+ *
  * The broker is one thread, so a wait here holds every client. That is what block asks for, but a
  * store that does not come back must not turn the broker into one that answers once a second: after
  * a wait in vain (`stuck`) nothing waits again until the writer has consumed something.
@@ -33,6 +36,7 @@
 #define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
 #define LOCKED_STEP_MS     50
 #define REFUSED_LOG_MS     10000
+#define FANOUT_BYTES_MAX   (64u << 20) /* of one publish in all its streams: it is one commit */
 
 /* --- waiting and waking ----------------------------------------------------------------------- */
 
@@ -71,8 +75,8 @@ static void nap_us(int64_t us)
 
 static const char *const reason_names[REASON_COUNT] = {
     [REASON_RING_FULL] = "ring-full",     [REASON_TOO_LARGE] = "too-large",
-    [REASON_UNAVAILABLE] = "unavailable", [REASON_UNKNOWN] = "unknown-stream",
-    [REASON_CORRUPT] = "corrupt",
+    [REASON_UNAVAILABLE] = "unavailable", [REASON_DISK] = "disk",
+    [REASON_UNKNOWN] = "unknown-stream",  [REASON_CORRUPT] = "corrupt",
 };
 
 const char *reason_name(enum reason r)
@@ -204,6 +208,16 @@ static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
     return e;
 }
 
+/* Would a publish that must be on disk wait in vain? */
+static bool disk_fails(struct capture *c)
+{
+    if (c->disk_stuck && atomic_load(&c->durable_pos) > c->disk_stuck_pos) {
+        c->disk_stuck = false;
+    }
+    return c->disk_stuck ||
+           atomic_load_explicit(&c->state, memory_order_relaxed) != STATE_RUNNING;
+}
+
 /* A stream with durability = fsync: the acknowledgement waits for the disk. */
 static bool wait_for_disk(struct capture *c, uint64_t pos)
 {
@@ -219,6 +233,8 @@ static bool wait_for_disk(struct capture *c, uint64_t pos)
     int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
     while (atomic_load(&c->durable_pos) <= pos) {
         if (clock_mono_us() >= deadline) {
+            c->disk_stuck = true;
+            c->disk_stuck_pos = pos;
             unsigned held = 0;
             if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
                 log_error("publish not acknowledged: it is in the ring, but not on the disk in "
@@ -251,9 +267,12 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
     if (!atomic_load_explicit(&c->ring_ready, memory_order_acquire)) {
         return not_taken(c, REASON_UNAVAILABLE);
     }
+    if (fsync_asked && disk_fails(c)) {
+        return not_taken(c, REASON_DISK);
+    }
     p->timestamp_ms = clock_wall_ms();
     size_t size = publish_frame_size(p, c->matched_count);
-    if (size == 0) {
+    if (size == 0 || size > FANOUT_BYTES_MAX / c->matched_count) {
         return not_taken(c, REASON_TOO_LARGE);
     }
     uint8_t *out;

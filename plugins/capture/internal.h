@@ -28,6 +28,7 @@ enum reason {
     REASON_RING_FULL,   /* the writer is too slow, or the store does not take anything */
     REASON_TOO_LARGE,   /* over a quarter of the ring, or too many properties */
     REASON_UNAVAILABLE, /* there is no ring: the data directory cannot be used */
+    REASON_DISK,        /* durability = fsync, and the disk does not confirm */
     REASON_UNKNOWN,     /* left in the ring for a stream that was never made */
     REASON_CORRUPT,     /* left in the ring by a crash of the machine, unreadable */
     REASON_COUNT,
@@ -112,6 +113,8 @@ struct capture {
     size_t matched_count;
     bool stuck;             /* a wait for room was in vain … */
     uint64_t stuck_consumed; /* … and nothing has been consumed since */
+    bool disk_stuck;         /* a wait for the disk was in vain … */
+    uint64_t disk_stuck_pos; /* … and this frame is not on it yet */
     struct log_limit refused_log;
     struct stream_counters *cursor; /* stats.c: where publishing goes on */
     bool pass;                      /* stats.c: a pass over the counters is under way */

@@ -35,8 +35,8 @@
 #define TICK_FRAMES_MAX    16384
 #define BATCH_BYTES        (256u << 10) /* a batch is closed before it passes this */
 #define BATCH_BYTES_MAX    (RING_BYTES_MAX / 4 + (1u << 20)) /* one record as large as a frame */
-#define SLOTS_KEPT_MAX     1024
-#define SLOT_BYTES_KEPT    (64u << 10)
+#define SLOTS_KEPT_MAX     512
+#define SLOT_BYTES_KEPT    (16u << 10)
 #define NAP_FEW_US         150
 #define NAP_MANY_US        1000
 #define FRAMES_MANY        64
@@ -189,8 +189,11 @@ static enum err slot_append(struct writer *w, struct slot *slot)
     uint32_t uid = s->uid + (uint32_t)slot->partition;
     int64_t base = 0;
     enum err e = store_append(w->store, uid, slot->batch.buf.data, batch.len, &base);
-    if (e == ERR_NOT_FOUND || e == ERR_TOO_LARGE) {
-        enum reason r = e == ERR_TOO_LARGE ? REASON_TOO_LARGE : REASON_UNKNOWN;
+    if (e == ERR_NOT_FOUND || e == ERR_TOO_LARGE || e == ERR_CORRUPT || e == ERR_INVALID) {
+        /* Tried again, it would be refused again, and all behind it would wait for ever. */
+        enum reason r = e == ERR_TOO_LARGE   ? REASON_TOO_LARGE
+                        : e == ERR_NOT_FOUND ? REASON_UNKNOWN
+                                             : REASON_CORRUPT;
         s->tick_lost[r] += count;
         lost_log(w, s->counters->name, r);
     } else if (e) {
@@ -294,9 +297,9 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
 /* Reads frames until the ring is empty or the tick is full. *pos is behind the last one taken. */
 static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
 {
-    uint64_t end = *pos + TICK_BYTES_MAX;
+    uint64_t bytes_taken = 0; /* as often as they go into a stream */
     *frames = 0;
-    while (*frames < TICK_FRAMES_MAX && *pos < end) {
+    while (*frames < TICK_FRAMES_MAX && bytes_taken < TICK_BYTES_MAX) {
         struct slice bytes;
         uint64_t next;
         enum err e = ring_read(&w->c->ring, *pos, true, &bytes, &next);
@@ -323,6 +326,7 @@ static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
         }
         *pos = next;
         (*frames)++;
+        bytes_taken += (uint64_t)bytes.len * w->frame.stream_count;
     }
     return OK;
 }

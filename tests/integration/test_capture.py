@@ -560,6 +560,31 @@ def test_durability_fsync_acknowledges_what_is_on_disk(make):
     assert sorted(map(int, c.values("demo"))) == list(range(20))
 
 
+def test_fsync_with_a_broken_store_refuses_at_once(make):
+    c = make().configure([stream(durability="fsync")])
+    c.break_store()
+    c.start()
+    with c.mqtt() as m:
+        assert set(fill(m, "demo/x", 100)) <= DENIED  # a second each would be too long
+        c.mend_store()
+        Watcher(m).wait("state", "running")
+        m.publish("demo/x", b"on disk")
+    c.stop()
+    assert c.values("demo") == ["on disk"]
+    assert c.totals("demo")["rejected"] == 100 and adds_up(c.totals("demo"))
+
+
+def test_one_large_publish_into_many_streams(make):
+    c = make().configure([stream(f"s{i}", "x/#", partitions=1) for i in range(60)]).start()
+    with c.mqtt() as m:
+        m.publish("x/y", b"x" * 500_000, seconds=30)
+        info = m.client.publish("x/y", b"x" * 1_500_000, 1)  # 90 MB in one commit would be too much
+        wait_until("it is answered", lambda: info.mid in m.reasons)
+        assert m.reasons[info.mid].value in DENIED
+    c.stop()
+    assert all(len(c.values(f"s{i}")) == 1 for i in (0, 30, 59))
+
+
 def test_publishers_that_leave_in_the_middle_of_a_publish_leave_nothing(make):
     import socket
     c = make().configure([stream()]).start()
