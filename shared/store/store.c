@@ -1,4 +1,5 @@
-/* A store opens, closes, and syncs its WAL. What is where: store_int.h. What it looks like on disk: store_key.h.
+/* A store opens and closes. What is where: store_int.h. What it looks like on disk:
+ * store_key.h.
  *
  *   writer    directory ─▶ lock ─▶ FORMAT ─▶ RocksDB ─▶ catalog ─▶ recover ─▶ tail ring ─▶ page ─▶ threads
  *   follower  page ─▶ FORMAT ─▶ RocksDB as secondary ─▶ catalog ─▶ thread        (store_follower.c)
@@ -6,8 +7,9 @@
  * The page is filled last, so a follower that finds one finds all the rest. A writer that is killed
  * anywhere on the way has changed nothing that the next one could not do again.
  *
- * The lock is one of the open file description (fcntl): it ends with the process however it ends, lives
- * through the fork of a daemon, and a follower can ask whether it is held without taking it. */
+ * The lock is one of the open file description (fcntl): it ends with the process however it ends,
+ * lives through the fork of a daemon, and a follower can ask whether it is held without taking it.
+ * */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -16,7 +18,6 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "shared/base/clock.h"
@@ -27,7 +28,7 @@
 
 static const char format_magic[5] = {'c', 'u', 'l', 'e', 'x'};
 
-/* --- files of the directory -------------------------------------------------------------------------- */
+/* --- files of the directory ------------------------------------------------------------------- */
 
 static enum err path_in(const struct store *s, const char *name, char path[PATH_MAX],
                         struct errmsg *m)
@@ -154,7 +155,7 @@ static enum err write_format(struct store *s, struct errmsg *m)
     return OK;
 }
 
-/* --- the lock ---------------------------------------------------------------------------------------- */
+/* --- the lock --------------------------------------------------------------------------------- */
 
 static enum err take_lock(struct store *s, struct errmsg *m)
 {
@@ -202,114 +203,7 @@ bool store_writer_alive(struct store *s)
     return held;
 }
 
-/* --- syncing the WAL --------------------------------------------------------------------------------- */
-
-/* Publishes the ends as of before the sync. Called without the lock. */
-static void sync_once(struct store *s, const struct uid_list *l, int64_t *ends)
-{
-    struct page *page = atomic_load(&s->page);
-    for (size_t i = 0; i < l->count; i++) {
-        ends[i] = atomic_load_explicit(&page->entries[l->uids[i]].end, memory_order_acquire);
-    }
-    char *text = NULL;
-    rocksdb_flush_wal(s->rocks->db, 1, &text);
-    if (text) {
-        struct errmsg why;
-        (void)rocks_failed(text, "sync", s->dir, &why); /* the sentence is what we need */
-        store_broken(s, &why);
-        return;
-    }
-    for (size_t i = 0; i < l->count; i++) {
-        atomic_store_explicit(&page->entries[l->uids[i]].durable, ends[i], memory_order_release);
-    }
-    atomic_fetch_add_explicit(&page->h->durable_sequence, 1, memory_order_release);
-}
-
-static void *sync_main(void *arg)
-{
-    struct store *s = arg;
-    struct uid_list taken = {0};
-    int64_t *ends = NULL;
-    size_t ends_cap = 0;
-    pthread_mutex_lock(&s->sync_lock);
-    while (!s->sync_stop) {
-        if (s->unsynced.count == 0) {
-            pthread_cond_wait(&s->sync_wake, &s->sync_lock);
-            continue;
-        }
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += (long)s->o.flush_interval_ms * 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        while (!s->sync_stop &&
-               pthread_cond_timedwait(&s->sync_wake, &s->sync_lock, &until) == 0) {
-        }
-        if (s->unsynced.count > ends_cap) {
-            int64_t *grown = realloc(ends, s->unsynced.cap * sizeof *ends);
-            if (!grown) {
-                continue; /* again after the next interval */
-            }
-            ends = grown;
-            ends_cap = s->unsynced.cap;
-        }
-        struct uid_list swapped = s->unsynced;
-        s->unsynced = taken;
-        s->unsynced.count = 0;
-        taken = swapped;
-        for (size_t i = 0; i < taken.count; i++) {
-            part_get(s, taken.uids[i])->unsynced = false;
-        }
-        pthread_mutex_unlock(&s->sync_lock);
-        sync_once(s, &taken, ends);
-        pthread_mutex_lock(&s->sync_lock);
-    }
-    pthread_mutex_unlock(&s->sync_lock);
-    free(taken.uids);
-    free(ends);
-    return NULL;
-}
-
-void sync_request(struct store *s, const struct uid_list *l)
-{
-    pthread_mutex_lock(&s->sync_lock);
-    bool idle = s->unsynced.count == 0;
-    if (uid_list_reserve(&s->unsynced, l->count)) { /* else these become durable with a later commit */
-        for (size_t i = 0; i < l->count; i++) {
-            struct part *p = part_get(s, l->uids[i]);
-            if (!p->unsynced) {
-                p->unsynced = true;
-                s->unsynced.uids[s->unsynced.count++] = l->uids[i];
-            }
-        }
-    }
-    if (idle && s->unsynced.count > 0) {
-        pthread_cond_signal(&s->sync_wake);
-    }
-    pthread_mutex_unlock(&s->sync_lock);
-}
-
-enum err sync_start(struct store *s, struct errmsg *m)
-{
-    int error = pthread_create(&s->sync_thread, NULL, sync_main, s);
-    s->sync_running = error == 0;
-    return error == 0 ? OK : os_failed(m, error, "no thread for store", s->dir);
-}
-
-void sync_stop(struct store *s)
-{
-    if (!s->sync_running) {
-        return;
-    }
-    pthread_mutex_lock(&s->sync_lock);
-    s->sync_stop = true;
-    pthread_cond_signal(&s->sync_wake);
-    pthread_mutex_unlock(&s->sync_lock);
-    pthread_join(s->sync_thread, NULL);
-    s->sync_running = false;
-}
-
-/* --- open -------------------------------------------------------------------------------------------- */
+/* --- open ------------------------------------------------------------------------------------- */
 
 static void set_defaults(struct store *s)
 {
@@ -416,8 +310,9 @@ static enum err open_tail(struct store *s, struct errmsg *m)
     if (e != OK) {
         return e;
     }
-    /* Frames of an earlier life may be of batches that recovery did not find. And the pages that the
-     * ring touched when it was opened are in the page cache: they need not weigh on us before use. */
+    /* Frames of an earlier life may be of batches that recovery did not find. And the pages that
+     * the ring touched when it was opened are in the page cache: they need not weigh on us before
+     * use. */
     ring_reset(&s->ring);
     (void)madvise(s->ring.frames, s->ring.bytes, MADV_DONTNEED); /* only costs memory if refused */
     return OK;
@@ -483,13 +378,8 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
     s->follower_dir = strdup(o->follower_dir ? o->follower_dir : "");
     s->catalog = catalog_empty();
     s->tail = tail_new();
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_mutex_init(&s->lock, NULL);
-    pthread_mutex_init(&s->sync_lock, NULL);
-    pthread_cond_init(&s->sync_wake, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    sync_init(s);
     buf_init(&s->pending, PENDING_BYTES_MAX);
     s->batch = rocksdb_writebatch_create();
     set_defaults(s);
@@ -507,25 +397,25 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
     return OK;
 }
 
-/* --- close ------------------------------------------------------------------------------------------- */
+/* --- close ------------------------------------------------------------------------------------ */
 
 /* A last sync; then the page says that there is nothing to doubt. */
 static void writer_finish(struct store *s)
 {
     struct page *page = atomic_load(&s->page);
-    char *text = NULL;
-    rocksdb_flush_wal(s->rocks->db, 1, &text);
-    if (text) {
-        struct errmsg why;
-        (void)rocks_failed(text, "sync", s->dir, &why); /* the sentence is what we need */
-        log_error("store not synced at close dir=%s why=\"%s\"", s->dir, why.text);
+    struct errmsg m;
+    if (store_state(s) != STORE_OK) {
+        return;
+    }
+    if (sync_wal(s, &m) != OK) {
+        log_error("store not synced at close dir=%s why=\"%s\"", s->dir, m.text);
         return;
     }
     for (uint32_t uid = 0; uid < s->next_uid; uid++) {
         struct page_entry *e = &page->entries[uid];
         atomic_store(&e->durable, atomic_load(&e->end));
     }
-    atomic_store(&page->h->clean, store_state(s) == STORE_OK);
+    atomic_store(&page->h->clean, 1);
     atomic_store(&page->h->pid, 0);
 }
 
@@ -569,7 +459,6 @@ void store_close(struct store *s)
     }
     free(s->touched.uids);
     free(s->active.uids);
-    free(s->unsynced.uids);
     free(s->segments);
     free(s->pending_batches);
     buf_fini(&s->pending);
@@ -577,14 +466,13 @@ void store_close(struct store *s)
         close(s->lock_fd); /* and with it the lock: last, when nothing writes any more */
     }
     pthread_mutex_destroy(&s->lock);
-    pthread_mutex_destroy(&s->sync_lock);
-    pthread_cond_destroy(&s->sync_wake);
+    sync_fini(s);
     free(s->dir);
     free(s->follower_dir);
     free(s);
 }
 
-/* --- health ------------------------------------------------------------------------------------------ */
+/* --- health ----------------------------------------------------------------------------------- */
 
 static uint64_t directory_bytes(const struct store *s, const char *name)
 {

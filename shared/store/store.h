@@ -41,16 +41,16 @@ struct store_options {
     uint64_t cache_bytes;     /* block cache; 0: 8 MB */
 };
 
-/* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer has not finished making it)
- * ERR_LOCKED      writer: another process writes here (the sentence names its pid)
- * ERR_VERSION     made by a newer version, or not a store of ours
- * ERR_FULL, ERR_IO, ERR_CORRUPT, ERR_INVALID. m always names the directory. Blocks. */
+/* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer has not finished making
+ * it) ERR_LOCKED      writer: another process writes here (the sentence names its pid) ERR_VERSION
+ * made by a newer version, or not a store of ours ERR_FULL, ERR_IO, ERR_CORRUPT, ERR_INVALID. m
+ * always names the directory. Blocks. */
 enum err store_open(struct store **out, const struct store_options *o, struct errmsg *m) MUST_CHECK;
 /* Writer: pending appends are thrown away, the WAL is synced. Slices still held keep what they need
  * alive; they must be freed before the process ends. Blocks. */
 void store_close(struct store *s);
 
-/* --- topics ---------------------------------------------------------------------------------- */
+/* --- topics ----------------------------------------------------------------------------------- */
 
 enum store_cleanup { STORE_CLEANUP_DELETE = 1, STORE_CLEANUP_COMPACT = 2 };
 
@@ -66,7 +66,8 @@ struct store_topic {
     char *attributes;        /* owner's JSON text, opaque here; never NULL */
 };
 
-/* A snapshot of all topics, sorted by name. Immutable and counted: cheap to take from any thread. */
+/* A snapshot of all topics, sorted by name. Immutable and counted: cheap to take from any thread.
+ * */
 struct store_catalog {
     uint64_t version; /* grows with every change */
     size_t count;
@@ -78,8 +79,8 @@ const struct store_topic *store_catalog_find(const struct store_catalog *c, stru
 const struct store_topic *store_catalog_find_id(const struct store_catalog *c,
                                                 const struct uuid *id);
 
-/* Writer. Fills id, uid and created_ms of t. Written at once, with a WriteBatch of its own. ERR_EXISTS, ERR_INVALID
- * (name, partitions), ERR_FULL, ERR_IO. */
+/* Writer. Fills id, uid and created_ms of t. Written at once, with a WriteBatch of its own.
+ * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL, ERR_IO. */
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m) MUST_CHECK;
 /* Writer. Changes retention, cleanup and attributes (not name, id, uid, partition_count). */
 enum err store_topic_alter(struct store *s, const struct store_topic *t,
@@ -87,26 +88,28 @@ enum err store_topic_alter(struct store *s, const struct store_topic *t,
 /* ERR_AGAIN: batches of the topic are pending. */
 enum err store_topic_delete(struct store *s, struct slice name, struct errmsg *m) MUST_CHECK;
 
-/* --- write (writer; one thread) -------------------------------------------------------------- */
+/* --- write (writer; one thread) --------------------------------------------------------------- */
 
 /* Adds one batch to the pending commit: assigns its base offset, patches it and the leader epoch
- * into the bytes (which are copied). ERR_NOT_FOUND: no such partition; ERR_CORRUPT; ERR_NOMEM; ERR_FULL or
- * ERR_IO when the first append of a commit had to begin a segment and could not: see store_state. */
+ * into the bytes (which are copied). ERR_NOT_FOUND: no such partition; ERR_CORRUPT; ERR_NOMEM;
+ * ERR_FULL or ERR_IO when the first append of a commit had to begin a segment and could not: see
+ * store_state. */
 enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
                       int64_t *base_offset) MUST_CHECK;
 /* Owner's rows, in the same pending commit. Keys 1 … 1024 bytes. */
 enum err store_put(struct store *s, struct slice key, struct slice value) MUST_CHECK;
 enum err store_delete(struct store *s, struct slice key) MUST_CHECK;
 /* Writes all that is pending as one WriteBatch, then puts the batches into the tail ring, publishes
- * the new ends and wakes the waiters. On failure nothing of it is published, nothing is pending any more, and offsets are
- * as before. ERR_FULL with STORE_OK: the disk is nearly full, later commits may succeed. With
- * STORE_BROKEN the WriteBatch may yet turn out to be in the log, whole, when the store is opened again: the owner's
- * rows in it say so. Nothing pending: OK at once. */
+ * the new ends and wakes the waiters. On failure nothing of it is published, nothing is pending any
+ * more, and offsets are as before. ERR_FULL with STORE_OK: the disk is nearly full, later commits
+ * may succeed. With STORE_BROKEN the WriteBatch may yet turn out to be in the log, whole, when the
+ * store is opened again: the owner's rows in it say so. Nothing pending: OK at once. */
 enum err store_commit(struct store *s, struct errmsg *m) MUST_CHECK;
 void store_rollback(struct store *s);
 /* Bytes pending. */
 size_t store_pending_bytes(const struct store *s);
-/* Raises the log start of a partition (DeleteRecords); never lowers it. Own WriteBatch. ERR_RANGE beyond the end. */
+/* Raises the log start of a partition (DeleteRecords); never lowers it. Own WriteBatch. ERR_RANGE
+ * beyond the end. */
 enum err store_trim(struct store *s, uint32_t uid, int64_t log_start, struct errmsg *m) MUST_CHECK;
 /* Housekeeping by the owner's thread, a few times a second: retention, segments by age, index rows.
  * Cheap when there is nothing to do. now_ms is wall time. */
@@ -117,7 +120,7 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m) MUST_CHEC
 enum store_state { STORE_OK, STORE_BROKEN };
 enum store_state store_state(struct store *s);
 
-/* --- read ------------------------------------------------------------------------------------ */
+/* --- read ------------------------------------------------------------------------------------- */
 
 struct store_offsets {
     int64_t log_start;
@@ -125,7 +128,8 @@ struct store_offsets {
     int64_t durable; /* below it everything is on disk */
     int32_t leader_epoch;
 };
-/* From the shared page, without a lock. ERR_NOT_FOUND: no such partition (deleted, or unknown yet). */
+/* From the shared page, without a lock. ERR_NOT_FOUND: no such partition (deleted, or unknown yet).
+ * */
 enum err store_offsets(struct store *s, uint32_t uid, struct store_offsets *o) MUST_CHECK;
 
 /* Copies whole batches that hold `offset` and what follows out of the tail ring: no disk, no wait,
@@ -144,8 +148,9 @@ struct store_slices {
     int64_t next;        /* offset after the last batch */
     const struct iovec *iov; /* count of them, each one batch */
 };
-/* Blocks. ERR_RANGE; ERR_AGAIN: below the published end but not readable yet (the follower's writer died in a
- * bad moment, or it is reopening): try again; ERR_IO, ERR_CORRUPT: logged. An empty answer at the end of the log is OK with count 0. */
+/* Blocks. ERR_RANGE; ERR_AGAIN: below the published end but not readable yet (the follower's writer
+ * died in a bad moment, or it is reopening): try again; ERR_IO, ERR_CORRUPT: logged. An empty
+ * answer at the end of the log is OK with count 0. */
 enum err store_read(struct store *s, uint32_t uid, int64_t offset, size_t max_bytes,
                     bool at_least_one, struct store_slices **out, struct errmsg *m) MUST_CHECK;
 void store_slices_free(struct store_slices *x);
@@ -154,12 +159,13 @@ void store_slices_free(struct store_slices *x);
  * there is none. Exact per record. Blocks. */
 enum err store_find_timestamp(struct store *s, uint32_t uid, int64_t ts, int64_t *offset,
                               int64_t *timestamp, struct errmsg *m) MUST_CHECK;
-/* Greatest timestamp and the first offset that has it (ListOffsets -3). ERR_NOT_FOUND: empty. Blocks. */
+/* Greatest timestamp and the first offset that has it (ListOffsets -3). ERR_NOT_FOUND: empty.
+ * Blocks. */
 enum err store_find_max_timestamp(struct store *s, uint32_t uid, int64_t *offset,
                                   int64_t *timestamp, struct errmsg *m) MUST_CHECK;
 /* End offset of the last epoch <= epoch (OffsetForLeaderEpoch); the epoch itself in *found.
- * ERR_NOT_FOUND for an epoch above the current one, ERR_AGAIN on a follower that has yet to catch up. May read a
- * row for an epoch that is not the current one. */
+ * ERR_NOT_FOUND for an epoch above the current one, ERR_AGAIN on a follower that has yet to catch
+ * up. May read a row for an epoch that is not the current one. */
 enum err store_epoch_end(struct store *s, uint32_t uid, int32_t epoch, int32_t *found,
                          int64_t *end) MUST_CHECK;
 
@@ -168,7 +174,7 @@ typedef bool store_row_fn(void *arg, struct slice key, struct slice value);
 enum err store_rows(struct store *s, struct slice prefix, store_row_fn *fn, void *arg,
                     struct errmsg *m) MUST_CHECK;
 
-/* --- waiting and health ---------------------------------------------------------------------- */
+/* --- waiting and health ----------------------------------------------------------------------- */
 
 /* A number that changes with every published commit and catalog change. */
 uint32_t store_sequence(struct store *s);

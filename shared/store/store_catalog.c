@@ -3,10 +3,10 @@
  *   't' uid   name length u16 | name | id 16 | partitions u32 | created i64 | retention ms i64 |
  *             retention bytes i64 | cleanup u32 | attributes length u32 | attributes
  *
- * A change is one WriteBatch: the topic's row, and the 'c' row with the next version and the next uid.
- * It is written at once, apart from what is pending, so that a topic exists before its first batch
- * can. Then a new snapshot takes the place of the old one, and the page's catalog version moves, by
- * which followers know that they have to load theirs.
+ * A change is one WriteBatch: the topic's row, and the 'c' row with the next version and the next
+ * uid. It is written at once, apart from what is pending, so that a topic exists before its first
+ * batch can. Then a new snapshot takes the place of the old one, and the page's catalog version
+ * moves, by which followers know that they have to load theirs.
  *
  * Snapshots are counted. Whoever holds one keeps it; the store only ever swaps the newest. */
 #include "shared/store/store_int.h"
@@ -119,7 +119,7 @@ const struct store_topic *store_catalog_find_id(const struct store_catalog *c,
     return NULL;
 }
 
-/* --- rows ------------------------------------------------------------------------------------------ */
+/* --- rows ------------------------------------------------------------------------------------- */
 
 static void topic_encode(struct buf *b, const struct store_topic *t)
 {
@@ -246,7 +246,7 @@ enum err catalog_load(struct rocks *r, const char *dir, const struct store_catal
     return OK;
 }
 
-/* --- changes (writer) ------------------------------------------------------------------------------ */
+/* --- changes (writer) ------------------------------------------------------------------------- */
 
 static bool name_valid(const char *name)
 {

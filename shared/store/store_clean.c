@@ -1,12 +1,12 @@
 /* The cleaner: drops files and rewrites segments on a thread of its own, one job at a time.
  *
- * Both may take long (unlinking is slow, a rewrite reads and writes a segment), and neither may hold up a
- * commit. What is to be done is decided by store_tick (store_retention.c).
+ * Both may take long (unlinking is slow, a rewrite reads and writes a segment), and neither may
+ * hold up a commit. What is to be done is decided by store_tick (store_retention.c).
  *
  * Files must not go before the rows that say why: a log start that the power takes back would point
- * at nothing. So the WAL is synced first; only then files are dropped, and only then does the compaction
- * filter learn what is dead. (The filter runs in other compactions too: what it may drop, it may drop at any
- * time.) */
+ * at nothing. So the WAL is synced first; only then files are dropped, and only then does the
+ * compaction filter learn what is dead. (The filter runs in other compactions too: what it may
+ * drop, it may drop at any time.) */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -55,11 +55,11 @@ static void compact_range(struct store *s, const struct clean_job *job)
 
 static void run(struct store *s, const struct clean_job *job)
 {
-    char *text = NULL;
-    rocksdb_flush_wal(s->rocks->db, 1, &text);
-    if (text) {
-        struct errmsg why;
-        (void)rocks_failed(text, "sync", s->dir, &why); /* the sentence is what we need */
+    struct errmsg why;
+    if (store_state(s) != STORE_OK) {
+        return;
+    }
+    if (sync_wal(s, &why) != OK) {
         store_broken(s, &why);
         return;
     }

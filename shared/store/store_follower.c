@@ -4,10 +4,10 @@
  *   tail ring   the newest batches: at once, shared memory
  *   RocksDB     everything, opened as a secondary: as of the last catch-up
  *
- * A catch-up replays the WAL, a millisecond and more for each megabyte of it. Readers of the tail do
- * not need it, so it happens when a read finds less than was published (on the reader's own
- * thread: those may block) and otherwise twice a second, so that the files and memtables
- * of old states go. A thread waits on the page's futex; while nothing is written it sleeps.
+ * A catch-up replays the WAL, a millisecond and more for each megabyte of it. Readers of the tail
+ * do not need it, so it happens when a read finds less than was published (on the reader's own
+ * thread: those may block) and otherwise twice a second, so that the files and memtables of old
+ * states go. A thread waits on the page's futex; while nothing is written it sleeps.
  *
  *                     sequence moved, read wants more
  *      ┌─────────┐ ──────────────────────────────────▶ ┌──────────┐
@@ -18,16 +18,16 @@
  *           └──────────────────────────────────── │ reopen, backing off │
  *                                                 └────────────────────┘
  *
- * Errors of a secondary are sticky, and some of them look like success, so the remedy for everything is to
- * open it again beside the old handle, which serves until the new one is there, and closes when its last
- * slice is freed.
+ * Errors of a secondary are sticky, and some of them look like success, so the remedy for
+ * everything is to open it again beside the old handle, which serves until the new one is there,
+ * and closes when its last slice is freed.
  *
- * A directory that was removed and made again is noticed by the inode of its page before every catch-up,
- * because catching up with another database under the same name makes RocksDB abort. Then all is opened again,
- * and what was known of the old store ends with it.
+ * A directory that was removed and made again is noticed by the inode of its page before every
+ * catch-up, because catching up with another database under the same name makes RocksDB abort. Then
+ * all is opened again, and what was known of the old store ends with it.
  *
- * The page of an earlier boot does not tell the truth: until a writer has opened the store again, ends
- * come from the database (recover), in a page of our own. */
+ * The page of an earlier boot does not tell the truth: until a writer has opened the store again,
+ * ends come from the database (recover), in a page of our own. */
 #include "shared/store/store_int.h"
 
 #include <errno.h>
@@ -69,7 +69,7 @@ static void pause_ms(int ms)
     nanosleep(&t, NULL);
 }
 
-/* --- what readers see ---------------------------------------------------------------------------------- */
+/* --- what readers see ------------------------------------------------------------------------- */
 
 static void swap_rocks(struct store *s, struct rocks *r)
 {
@@ -80,8 +80,8 @@ static void swap_rocks(struct store *s, struct rocks *r)
     rocks_unref(old);
 }
 
-/* Readers may still look at an old page: it stays until the store closes. One for each time that a directory was made anew
- * or a machine booted, so they are few. */
+/* Readers may still look at an old page: it stays until the store closes. One for each time that a
+ * directory was made anew or a machine booted, so they are few. */
 static void retire_page(struct store *s, struct page *p)
 {
     if (p && p != atomic_load(&s->page) && p != atomic_load(&s->view)) {
@@ -150,7 +150,7 @@ static enum err attach(struct store *s, struct errmsg *m)
     return OK;
 }
 
-/* --- catching up ------------------------------------------------------------------------------------- */
+/* --- catching up ------------------------------------------------------------------------------ */
 
 /* A fresh handle beside the old one. Called with the lock. */
 static void reopen(struct store *s, const char *why)
@@ -293,7 +293,8 @@ static void *follower_main(void *arg)
         }
         step(s);
         pause_ms(STEP_PAUSE_MS);
-        /* Something is still to be caught up with: not before its time, but then without being woken. */
+        /* Something is still to be caught up with: not before its time, but then without being
+         * woken. */
         uint32_t sequence = atomic_load(&atomic_load(&s->page)->h->sequence);
         bool behind = sequence != atomic_load(&f->sequence);
         store_wait(s, seen, behind ? CATCH_UP_MS / 2 : IDLE_MS);
@@ -319,7 +320,7 @@ bool follower_heal(struct store *s, int attempt, enum err e)
     return true;
 }
 
-/* --- open, close ------------------------------------------------------------------------------------- */
+/* --- open, close ------------------------------------------------------------------------------ */
 
 enum err follower_open(struct store *s, struct errmsg *m)
 {

@@ -1,17 +1,20 @@
 /* Lookups: by timestamp, by leader epoch.
  *
- * The index rows cut a partition into intervals of about a megabyte, each with its greatest timestamp.
+ * The index rows cut a partition into intervals of about a megabyte, each with its greatest
+ * timestamp.
  *
  *      start       i@900        i@1700            end
  *   ─────┼───────────┼────────────┼────────────────┤
  *        ├ max known ┤ max known  ├ open: look ────┤
  *
- * Timestamps need not be in order, so the first record at or above t lies in the first interval whose
- * greatest is at or above t; there the headers of the batches say in which batch, and the batch is looked
- * into. So the answer is exact, and it costs one row for each megabyte plus one megabyte.
+ * Timestamps need not be in order, so the first record at or above t lies in the first interval
+ * whose greatest is at or above t; there the headers of the batches say in which batch, and the
+ * batch is looked into. So the answer is exact, and it costs one row for each megabyte plus one
+ * megabyte.
  *
- * An interval is read through, whatever its row says, where the log starts inside it, where the row does not follow the
- * one before it (a follower that cannot see all of them yet), and after the last row. */
+ * An interval is read through, whatever its row says, where the log starts inside it, where the row
+ * does not follow the one before it (a follower that cannot see all of them yet), and after the
+ * last row. */
 #include "shared/store/store_int.h"
 
 #define SCAN_BYTES (1u << 20) /* of one read */
@@ -95,7 +98,7 @@ static enum err scan(struct search *q, int64_t from, int64_t to, batch_fn *fn, s
     return OK;
 }
 
-/* --- the rows ---------------------------------------------------------------------------------------- */
+/* --- the rows --------------------------------------------------------------------------------- */
 
 struct interval {
     int64_t from, to;
@@ -170,7 +173,7 @@ static bool walk_next(struct walk *w, const struct search *q, struct interval *v
     return true;
 }
 
-/* --- public ------------------------------------------------------------------------------------------ */
+/* --- public ----------------------------------------------------------------------------------- */
 
 static enum err search_open(struct search *q, struct store *s, uint32_t uid, struct errmsg *m)
 {

@@ -1,6 +1,7 @@
 /* Inside shared/store: what its files know of each other. Nobody else includes this.
  *
- *   store.c            open, close, files of the directory, the thread that syncs the WAL
+ *   store.c            open, close, files of the directory
+ *   store_sync.c       the thread that syncs the WAL
  *   store_rocks.c      RocksDB: options, counted handles, errors
  *   store_page.c       the page and waiting on it
  *   store_catalog.c    topics
@@ -39,14 +40,15 @@
 #define CACHE_BYTES_DEFAULT    (8ull << 20)
 #define FLUSH_INTERVAL_MS      10
 #define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
-#define PENDING_KEEP_BYTES     (1u << 20)     /* buffers keep at most this between commits */
+#define PENDING_KEEP_BYTES     (2u << 20)     /* buffers keep at most this between commits */
 #define READ_BATCHES_MAX       16384          /* of one store_read */
 #define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, for a look at its timestamps */
 #define PART_CHUNK             1024
 #define PART_CHUNKS            (STORE_UIDS_MAX / PART_CHUNK)
+#define WAL_FILES_MAX          128
 #define NO_TIMESTAMP           INT64_MIN
 
-/* --- RocksDB ------------------------------------------------------------------------------------- */
+/* --- RocksDB ---------------------------------------------------------------------------------- */
 
 enum { CF_LOG, CF_META, CF_COUNT };
 
@@ -98,7 +100,7 @@ enum err iter_error(const rocksdb_iterator_t *it, const char *dir, struct errmsg
 enum err meta_get(struct rocks *r, const char *dir, struct slice key, uint8_t *v, size_t len,
                   struct errmsg *m) MUST_CHECK;
 
-/* --- the page ------------------------------------------------------------------------------------ */
+/* --- the page --------------------------------------------------------------------------------- */
 
 struct page_entry {
     _Atomic int64_t log_start;
@@ -135,7 +137,8 @@ struct page {
     struct page *retired; /* list of those that readers may still look at */
 };
 
-/* Takes over the file of this store, or makes a new one. The entries of a page that was taken over are as they were. */
+/* Takes over the file of this store, or makes a new one. The entries of a page that was taken over
+ * are as they were. */
 enum err page_open_writer(struct page **out, const char *dir, const struct uuid *store_id,
                           struct errmsg *m) MUST_CHECK;
 enum err page_open_reader(struct page **out, const char *dir, struct errmsg *m) MUST_CHECK;
@@ -149,7 +152,7 @@ bool page_is_current(const struct page *p, const char *dir);
 uint64_t page_boot_now(void);
 void page_publish(struct page *p); /* sequence + 1, wakes */
 
-/* --- partitions of a writer ------------------------------------------------------------------------ */
+/* --- partitions of a writer ------------------------------------------------------------------- */
 
 struct part_state {
     int64_t end;
@@ -206,7 +209,7 @@ struct segment {
     int64_t closed_ms;
 };
 
-/* --- the catalog ----------------------------------------------------------------------------------- */
+/* --- the catalog ------------------------------------------------------------------------------ */
 
 /* The 'c' and 't' rows as of one moment, one reference. ERR_NOT_FOUND: no 'c' row. */
 enum err catalog_load(struct rocks *r, const char *dir, const struct store_catalog **out,
@@ -218,7 +221,7 @@ void catalog_attach(struct store *s);
 /* An empty one. NULL without memory. */
 const struct store_catalog *catalog_empty(void);
 
-/* --- the tail ---------------------------------------------------------------------------------------- */
+/* --- the tail --------------------------------------------------------------------------------- */
 
 #define TAIL_FRAME_HEADER 4 /* uid */
 
@@ -226,7 +229,7 @@ struct tail;
 struct tail *tail_new(void);
 void tail_free(struct tail *t);
 
-/* --- the store --------------------------------------------------------------------------------------- */
+/* --- the store -------------------------------------------------------------------------------- */
 
 struct cleaner;
 struct follower;
@@ -289,12 +292,26 @@ struct store {
     bool sync_running, sync_stop;
     struct uid_list unsynced;
 
+    pthread_mutex_t wal_lock; /* of these: */
+    struct wal_file {
+        uint64_t number;
+        int fd;
+        bool seen;     /* in the listing that is being made */
+        bool complete; /* synced when there was a newer one */
+    } wal_files[WAL_FILES_MAX];
+    size_t wal_file_count;
+
     _Atomic uint64_t commits, appended_bytes, holes, reopens, tail_hits, tail_misses;
     _Atomic int64_t recovered_loss;
 };
 
 void store_bump(struct store *s); /* local change: store_sequence moves, waiters wake */
 void store_broken(struct store *s, const struct errmsg *why);
+/* store_sync.c */
+void sync_init(struct store *s);
+void sync_fini(struct store *s);
+/* All that was committed before is on disk when this returns. Any thread. */
+enum err sync_wal(struct store *s, struct errmsg *m) MUST_CHECK;
 enum err sync_start(struct store *s, struct errmsg *m) MUST_CHECK;
 void sync_stop(struct store *s);
 /* After a commit: these partitions have an end that is not on disk yet. */
@@ -304,8 +321,9 @@ void sync_request(struct store *s, const struct uid_list *l);
 enum err format_read(struct store *s, struct errmsg *m) MUST_CHECK;
 
 /* store_recover.c */
-/* Ends, starts and epochs of all partitions of the catalog, from the database alone, into a page of this process. A writer's parts, segments and active list are filled too; its
- * catalog must be attached. */
+/* Ends, starts and epochs of all partitions of the catalog, from the database alone, into a page of
+ * this process. A writer's parts, segments and active list are filled too; its catalog must be
+ * attached. */
 enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c, uint32_t next_uid,
                  struct page **out, struct errmsg *m) MUST_CHECK;
 /* Writer: puts what was recovered into the shared page, as the page of this boot. */
@@ -321,7 +339,8 @@ enum err segment_put(struct store *s, rocksdb_writebatch_t *b, const struct segm
                      const struct segment_entry *entries, size_t count) MUST_CHECK;
 /* Closes the open segment; nothing may be pending. */
 enum err segment_switch(struct store *s, int64_t now_ms, struct errmsg *m) MUST_CHECK;
-/* Puts the row that closes the open interval of a partition; its state is the caller's to change with interval_closed. */
+/* Puts the row that closes the open interval of a partition; its state is the caller's to change
+ * with interval_closed. */
 void interval_close(struct store *s, rocksdb_writebatch_t *b, uint32_t uid, struct part_state *st,
                     uint32_t segment);
 enum err segment_add(struct store *s, const struct segment *g) MUST_CHECK;
@@ -333,7 +352,8 @@ enum read_gap {
     READ_BEHIND, /* the log ends too early */
     READ_HOLE,   /* later batches are visible */
 };
-/* As store_read up to `end`, on one handle, without any waiting: *gap says when less than that could be read. */
+/* As store_read up to `end`, on one handle, without any waiting: *gap says when less than that
+ * could be read. */
 enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offset, int64_t end,
                    size_t max_bytes, bool at_least_one, struct store_slices **out, enum read_gap *gap,
                    struct errmsg *m) MUST_CHECK;
@@ -341,7 +361,8 @@ enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offse
 /* store_follower.c */
 enum err follower_open(struct store *s, struct errmsg *m) MUST_CHECK;
 void follower_close(struct store *s);
-/* A read found less than was published: catches up (or reopens), with growing pauses. False: give up. */
+/* A read found less than was published: catches up (or reopens), with growing pauses. False: give
+ * up. */
 bool follower_heal(struct store *s, int attempt, enum err e);
 
 /* store_janitor.c: for the files of the store in dir; NULL: none could be started, which is said */

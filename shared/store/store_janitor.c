@@ -1,9 +1,10 @@
-/* The janitor: holds a descriptor of each file of the database for some seconds after it was unlinked.
+/* The janitor: holds a descriptor of each file of the database for some seconds after it was
+ * unlinked.
  *
  * The last close of an unlinked file frees its blocks, and that takes the file system tens of
  * milliseconds. When the writer drops a segment, the last one to hold it is the follower's
- * RocksDB, which would pay inside a catch-up. So a thread of no importance holds every file too, hears
- * of the unlink (inotify), and closes later: then the last close is its own. */
+ * RocksDB, which would pay inside a catch-up. So a thread of no importance holds every file too,
+ * hears of the unlink (inotify), and closes later: then the last close is its own. */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>

@@ -23,17 +23,19 @@
  *                                                      count × (uid u32 | end i64 | bytes u64)
  *        'u' owner's key                             → owner's value
  *
- * An index row ('i') says three things of a partition: batches from `offset` on lie in `segment` (until
- * the next row says otherwise); below `offset` it has `bytes` bytes since its beginning; and the
- * batches of [from, offset) have no timestamp above `max ts` (INT64_MIN: there are none). `from` is the
- * offset of the row before, so that a reader notices a row that it cannot see yet. A row is written
- * when a partition begins, when it enters another segment, about once a megabyte, and when its segment
- * closes; the last one has offset = end and is written again when the next segment is known.
+ * An index row ('i') says three things of a partition: batches from `offset` on lie in `segment`
+ * (until the next row says otherwise); below `offset` it has `bytes` bytes since its beginning; and
+ * the batches of [from, offset) have no timestamp above `max ts` (INT64_MIN: there are none).
+ * `from` is the offset of the row before, so that a reader notices a row that it cannot see yet. A
+ * row is written when a partition begins, when it enters another segment, about once a megabyte,
+ * and when its segment closes; the last one has offset = end and is written again when the next
+ * segment is known.
  *
  * A segment row ('g') is written when a segment closes, before the first batch of the next one. So
- * at most one segment has batches and no row: the one that was open when the process died. The row of a
- * run of small segments that were merged has the number of the last one, and that of the first in `from`. Rows of
- * partitions whose topic is gone mean nothing and are swept. A uid is never used twice. */
+ * at most one segment has batches and no row: the one that was open when the process died. The row
+ * of a run of small segments that were merged has the number of the last one, and that of the first
+ * in `from`. Rows of partitions whose topic is gone mean nothing and are swept. A uid is never used
+ * twice. */
 #ifndef CULEX_STORE_STORE_KEY_H
 #define CULEX_STORE_STORE_KEY_H
 

@@ -2,17 +2,19 @@
  *
  *   | header, one page of memory | entries: 32 bytes for each uid, 2^20 of them, sparse |
  *
- * The writer stores, followers load; every word is atomic and stands for itself. Ends are stored with release
- * after the batches are in the WAL and in the tail ring, then the sequence moves and its futex is woken.
+ * The writer stores, followers load; every word is atomic and stands for itself. Ends are stored
+ * with release after the batches are in the WAL and in the tail ring, then the sequence moves and
+ * its futex is woken.
  *
- * The file outlives both processes, and it is trusted as far as memory is: after a kill its ends are
- * exactly what was published. After a crash of the machine they may be newer or older than what
- * the WAL kept. So the page carries the boot id of the writer that filled it, and a follower that finds
- * another boot than its own takes the ends from the database until a writer has come by.
+ * The file outlives both processes, and it is trusted as far as memory is: after a kill its ends
+ * are exactly what was published. After a crash of the machine they may be newer or older than what
+ * the WAL kept. So the page carries the boot id of the writer that filled it, and a follower that
+ * finds another boot than its own takes the ends from the database until a writer has come by.
  *
- * Blocks are allocated before an entry is used (page_reserve), so that a full disk is an error there and
- * not a SIGBUS here. A page that does not fit is replaced by rename, never resized in place: a
- * mapping of the old one stays whole, and a follower sees by the inode that it has to look again. */
+ * Blocks are allocated before an entry is used (page_reserve), so that a full disk is an error
+ * there and not a SIGBUS here. A page that does not fit is replaced by rename, never resized in
+ * place: a mapping of the old one stays whole, and a follower sees by the inode that it has to look
+ * again. */
 #include "shared/store/store_int.h"
 
 #include <errno.h>
@@ -262,7 +264,7 @@ bool page_is_current(const struct page *p, const char *dir)
            st.st_dev == p->device;
 }
 
-/* --- waiting --------------------------------------------------------------------------------------- */
+/* --- waiting ---------------------------------------------------------------------------------- */
 
 /* Not FUTEX_PRIVATE: the word lies in a file, and waiters in other processes map it read-only. */
 static void futex_wake_all(_Atomic uint32_t *word)
@@ -310,8 +312,8 @@ void store_wait(struct store *s, uint32_t seen, int timeout_ms)
     atomic_fetch_add(&s->waits_ended, 1);
 }
 
-/* A waiter may have looked at bumps and not yet be in the futex: so wake until as many waits have ended as
- * there were, a few times; whoever is missed even so looks again after a slice. */
+/* A waiter may have looked at bumps and not yet be in the futex: so wake until as many waits have
+ * ended as there were, a few times; whoever is missed even so looks again after a slice. */
 void store_bump(struct store *s)
 {
     atomic_fetch_add(&s->bumps, 1);

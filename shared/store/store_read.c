@@ -1,23 +1,24 @@
 /* Reading from RocksDB: whole batches, pinned, walked from segment to segment.
  *
- * The index rows of a partition say where to look: the last row at or below the offset names the segment,
- * the row after it says how far that holds. So one iterator over meta steps from row to row while one over
- * the log gives the batches:
+ * The index rows of a partition say where to look: the last row at or below the offset names the
+ * segment, the row after it says how far that holds. So one iterator over meta steps from row to
+ * row while one over the log gives the batches:
  *
  *      rows    i@0 seg 3        i@900 seg 3         i@1700 seg 5
  *      log     3|uid|0 …        … 3|uid|1650        5|uid|1700 …
  *                 seek, next, next …      └ seek ───┘
  *
- * The iterator has no upper bound: because the row names the next partition's or segment's beginning and
- * the page the end, we never step past our own batches, and a bound would cost an iterator for each segment.
+ * The iterator has no upper bound: because the row names the next partition's or segment's
+ * beginning and the page the end, we never step past our own batches, and a bound would cost an
+ * iterator for each segment.
  *
- * Nothing is believed. Each batch must begin where the one before it ended and lie below the published
- * end; a follower can be behind, and its view of the log can have a hole for a moment. What was read up to
- * there is a good answer; nothing at all is a gap, which store_read heals by catching up, or gives back as
- * ERR_AGAIN.
+ * Nothing is believed. Each batch must begin where the one before it ended and lie below the
+ * published end; a follower can be behind, and its view of the log can have a hole for a moment.
+ * What was read up to there is a good answer; nothing at all is a gap, which store_read heals by
+ * catching up, or gives back as ERR_AGAIN.
  *
- * The values stay where RocksDB has them: pin_data keeps every block and memtable that the iterator came
- * through until it is destroyed, by store_slices_free. */
+ * The values stay where RocksDB has them: pin_data keeps every block and memtable that the iterator
+ * came through until it is destroyed, by store_slices_free. */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -53,7 +54,7 @@ void store_slices_free(struct store_slices *x)
     }
 }
 
-/* --- where a batch lies ---------------------------------------------------------------------------- */
+/* --- where a batch lies ----------------------------------------------------------------------- */
 
 static void load_next_row(struct cursor *c)
 {
@@ -92,8 +93,9 @@ static bool key_of_part(const struct cursor *c, int64_t *base)
     return true;
 }
 
-/* Puts the log iterator on the batch that holds offset. Readers mostly ask for a batch's first offset; going
- * backwards is the exception, and it ends with a seek forward, so that every next is one. */
+/* Puts the log iterator on the batch that holds offset. Readers mostly ask for a batch's first
+ * offset; going backwards is the exception, and it ends with a seek forward, so that every next is
+ * one. */
 static bool find_batch(struct cursor *c, int64_t offset)
 {
     uint8_t key[LOG_KEY_BYTES];
@@ -129,7 +131,7 @@ static void next_batch(struct cursor *c, int64_t expected)
     iter_seek(c->log, key, sizeof key);
 }
 
-/* --- one read ---------------------------------------------------------------------------------------- */
+/* --- one read --------------------------------------------------------------------------------- */
 
 static enum err slices_add(struct slices *x, struct slice v)
 {
@@ -193,7 +195,10 @@ static enum err collect(struct cursor *c, struct slices *x, int64_t offset, int6
             return e;
         }
         expected = x->public.next = batch_next_offset(&h);
-        if (expected < end && x->public.bytes < max_bytes) {
+        /* To learn that the next batch does not fit is to read it: one about as long as this one is
+         * not tried. Readers of 1 MB batches would have read everything twice. */
+        if (expected < end && x->public.bytes < max_bytes &&
+            max_bytes - x->public.bytes >= v.len) {
             next_batch(c, expected);
         } else {
             break;
@@ -219,7 +224,8 @@ enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offse
         x->public.next = offset;
         return OK;
     }
-    /* The log first: a row that we then see may be newer than the batches, never the other way round. */
+    /* The log first: a row that we then see may be newer than the batches, never the other way
+     * round. */
     x->log = rocksdb_create_iterator_cf(r->db, ro, r->cf[CF_LOG]);
     x->public.next = offset;
     struct cursor c = {.s = s, .uid = uid, .log = x->log};
@@ -288,7 +294,7 @@ enum err store_read(struct store *s, uint32_t uid, int64_t offset, size_t max_by
     }
 }
 
-/* --- owner's rows ------------------------------------------------------------------------------------ */
+/* --- owner's rows ----------------------------------------------------------------------------- */
 
 enum err store_rows(struct store *s, struct slice prefix, store_row_fn *fn, void *arg,
                     struct errmsg *m)

@@ -1,15 +1,16 @@
 /* Where the partitions end, from the database alone.
  *
- * Needed when a writer opens, and by a follower whose page was filled in an earlier boot. No scan of the
- * history: the last index row of a partition is its end as of the last closed segment, and at most one
- * segment was open, whose batches are read through in order. So opening costs a seek for each partition
- * and a pass over some megabytes, however long the log.
+ * Needed when a writer opens, and by a follower whose page was filled in an earlier boot. No scan
+ * of the history: the last index row of a partition is its end as of the last closed segment, and
+ * at most one segment was open, whose batches are read through in order. So opening costs a seek
+ * for each partition and a pass over some megabytes, however long the log.
  *
- * RocksDB recovers a prefix of what was written, without holes. A writer then compares the ends with
- * those that the page remembers. Missing below a durable end: a disk that lied, or lost bytes: it is
- * said loudly. Missing below a published end: the power failed before the WAL was synced. Then, and
- * whenever an unclean end of another boot lets us not know, the leader epoch of every partition that may be
- * concerned grows, so that clients ask where its last epoch ended and truncate their view. */
+ * RocksDB recovers a prefix of what was written, without holes. A writer then compares the ends
+ * with those that the page remembers. Missing below a durable end: a disk that lied, or lost bytes:
+ * it is said loudly. Missing below a published end: the power failed before the WAL was synced.
+ * Then, and whenever an unclean end of another boot lets us not know, the leader epoch of every
+ * partition that may be concerned grows, so that clients ask where its last epoch ended and
+ * truncate their view. */
 #include "shared/store/store_int.h"
 
 #include <stdio.h>
@@ -17,7 +18,7 @@
 
 #include "shared/base/log.h"
 
-/* --- rows ------------------------------------------------------------------------------------------ */
+/* --- rows ------------------------------------------------------------------------------------- */
 
 static void load_live(struct page *p, const struct store_catalog *c)
 {
@@ -128,7 +129,7 @@ static enum err load_ends(struct store *s, struct page *p, rocksdb_iterator_t *i
     return OK;
 }
 
-/* --- the segment that was open --------------------------------------------------------------------- */
+/* --- the segment that was open ---------------------------------------------------------------- */
 
 /* One batch of it. Those below the last index row are counted only. */
 static enum err scan_batch(struct store *s, struct page *p, uint32_t segment, uint32_t uid,
@@ -241,7 +242,7 @@ enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c
     return OK;
 }
 
-/* --- the writer's page ------------------------------------------------------------------------------- */
+/* --- the writer's page ------------------------------------------------------------------------ */
 
 /* Counts what is missing below the durable end; true when the partition needs a new epoch. */
 static bool compare_ends(struct store *s, uint32_t uid, const struct page_entry *old,

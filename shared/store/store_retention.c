@@ -10,8 +10,8 @@
  *   merge    a run of small segments (restarts, slow streams) becomes one file and one row
  *   sweep    index rows of deleted topics
  *
- * Rising the log start is what readers see, at once and to a megabyte or a tenth of the time; giving back the disk
- * follows by segments. Each step does a bounded piece of work per tick.
+ * Rising the log start is what readers see, at once and to a megabyte or a tenth of the time;
+ * giving back the disk follows by segments. Each step does a bounded piece of work per tick.
  *
  *      segments   | 7 | 8 | 9 | 10 | 11 …  now |        row 9 says: uid 3 ends here at 500, uid 4 at 90 …
  *                  dead dead ▲
@@ -46,9 +46,10 @@ static rocksdb_iterator_t *rows(struct tick *t)
     return t->it;
 }
 
-/* --- log starts ------------------------------------------------------------------------------------ */
+/* --- log starts ------------------------------------------------------------------------------- */
 
-/* Deletes the index rows that no offset at or above the start needs: all but the last at or below it. */
+/* Deletes the index rows that no offset at or above the start needs: all but the last at or below
+ * it. */
 static void forget_rows(struct tick *t, uint32_t uid, struct part *p)
 {
     rocksdb_iterator_t *it = rows(t);
@@ -137,9 +138,10 @@ static enum err apply_limits(struct tick *t)
     return e;
 }
 
-/* --- segments -------------------------------------------------------------------------------------- */
+/* --- segments --------------------------------------------------------------------------------- */
 
-/* The entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed in this very tick. */
+/* The entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed in this very tick.
+ * */
 static enum err segment_load(struct tick *t, uint32_t number, struct segment_entry **out,
                              size_t *count)
 {
@@ -214,7 +216,8 @@ static enum err apply_store_limit(struct tick *t)
     return e;
 }
 
-/* Remembers what keeps the oldest segment alive, so that its row is not read again before that has changed. */
+/* Remembers what keeps the oldest segment alive, so that its row is not read again before that has
+ * changed. */
 static enum err oldest_is_dead(struct tick *t, const struct segment *g, bool *dead)
 {
     struct store *s = t->s;
@@ -268,7 +271,7 @@ static enum err drop_oldest(struct tick *t)
     return e;
 }
 
-/* --- rewriting ------------------------------------------------------------------------------------- */
+/* --- rewriting -------------------------------------------------------------------------------- */
 
 /* Splits the entries of a segment: live ones to the front; returns how many. */
 static size_t part_dead(struct store *s, struct segment_entry *entries, size_t count,
@@ -288,8 +291,9 @@ static size_t part_dead(struct store *s, struct segment_entry *entries, size_t c
     return live;
 }
 
-/* Looks at one closed segment; posts a job when it is mostly dead. Its row loses the dead entries with this tick: if
- * the process dies before the rewrite, some dead batches stay until their segment goes. */
+/* Looks at one closed segment; posts a job when it is mostly dead. Its row loses the dead entries
+ * with this tick: if the process dies before the rewrite, some dead batches stay until their
+ * segment goes. */
 static enum err look_for_dead(struct tick *t, size_t i, struct clean_job *job)
 {
     struct store *s = t->s;
@@ -433,7 +437,7 @@ static enum err find_small(struct tick *t, struct clean_job *job)
     return OK;
 }
 
-/* --- sweeping -------------------------------------------------------------------------------------- */
+/* --- sweeping --------------------------------------------------------------------------------- */
 
 static void sweep_dead_rows(struct tick *t)
 {
@@ -465,7 +469,7 @@ static void sweep_dead_rows(struct tick *t)
     }
 }
 
-/* --- age ------------------------------------------------------------------------------------------- */
+/* --- age -------------------------------------------------------------------------------------- */
 
 static int64_t segment_age_max(const struct store *s)
 {
@@ -527,7 +531,7 @@ static enum err close_by_age(struct tick *t, struct errmsg *m)
     return close_intervals(t);
 }
 
-/* --- the tick -------------------------------------------------------------------------------------- */
+/* --- the tick --------------------------------------------------------------------------------- */
 
 static void publish_starts(struct tick *t)
 {

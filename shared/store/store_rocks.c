@@ -1,30 +1,37 @@
 /* RocksDB as we use it: options, and handles that are counted.
  *
- * A segment is one memtable's life. So nothing but segment_switch may end a memtable of the log: its
- * write buffer is four segments large, and the WAL's limit is far beyond what a segment writes. L0 files
- * are whole segments in order, two of them are moved to L1 by renaming, and L1 has no limit, so no
- * byte is rewritten. The meta family is small and compacts as RocksDB likes.
+ * A segment is one memtable's life. So nothing but segment_switch may end a memtable of the log:
+ * its write buffer is four segments large, and the WAL's limit is far beyond what a segment writes.
+ * L0 files are whole segments in order, two of them are moved to L1 by renaming, and L1 has no
+ * limit, so no byte is rewritten. The meta family is small and compacts as RocksDB likes.
  *
- * A handle is counted, because slices pin blocks and memtables of the very database object they came
- * from, and Debian's RocksDB aborts when it is closed under an iterator. A follower that
+ * A handle is counted, because slices pin blocks and memtables of the very database object they
+ * came from, and Debian's RocksDB aborts when it is closed under an iterator. A follower that
  * reopens has the old handle closed by whoever frees the last slice.
  *
- * Blocks of large reads do not enter the cache: the kernel has the file's pages anyway, and the small cache is
- * for meta rows and for the blocks near the end of the log. */
+ * Debian's library has its assertions on, and one of them fires when a file is written to after a
+ * write to it has failed: in a broker, a full disk must not come to that. So RocksDB's own log says
+ * nothing after the header that it writes at open, we do not open without some room for that, we sync
+ * the WAL ourselves (store_sync.c), and after a failed write nothing more is asked for but to close.
+ *
+ * Blocks of large reads do not enter the cache: the kernel has the file's pages anyway, and the
+ * small cache is for meta rows and for the blocks near the end of the log. */
 #include "shared/store/store_int.h"
 
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 
 #define BLOCK_BYTES        (32u << 10)
 #define META_BUFFER_BYTES  (4u << 20)
 #define FILES_TO_ALLOW     65536 /* descriptors wanted at least, where the hard limit lets us */
-#define MEMTABLE_BYTES_MAX (512ull << 20) /* all memtables of the log when flushes lag */
-#define LOG_ROTATE_BYTES   (1u << 20)
+#define MEMTABLE_BYTES_MAX (64ull << 20) /* all memtables of the log when flushes lag, or three */
+#define LOG_HEADERS_ONLY   5 /* rocksdb::HEADER_LEVEL */
+#define OPEN_BYTES_MIN     (4u << 20) /* free space without which we do not even try to open */
 
 static const char *const cf_names[CF_COUNT] = {"default", "meta"};
 
-/* --- errors -------------------------------------------------------------------------------------- */
+/* --- errors ----------------------------------------------------------------------------------- */
 
 enum err rocks_failed(char *text, const char *what, const char *dir, struct errmsg *m)
 {
@@ -72,10 +79,11 @@ enum err meta_get(struct rocks *r, const char *dir, struct slice key, uint8_t *v
     return e;
 }
 
-/* --- options ------------------------------------------------------------------------------------- */
+/* --- options ---------------------------------------------------------------------------------- */
 
-/* A descriptor for every file: a follower that has to reopen a file that is gone reads short, silently.
- * The limit is the process's; a host with a lower one keeps it when we may not raise it. */
+/* A descriptor for every file: a follower that has to reopen a file that is gone reads short,
+ * silently. The limit is the process's; a host with a lower one keeps it when we may not raise it.
+ * */
 static void allow_files(void)
 {
     struct rlimit l;
@@ -90,9 +98,8 @@ static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
     rocksdb_options_t *o = r->options[CF_LOG];
     rocksdb_options_set_max_open_files(o, -1);
     rocksdb_options_set_max_file_opening_threads(o, 1);
-    rocksdb_options_set_info_log_level(o, 2); /* WARN: each catch-up logs at INFO */
-    rocksdb_options_set_keep_log_file_num(o, 3);
-    rocksdb_options_set_max_log_file_size(o, LOG_ROTATE_BYTES);
+    rocksdb_options_set_info_log_level(o, LOG_HEADERS_ONLY);
+    rocksdb_options_set_keep_log_file_num(o, 2);
     rocksdb_options_set_wal_dir(o, wal_dir);
     rocksdb_options_set_stats_dump_period_sec(o, 0);
     rocksdb_options_set_stats_persist_period_sec(o, 0);
@@ -157,10 +164,10 @@ static void set_meta(struct rocks *r)
     r->options[CF_META] = o;
 }
 
-/* --- the compaction filter ----------------------------------------------------------------------- */
+/* --- the compaction filter -------------------------------------------------------------------- */
 
-/* Drops batches of dead partitions and those that end at or below what the cleaner allowed. Runs on a
- * RocksDB thread. What it does not understand it keeps. */
+/* Drops batches of dead partitions and those that end at or below what the cleaner allowed. Runs on
+ * a RocksDB thread. What it does not understand it keeps. */
 static unsigned char filter_drops(void *arg, int level, const char *key, size_t key_len,
                                   const char *value, size_t value_len, char **new_value,
                                   size_t *new_value_len, unsigned char *changed)
@@ -186,7 +193,7 @@ static void filter_gone(void *arg)
 {
 }
 
-/* --- handles ------------------------------------------------------------------------------------- */
+/* --- handles ---------------------------------------------------------------------------------- */
 
 static void rocks_free(struct rocks *r)
 {
@@ -234,11 +241,28 @@ static enum err rocks_new(struct rocks **out, struct store *s, char *db_dir, str
     return OK;
 }
 
+/* See the top: the header of RocksDB's log must not be what finds the disk full. */
+static enum err need_room(const char *dir, struct errmsg *m)
+{
+    struct statvfs v;
+    if (statvfs(dir, &v) != 0) {
+        return OK; /* then opening will say what is wrong */
+    }
+    uint64_t left = (uint64_t)v.f_bavail * v.f_frsize;
+    return left >= OPEN_BYTES_MIN
+               ? OK
+               : err_set(m, ERR_FULL, "store %s: the disk is full (%llu KB left)", dir,
+                         (unsigned long long)(left >> 10));
+}
+
 enum err rocks_open_writer(struct rocks **out, struct store *s, struct errmsg *m)
 {
     char db_dir[PATH_MAX];
     struct rocks *r;
-    enum err e = rocks_new(&r, s, db_dir, m);
+    enum err e = need_room(s->dir, m);
+    if (e == OK) {
+        e = rocks_new(&r, s, db_dir, m);
+    }
     if (e != OK) {
         return e;
     }
@@ -262,7 +286,10 @@ enum err rocks_open_follower(struct rocks **out, struct store *s, struct errmsg 
 {
     char db_dir[PATH_MAX];
     struct rocks *r;
-    enum err e = rocks_new(&r, s, db_dir, m);
+    enum err e = need_room(s->follower_dir, m);
+    if (e == OK) {
+        e = rocks_new(&r, s, db_dir, m);
+    }
     if (e != OK) {
         return e;
     }

@@ -1,14 +1,14 @@
 /* Reading the newest batches from the tail ring, without the disk and without waiting.
  *
- * The ring is one row of frames of all partitions. This index says which of them belong to a partition: for each
- * uid a queue of (first offset, position), in order. It follows the ring on the caller's
- * thread, a few frames at a time in practice, and forgets from the front what the ring has
- * given up. An index that has lost its place (overrun, another ring, no memory) begins
- * again at the ring's low end: nothing depends on it but speed.
+ * The ring is one row of frames of all partitions. This index says which of them belong to a
+ * partition: for each uid a queue of (first offset, position), in order. It follows the ring on the
+ * caller's thread, a few frames at a time in practice, and forgets from the front what the ring has
+ * given up. An index that has lost its place (overrun, another ring, no memory) begins again at the
+ * ring's low end: nothing depends on it but speed.
  *
- * The ring may be overwritten while we copy. So: copy, then ask ring_valid; a copy that fails is taken back and
- * the answer is ERR_NOT_FOUND, as for everything older. And a batch is only given out if it
- * begins where the one before it ended and ends below the published end. */
+ * The ring may be overwritten while we copy. So: copy, then ask ring_valid; a copy that fails is
+ * taken back and the answer is ERR_NOT_FOUND, as for everything older. And a batch is only given
+ * out if it begins where the one before it ended and ends below the published end. */
 #include "shared/store/store_int.h"
 
 #include <errno.h>
@@ -69,7 +69,7 @@ void tail_free(struct tail *t)
     }
 }
 
-/* --- queues ------------------------------------------------------------------------------------------ */
+/* --- queues ----------------------------------------------------------------------------------- */
 
 static struct queue *queue_find(struct tail *t, uint32_t uid)
 {
@@ -128,7 +128,7 @@ static int64_t queue_search(const struct queue *q, int64_t offset)
     return (int64_t)lo - 1;
 }
 
-/* --- following the ring ------------------------------------------------------------------------------ */
+/* --- following the ring ----------------------------------------------------------------------- */
 
 /* Maps the ring of this life of the writer. */
 static bool tail_map(struct store *s, struct tail *t)
@@ -158,7 +158,8 @@ static void start_over(struct tail *t)
     t->pos = ring_low(&t->ring);
 }
 
-/* Out of memory: false. What the frame says is not trusted beyond this: a reader checks it again. */
+/* Out of memory: false. What the frame says is not trusted beyond this: a reader checks it again.
+ * */
 static bool index_frame(struct tail *t, struct slice frame, uint64_t pos, uint64_t low)
 {
     struct batch_header h;
@@ -186,7 +187,8 @@ static bool index_frame(struct tail *t, struct slice frame, uint64_t pos, uint64
     return queue_add(q, &e);
 }
 
-/* Idle partitions would keep entries of frames that are long gone: one of them is looked at for each frame. */
+/* Idle partitions would keep entries of frames that are long gone: one of them is looked at for
+ * each frame. */
 static void prune_one(struct tail *t, uint64_t low)
 {
     struct queue *q = queue_find(t, t->prune);
@@ -213,7 +215,8 @@ static void tail_advance(struct tail *t)
             return;
         }
         if (e != OK) {
-            /* Overrun: go on at the low end. The writer may go on too; that is not ours to chase. */
+            /* Overrun: go on at the low end. The writer may go on too; that is not ours to chase.
+             * */
             low = ring_low(&t->ring);
             if (t->pos >= low) {
                 t->pos = ring_head(&t->ring);
@@ -232,7 +235,7 @@ static void tail_advance(struct tail *t)
     }
 }
 
-/* --- reading ----------------------------------------------------------------------------------------- */
+/* --- reading ---------------------------------------------------------------------------------- */
 
 /* Copies one batch; false when it is gone. */
 static bool copy_batch(struct tail *t, const struct entry *e, struct buf *out)

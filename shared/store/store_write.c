@@ -5,16 +5,17 @@
  *             now = next
  *   failure at 1, or rollback: next = now, nothing else has happened
  *
- * 1 before 2 and 3: nobody ever reads what is not in the WAL. 2 before 3: who sees an end finds the batch in
- * the ring, unless it was overrun. A kill in between leaves batches in the log that were not published;
- * the next opening publishes them, together with the owner's rows of the same WriteBatch.
+ * 1 before 2 and 3: nobody ever reads what is not in the WAL. 2 before 3: who sees an end finds the
+ * batch in the ring, unless it was overrun. A kill in between leaves batches in the log that were
+ * not published; the next opening publishes them, together with the owner's rows of the same
+ * WriteBatch.
  *
  * A segment ends between two commits (segment_switch): its rows are written, then both families are
  * asked to flush, without waiting. The key of a batch holds its segment, so the switch comes before
  * the first append of a commit, never inside.
  *
- * When the disk is nearly full we stop by ourselves, while RocksDB still has room for the flushes that it
- * owes: its own failure would be final until the store is opened again. */
+ * When the disk is nearly full we stop by ourselves, while RocksDB still has room for the flushes
+ * that it owes: its own failure would be final until the store is opened again. */
 #include "shared/store/store_int.h"
 
 #include <stdio.h>
@@ -23,10 +24,10 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
-#define SPACE_CHECK_BYTES (4u << 20) /* appended between two looks at the free space */
+#define SPACE_CHECK_BYTES (256u << 10) /* appended between two looks at the free space */
 #define SPACE_RESERVE     (16ull << 20)
 
-/* --- partitions ------------------------------------------------------------------------------------ */
+/* --- partitions ------------------------------------------------------------------------------- */
 
 struct part *part_get(struct store *s, uint32_t uid)
 {
@@ -75,7 +76,7 @@ bool uid_list_reserve(struct uid_list *l, size_t more)
     return true;
 }
 
-/* --- batches of rows --------------------------------------------------------------------------------- */
+/* --- batches of rows -------------------------------------------------------------------------- */
 
 void batch_put(struct rocks *r, rocksdb_writebatch_t *b, int cf, struct slice k, struct slice v)
 {
@@ -116,7 +117,7 @@ enum err write_batch(struct store *s, rocksdb_writebatch_t *b, struct errmsg *m)
     return err_set(m, e, "%s", why.text);
 }
 
-/* --- segments ---------------------------------------------------------------------------------------- */
+/* --- segments --------------------------------------------------------------------------------- */
 
 enum err segment_add(struct store *s, const struct segment *g)
 {
@@ -181,7 +182,8 @@ void interval_close(struct store *s, rocksdb_writebatch_t *b, uint32_t uid, stru
     put_index_row(s, b, uid, &st->row);
 }
 
-/* Index rows of all partitions in the segment, and its own row. *after: their states once written. */
+/* Index rows of all partitions in the segment, and its own row. *after: their states once written.
+ * */
 static enum err put_segment_rows(struct store *s, rocksdb_writebatch_t *b, const struct segment *g,
                                  struct part_state *after)
 {
@@ -265,12 +267,13 @@ out:
     return e;
 }
 
-/* --- free space -------------------------------------------------------------------------------------- */
+/* --- free space ------------------------------------------------------------------------------- */
 
-/* What RocksDB still has to write is two segments at most; a small file system gives what it can. */
+/* What RocksDB still has to write is two segments at most; a small file system gives what it can.
+ * */
 static uint64_t space_reserve(const struct store *s, uint64_t total)
 {
-    uint64_t want = SPACE_RESERVE + 2 * s->o.segment_bytes;
+    uint64_t want = SPACE_RESERVE + 4 * s->o.segment_bytes;
     return want < total / 8 ? want : total / 8;
 }
 
@@ -299,7 +302,7 @@ enum err space_check(struct store *s, struct errmsg *m)
                 : OK;
 }
 
-/* --- append ------------------------------------------------------------------------------------------ */
+/* --- append ----------------------------------------------------------------------------------- */
 
 /* Before the first batch of a commit: is it time for the next segment? */
 static enum err begin_commit(struct store *s)
@@ -390,7 +393,7 @@ enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
     return OK;
 }
 
-/* --- owner's rows ------------------------------------------------------------------------------------ */
+/* --- owner's rows ----------------------------------------------------------------------------- */
 
 /* The key with its prefix, in k; false: not a key. */
 static bool owner_key(struct slice key, uint8_t k[OWNER_KEY_BYTES_MAX + 1])
@@ -428,7 +431,7 @@ enum err store_delete(struct store *s, struct slice key)
     return OK;
 }
 
-/* --- commit ------------------------------------------------------------------------------------------ */
+/* --- commit ----------------------------------------------------------------------------------- */
 
 size_t store_pending_bytes(const struct store *s)
 {

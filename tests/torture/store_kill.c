@@ -1,4 +1,5 @@
-/* A writer is killed again and again (SIGKILL, at random), while a follower in another process reads all the time.
+/* A writer is killed again and again (SIGKILL, at random), while a follower in another process
+ * reads all the time.
  *
  *   store_kill [seconds [seed]]
  *
@@ -6,10 +7,11 @@
  *        │  ◀── ends, by a pipe ──            reports the ends after the commit
  *        └── starts, tells the final ends ──▶ reader   checks every record, from tail ring and database
  *
- * What must hold: no end that was reported is ever missing (0 lost). Offsets, and the text in the values, go up
- * by one without a gap or a repetition, for the reader and for each writer that opens (0 holes, 0 repeated). The row
- * agrees with the ends: batches and rows of a commit are there together. Segments are small, retention drops the
- * oldest, so flushes, file drops and rewrites are killed in the middle, too. */
+ * What must hold: no end that was reported is ever missing (0 lost). Offsets, and the text in the
+ * values, go up by one without a gap or a repetition, for the reader and for each writer that opens
+ * (0 holes, 0 repeated). The row agrees with the ends: batches and rows of a commit are there
+ * together. Segments are small, retention drops the oldest, so flushes, file drops and rewrites are
+ * killed in the middle, too. */
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -53,7 +55,7 @@ static uint32_t next_random(uint32_t n)
     return (uint32_t)(seed >> 33) % n;
 }
 
-/* --- the writer ------------------------------------------------------------------------------------ */
+/* --- the writer ------------------------------------------------------------------------------- */
 
 static struct slice make_batch(struct batch_builder *b, uint32_t uid, int64_t first, int count)
 {
@@ -158,7 +160,7 @@ static void run_writer(int report, const struct ends *reported, uint64_t with_se
     _exit(0);
 }
 
-/* --- the reader ------------------------------------------------------------------------------------ */
+/* --- the reader ------------------------------------------------------------------------------- */
 
 struct check {
     uint32_t uid;
@@ -251,7 +253,8 @@ static struct store *open_follower(void)
     CHECK(false, "follower does not open: %s", m.text);
 }
 
-/* Segments fit one batch start at a log start, because retention moves from index row to index row; trims would not. */
+/* Segments fit one batch start at a log start, because retention moves from index row to index row;
+ * trims would not. */
 static void run_reader(int final)
 {
     struct store *s = open_follower();
@@ -300,7 +303,7 @@ static void run_reader(int final)
     _exit(0);
 }
 
-/* --- the parent ------------------------------------------------------------------------------------ */
+/* --- the parent ------------------------------------------------------------------------------- */
 
 /* One life of a writer; keeps the newest report. True: it was killed, false: it ended by itself. */
 static bool one_life(struct ends *reported)

@@ -1,4 +1,5 @@
-/* What the tests of the store share: a directory that goes away, batches with known content, checks. */
+/* What the tests of the store share: a directory that goes away, batches with known content,
+ * checks. */
 #ifndef CULEX_TESTS_UNIT_STORE_KIT_H
 #define CULEX_TESTS_UNIT_STORE_KIT_H
 
@@ -87,8 +88,8 @@ static inline struct store_topic kit_topic(struct store *s, const char *name, in
     return t;
 }
 
-/* A batch of `count` records; record i has timestamp ts[i] (or ts0 when ts is NULL), and a value of `bytes` bytes that
- * begins with the text "uid:offset". first: the offset of the first one. */
+/* A batch of `count` records; record i has timestamp ts[i] (or ts0 when ts is NULL), and a value of
+ * `bytes` bytes that begins with the text "uid:offset". first: the offset of the first one. */
 static inline struct slice kit_batch(struct kit *k, uint32_t uid, int64_t first, int count,
                                      int64_t ts0, const int64_t *ts, size_t bytes)
 {
@@ -166,8 +167,8 @@ static inline int64_t kit_check_batch(uint32_t uid, int64_t expected, struct sli
     return c.next;
 }
 
-/* Reads [from, to), and beyond if more is written meanwhile, with store_read and checks every record; returns
- * where it ended. from: a batch's first offset. */
+/* Reads [from, to), and beyond if more is written meanwhile, with store_read and checks every
+ * record; returns where it ended. from: a batch's first offset. */
 static inline int64_t kit_read_all(struct kit *k, struct store *s, uint32_t uid, int64_t from,
                                 int64_t to, size_t max_bytes)
 {

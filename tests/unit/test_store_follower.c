@@ -1,4 +1,5 @@
-/* The follower: another process reads what a writer writes, through kills, reopening and new directories. */
+/* The follower: another process reads what a writer writes, through kills, reopening and new
+ * directories. */
 #include "tests/unit/store_kit.h"
 
 #include <pthread.h>

@@ -1,4 +1,5 @@
-/* Retention, by ticks whose time the test owns: what goes, what stays, and that the disk is given back. */
+/* Retention, by ticks whose time the test owns: what goes, what stays, and that the disk is given
+ * back. */
 #include "tests/unit/store_kit.h"
 
 #include <dirent.h>

@@ -1,4 +1,5 @@
-/* Lookups by timestamp agree with a model that knows every record, whatever the order of timestamps. */
+/* Lookups by timestamp agree with a model that knows every record, whatever the order of
+ * timestamps. */
 #include "tests/unit/store_kit.h"
 
 #define RECORDS_MAX 20000
