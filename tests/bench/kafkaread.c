@@ -1,14 +1,15 @@
 /* kafkaread: one librdkafka consumer that measures and checks what mqttload published.
  *
- * It reads all partitions of a topic (no group), from the beginning or from the ends that they have when
- * it starts, until it has -n records or, with -e, until it stands at those ends. For every payload of
- * mqttload ("connection sequence nanoseconds …") it keeps a bitmap of sequences for each connection and
- * the last sequence of each (connection, partition), so that it can say at the end how many were repeated
- * and how many came out of order; what is missing shows as holes between the least and the greatest. With
- * -l it reports the time from publish to poll, which is sound because both clocks are CLOCK_MONOTONIC of
- * one machine.
+ * It reads all partitions of a topic (no group), from the beginning or from the ends that they
+ * have when it starts, until it has -n records or, with -e, until it stands at those ends. For
+ * every payload of mqttload ("connection sequence nanoseconds …") it keeps a bitmap of
+ * sequences for each connection and the last sequence of each (connection, partition), so that
+ * it can say at the end how many were repeated and how many came out of order; what is missing
+ * shows as holes between the least and the greatest. With -l it reports the time from publish
+ * to poll, which is sound because both clocks are CLOCK_MONOTONIC of one machine.
  *
- * The first line says {"ready":true} when it stands where it shall start; the second is the report. */
+ * The first line says {"ready":true} when it stands where it shall start; the second is the
+ * report. */
 #include <librdkafka/rdkafka.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -36,14 +37,14 @@ static struct {
     uint64_t count;
     bool to_end, from_end, check, latency, per_publisher;
     double idle_seconds;
-} opt = { "127.0.0.1:9092", "load", 0, false, false, false, false, false, 30 };
+} opt = {"127.0.0.1:9092", "load", 0, false, false, false, false, false, 30};
 
 static struct publisher publishers[PUBLISHERS_MAX];
 static uint64_t last_seq[PUBLISHERS_MAX][PARTITIONS_MAX]; /* sequence + 1; 0: none yet */
 static int64_t next_offset[PARTITIONS_MAX];
 static uint64_t records, bytes, unknown, offset_gaps;
 static uint64_t first_sent_ns, last_seen_ns; /* earliest publish, latest poll: end to end */
-static uint32_t *samples; /* µs */
+static uint32_t *samples;                    /* µs */
 static size_t sample_count;
 static volatile sig_atomic_t stop;
 
@@ -151,12 +152,12 @@ static void report(double seconds)
         reordered += p->reordered;
         holes += p->count ? p->greatest - p->least + 1 - (p->count - p->repeated) : 0;
     }
-    printf("{\"records\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"rate\":%.1f,\"mb_per_s\":%.2f,"
-           "\"repeated\":%llu,\"reordered\":%llu,\"holes\":%llu,\"unknown\":%llu,\"offset_gaps\":%llu",
-           (unsigned long long)records, (unsigned long long)bytes, seconds,
-           (double)records / seconds, (double)bytes / seconds / 1e6, (unsigned long long)repeated,
-           (unsigned long long)reordered, (unsigned long long)holes, (unsigned long long)unknown,
-           (unsigned long long)offset_gaps);
+    printf(
+        "{\"records\":%llu,\"bytes\":%llu,\"seconds\":%.6f,\"rate\":%.1f,\"mb_per_s\":%.2f,"
+        "\"repeated\":%llu,\"reordered\":%llu,\"holes\":%llu,\"unknown\":%llu,\"offset_gaps\":%llu",
+        (unsigned long long)records, (unsigned long long)bytes, seconds, (double)records / seconds,
+        (double)bytes / seconds / 1e6, (unsigned long long)repeated, (unsigned long long)reordered,
+        (unsigned long long)holes, (unsigned long long)unknown, (unsigned long long)offset_gaps);
     if (first_sent_ns) {
         printf(",\"span_seconds\":%.6f", (double)(last_seen_ns - first_sent_ns) / 1e9);
     }
@@ -170,7 +171,8 @@ static void report(double seconds)
         const char *comma = "";
         for (int i = 0; i < PUBLISHERS_MAX; i++) {
             if (publishers[i].count) {
-                printf("%s\"%d\":[%llu,%llu,%llu]", comma, i, (unsigned long long)publishers[i].count,
+                printf("%s\"%d\":[%llu,%llu,%llu]", comma, i,
+                       (unsigned long long)publishers[i].count,
                        (unsigned long long)publishers[i].least,
                        (unsigned long long)publishers[i].greatest);
                 comma = ",";
@@ -198,7 +200,8 @@ static uint64_t assign_all(rd_kafka_t *rk)
     const struct rd_kafka_metadata *md;
     rd_kafka_topic_t *t = rd_kafka_topic_new(rk, opt.topic, NULL);
     rd_kafka_resp_err_t e = rd_kafka_metadata(rk, 0, t, &md, 10000);
-    if (e || md->topic_cnt != 1 || md->topics[0].err || md->topics[0].partition_cnt > PARTITIONS_MAX) {
+    if (e || md->topic_cnt != 1 || md->topics[0].err ||
+        md->topics[0].partition_cnt > PARTITIONS_MAX) {
         die("metadata", rd_kafka_err2str(e ? e : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
     }
     uint64_t there = 0;
@@ -230,8 +233,8 @@ static double consume(rd_kafka_t *rk)
     uint64_t first = now_ns(), last = first;
 
     while (!stop && records < opt.count) {
-        ssize_t n = rd_kafka_consume_batch_queue(q, opt.latency ? 1 : 50, batch,
-                                                 opt.latency ? 1 : BATCH);
+        ssize_t n =
+            rd_kafka_consume_batch_queue(q, opt.latency ? 1 : 50, batch, opt.latency ? 1 : BATCH);
         uint64_t now = now_ns();
         for (ssize_t i = 0; i < n; i++) {
             const rd_kafka_message_t *m = batch[i];
@@ -259,9 +262,11 @@ static double consume(rd_kafka_t *rk)
 
 static void usage(void)
 {
-    fprintf(stderr, "kafkaread -b bootstrap -t topic (-n records | -e to the end) [-o (from the end)]\n"
-                    "          [-c (check payloads)] [-l (latency)] [-v (per publisher)] [-i idle seconds]\n"
-                    "          [-X librdkafka.setting=value]\n");
+    fprintf(
+        stderr,
+        "kafkaread -b bootstrap -t topic (-n records | -e to the end) [-o (from the end)]\n"
+        "          [-c (check payloads)] [-l (latency)] [-v (per publisher)] [-i idle seconds]\n"
+        "          [-X librdkafka.setting=value]\n");
     exit(2);
 }
 
@@ -282,17 +287,38 @@ static void parse(int argc, char **argv, rd_kafka_conf_t *conf)
     int o;
     while ((o = getopt(argc, argv, "b:t:n:eoclvi:X:")) != -1) {
         switch (o) {
-        case 'b': opt.bootstrap = optarg; break;
-        case 't': opt.topic = optarg; break;
-        case 'n': opt.count = strtoull(optarg, NULL, 10); break;
-        case 'e': opt.to_end = true; break;
-        case 'o': opt.from_end = true; break;
-        case 'c': opt.check = true; break;
-        case 'l': opt.latency = opt.check = true; break;
-        case 'v': opt.per_publisher = opt.check = true; break;
-        case 'i': opt.idle_seconds = atof(optarg); break;
-        case 'X': set(conf, optarg); break;
-        default: usage();
+        case 'b':
+            opt.bootstrap = optarg;
+            break;
+        case 't':
+            opt.topic = optarg;
+            break;
+        case 'n':
+            opt.count = strtoull(optarg, NULL, 10);
+            break;
+        case 'e':
+            opt.to_end = true;
+            break;
+        case 'o':
+            opt.from_end = true;
+            break;
+        case 'c':
+            opt.check = true;
+            break;
+        case 'l':
+            opt.latency = opt.check = true;
+            break;
+        case 'v':
+            opt.per_publisher = opt.check = true;
+            break;
+        case 'i':
+            opt.idle_seconds = strtod(optarg, NULL);
+            break;
+        case 'X':
+            set(conf, optarg);
+            break;
+        default:
+            usage();
         }
     }
     if (optind != argc || (!opt.count && !opt.to_end)) {

@@ -1,17 +1,21 @@
 /* mqttload: many MQTT publishers in one thread, as fast as the broker takes it.
  *
- * A measuring publisher must never be what is measured, so this one speaks MQTT on raw sockets: packets
- * are laid out in one buffer a connection, hundreds leave in one write, acknowledgements are counted as
- * they stream in. It also must tell afterwards what the broker promised, so each payload begins with
+ * A measuring publisher must never be what is measured, so this one speaks MQTT on raw
+ * sockets: packets are laid out in one buffer a connection, hundreds leave in one write,
+ * acknowledgements are counted as they stream in. It also must tell afterwards what the broker
+ * promised, so each payload begins with
  *
- *     connection (8 hex) ' ' sequence (16 hex) ' ' CLOCK_MONOTONIC in ns (16 hex) ' ' then 'x' to the size
+ *     connection (8 hex) ' ' sequence (16 hex) ' ' CLOCK_MONOTONIC in ns (16 hex) ' ' then 'x'…
  *
- * and the report says, for each connection, how many were sent and how many were acknowledged, also when
- * the broker was killed under it (exit code 4). SIGTERM ends the sending, not the counting. The rate counts until the last acknowledgement; for
- * QoS 0 until the answer to a PINGREQ behind the last publish, because only then has the broker read
- * them all.
+ * and the report says, for each connection, how many were sent and how many were acknowledged,
+ * also when the broker was killed under it (exit code 4). SIGTERM ends the sending, not the
+ * counting.
  *
- * A connection goes through:  SENDING → DRAINING (all sent, answers missing) → DONE, or → LOST. */
+ * The rate counts until the last acknowledgement; for QoS 0 until the answer to a PINGREQ
+ * behind the last publish, because only then has the broker read them all.
+ *
+ * A connection goes through:  SENDING → DRAINING (all sent, answers missing) → DONE, or →
+ * LOST. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -57,14 +61,14 @@ static struct {
     uint64_t count, first, rate;
     double seconds;
     bool retain;
-} opt = { "127.0.0.1", "load", "load", 1883, 1, 0, 4, 100, 1000, 1, 0, 0, 0, 0, false };
+} opt = {"127.0.0.1", "load", "load", 1883, 1, 0, 4, 100, 1000, 1, 0, 0, 0, 0, false};
 
 static struct conn *conns;
 static int epfd;
 static uint64_t start_ns, end_ns;
 static volatile sig_atomic_t time_is_up;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "mqttload: %s: %s\n", what, strerror(errno));
     exit(2);
@@ -86,7 +90,7 @@ static uint64_t now_ns(void)
 static uint8_t *put_hex(uint8_t *p, uint64_t v, int digits)
 {
     for (int i = digits - 1; i >= 0; i--) {
-        p[i] = (uint8_t)"0123456789abcdef"[v & 15];
+        p[i] = (uint8_t) "0123456789abcdef"[v & 15];
         v >>= 4;
     }
     p[digits] = ' ';
@@ -150,7 +154,7 @@ static void watch_write(struct conn *c, bool on)
         return;
     }
     c->wants_write = on;
-    struct epoll_event e = { .events = EPOLLIN | (on ? EPOLLOUT : 0), .data.ptr = c };
+    struct epoll_event e = {.events = EPOLLIN | (on ? EPOLLOUT : 0), .data.ptr = c};
     if (epoll_ctl(epfd, EPOLL_CTL_MOD, c->fd, &e) != 0) {
         die("epoll_ctl");
     }
@@ -250,7 +254,7 @@ static void on_packet(struct conn *c, uint8_t type, const uint8_t *body, size_t 
         break;
     case 5:
         if (OUT_BYTES - c->out_len >= 4 && len >= 2) {
-            const uint8_t pubrel[4] = { 0x62, 2, body[0], body[1] };
+            const uint8_t pubrel[4] = {0x62, 2, body[0], body[1]};
             memcpy(c->out + c->out_len, pubrel, 4);
             c->out_len += 4;
         }
@@ -293,7 +297,7 @@ static void read_in(struct conn *c)
 
 static void open_conn(struct conn *c, int index)
 {
-    struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port) };
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)opt.port)};
     uint8_t p[300], *q = p;
     char id[128];
     int one = 1, il = snprintf(id, sizeof id, "%s-%d", opt.id, index);
@@ -328,7 +332,7 @@ static void open_conn(struct conn *c, int index)
         exit(2);
     }
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    struct epoll_event e = { .events = EPOLLIN, .data.ptr = c };
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     if (epoll_ctl(epfd, EPOLL_CTL_ADD, c->fd, &e) != 0) {
         die("epoll_ctl");
     }
@@ -337,12 +341,13 @@ static void open_conn(struct conn *c, int index)
 static int open_timer(void)
 {
     uint64_t every = !opt.rate || opt.rate > 1000 ? 1000000 : 1000000000 / opt.rate;
-    struct itimerspec t = { .it_interval = { .tv_sec = (time_t)(every / 1000000000),
-                                             .tv_nsec = (long)(every % 1000000000) } };
+    struct itimerspec t = {.it_interval = {.tv_sec = (time_t)(every / 1000000000),
+                                           .tv_nsec = (long)(every % 1000000000)}};
     t.it_value = t.it_interval;
     int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    struct epoll_event e = { .events = EPOLLIN, .data.ptr = NULL };
-    if (fd < 0 || timerfd_settime(fd, 0, &t, NULL) != 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &e) != 0) {
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = NULL};
+    if (fd < 0 || timerfd_settime(fd, 0, &t, NULL) != 0 ||
+        epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &e) != 0) {
         die("timer");
     }
     return fd;
@@ -449,15 +454,37 @@ static int report(void)
     return lost ? 4 : 0;
 }
 
-static void usage(void)
+static _Noreturn void usage(void)
 {
-    fprintf(stderr,
-            "mqttload [-h host] [-p port] [-n connections] [-q qos] [-s payload bytes] [-w window]\n"
-            "         [-c publishes a connection | -d seconds] [-r publishes a second, all together]\n"
-            "         [-t topic prefix] [-T topics a connection] [-i client id] [-f first sequence]\n"
-            "         [-5 (MQTT 5)] [-R (retain)]\n"
-            "Connection C publishes to PREFIX/(C * T + sequence %% T).\n");
+    fprintf(
+        stderr,
+        "mqttload [-h host] [-p port] [-n connections] [-q qos] [-s payload bytes] [-w window]\n"
+        "         [-c publishes a connection | -d seconds] [-r publishes a second, all together]\n"
+        "         [-t topic prefix] [-T topics a connection] [-i client id] [-f first sequence]\n"
+        "         [-5 (MQTT 5)] [-R (retain)]\n"
+        "Connection C publishes to PREFIX/(C * T + sequence %% T).\n");
     exit(2);
+}
+
+static uint64_t number(const char *text)
+{
+    char *end;
+    errno = 0;
+    uint64_t v = strtoull(text, &end, 10);
+    if (errno || end == text || *end) {
+        usage();
+    }
+    return v;
+}
+
+static double seconds(const char *text)
+{
+    char *end;
+    double v = strtod(text, &end);
+    if (end == text || *end) {
+        usage();
+    }
+    return v;
 }
 
 static void parse(int argc, char **argv)
@@ -465,28 +492,59 @@ static void parse(int argc, char **argv)
     int o;
     while ((o = getopt(argc, argv, "h:p:n:q:s:c:d:w:r:t:T:i:f:5R")) != -1) {
         switch (o) {
-        case 'h': opt.host = optarg; break;
-        case 'p': opt.port = atoi(optarg); break;
-        case 'n': opt.conns = atoi(optarg); break;
-        case 'q': opt.qos = atoi(optarg); break;
-        case 's': opt.size = (uint32_t)atoi(optarg); break;
-        case 'c': opt.count = strtoull(optarg, NULL, 10); break;
-        case 'd': opt.seconds = atof(optarg); break;
-        case 'w': opt.window = (uint32_t)atoi(optarg); break;
-        case 'r': opt.rate = strtoull(optarg, NULL, 10); break;
-        case 't': opt.prefix = optarg; break;
-        case 'T': opt.topics = (uint32_t)atoi(optarg); break;
-        case 'i': opt.id = optarg; break;
-        case 'f': opt.first = strtoull(optarg, NULL, 10); break;
-        case '5': opt.version = 5; break;
-        case 'R': opt.retain = true; break;
-        default: usage();
+        case 'h':
+            opt.host = optarg;
+            break;
+        case 'p':
+            opt.port = (int)number(optarg);
+            break;
+        case 'n':
+            opt.conns = (int)number(optarg);
+            break;
+        case 'q':
+            opt.qos = (int)number(optarg);
+            break;
+        case 's':
+            opt.size = (uint32_t)number(optarg);
+            break;
+        case 'c':
+            opt.count = number(optarg);
+            break;
+        case 'd':
+            opt.seconds = seconds(optarg);
+            break;
+        case 'w':
+            opt.window = (uint32_t)number(optarg);
+            break;
+        case 'r':
+            opt.rate = number(optarg);
+            break;
+        case 't':
+            opt.prefix = optarg;
+            break;
+        case 'T':
+            opt.topics = (uint32_t)number(optarg);
+            break;
+        case 'i':
+            opt.id = optarg;
+            break;
+        case 'f':
+            opt.first = number(optarg);
+            break;
+        case '5':
+            opt.version = 5;
+            break;
+        case 'R':
+            opt.retain = true;
+            break;
+        default:
+            usage();
         }
     }
-    if (opt.conns < 1 || opt.conns > CONNECTIONS_MAX || opt.qos < 0 || opt.qos > 2 || optind != argc ||
-        opt.size < PAYLOAD_HEAD || opt.size > PAYLOAD_MAX || opt.window < 1 || opt.window > 65000 ||
-        opt.topics < 1 || opt.topics > TOPICS_MAX || (!opt.count && opt.seconds <= 0) ||
-        strlen(opt.prefix) > 200 || strlen(opt.id) > 100) {
+    if (opt.conns < 1 || opt.conns > CONNECTIONS_MAX || opt.qos < 0 || opt.qos > 2 ||
+        optind != argc || opt.size < PAYLOAD_HEAD || opt.size > PAYLOAD_MAX || opt.window < 1 ||
+        opt.window > 65000 || opt.topics < 1 || opt.topics > TOPICS_MAX ||
+        (!opt.count && opt.seconds <= 0) || strlen(opt.prefix) > 200 || strlen(opt.id) > 100) {
         usage();
     }
 }

@@ -2,9 +2,10 @@
  *
  *   storefill CAPTURED-DIRECTORY STREAM BYTES [RECORD-BYTES]
  *
- * The stream must exist (start the broker once with it) and no writer may have the store open. Batches of 1 MB
- * go to all partitions in turn, 8 MB a commit, until BYTES of batches are written; record timestamps run up to now, one
- * millisecond apart. Prints what it wrote as JSON. For figures that need gigabytes of history without hours of MQTT. */
+ * The stream must exist (start the broker once with it) and no writer may have the store open.
+ * Batches of 1 MB go to all partitions in turn, 8 MB a commit, until BYTES of batches are
+ * written; record timestamps run up to now, one millisecond apart. Prints what it wrote as
+ * JSON. For figures that need gigabytes of history without hours of MQTT. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +14,8 @@
 #include "shared/record/record.h"
 #include "shared/store/store.h"
 
-#define BATCH_BYTES  (1u << 20)
-#define COMMIT_BYTES (8u << 20)
+#define BATCH_BYTES      (1u << 20)
+#define COMMIT_BYTES     (8u << 20)
 #define RECORD_BYTES_MAX (64u << 10)
 
 static _Noreturn void fail(const char *what, enum err e, const struct errmsg *m)
@@ -31,16 +32,17 @@ static int64_t wall_ms(void)
 }
 
 /* One full batch of records; returns how many. */
-static int32_t build(struct batch_builder *b, uint64_t serial, uint32_t record_bytes, int64_t timestamp)
+static int32_t build(struct batch_builder *b, uint64_t serial, uint32_t record_bytes,
+                     int64_t timestamp)
 {
     static uint8_t payload[RECORD_BYTES_MAX];
     char key[64];
-    struct record r = { .value = { .data = payload, .len = record_bytes } };
+    struct record r = {.value = {.data = payload, .len = record_bytes}};
 
     batch_builder_reset(b);
     for (;;) {
         int n = snprintf(key, sizeof key, "fill/%llu", (unsigned long long)(serial % 1000));
-        r.key = (struct slice){ .data = (const uint8_t *)key, .len = (size_t)n };
+        r.key = (struct slice){.data = (const uint8_t *)key, .len = (size_t)n};
         r.timestamp = timestamp + b->count;
         snprintf((char *)payload, sizeof payload, "%llu", (unsigned long long)serial++);
         enum err e = batch_add(b, &r);
@@ -48,15 +50,16 @@ static int32_t build(struct batch_builder *b, uint64_t serial, uint32_t record_b
             return b->count;
         }
         if (e != OK) {
-            struct errmsg m = { "" };
+            struct errmsg m = {""};
             fail("batch", e, &m);
         }
     }
 }
 
-static uint64_t fill(struct store *s, const struct store_topic *t, uint64_t bytes, uint32_t record_bytes)
+static uint64_t fill(struct store *s, const struct store_topic *t, uint64_t bytes,
+                     uint32_t record_bytes)
 {
-    struct errmsg m = { "" };
+    struct errmsg m = {""};
     struct batch_builder b;
     uint64_t written = 0, records = 0;
     int64_t timestamp = wall_ms() - (int64_t)(bytes / record_bytes) - 1000;
@@ -81,28 +84,30 @@ static uint64_t fill(struct store *s, const struct store_topic *t, uint64_t byte
         }
     }
     batch_builder_fini(&b);
-    printf("{\"bytes\":%llu,\"records\":%llu}\n", (unsigned long long)written, (unsigned long long)records);
+    printf("{\"bytes\":%llu,\"records\":%llu}\n", (unsigned long long)written,
+           (unsigned long long)records);
     return written;
 }
 
 int main(int argc, char **argv)
 {
-    struct errmsg m = { "" };
+    struct errmsg m = {""};
     struct store *s;
     uint32_t record_bytes = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 10) : 1000;
 
     if (argc < 4 || record_bytes < 32 || record_bytes > RECORD_BYTES_MAX) {
-        fprintf(stderr, "storefill CAPTURED-DIRECTORY STREAM BYTES [RECORD-BYTES, 32 … %u]\n", RECORD_BYTES_MAX);
+        fprintf(stderr, "storefill CAPTURED-DIRECTORY STREAM BYTES [RECORD-BYTES, 32 … %u]\n",
+                RECORD_BYTES_MAX);
         return 2;
     }
-    struct store_options o = { .dir = argv[1], .role = STORE_WRITER };
+    struct store_options o = {.dir = argv[1], .role = STORE_WRITER};
     enum err e = store_open(&s, &o, &m);
     if (e != OK) {
         fail("open", e, &m);
     }
     const struct store_catalog *c = store_catalog_ref(s);
     const struct store_topic *t = store_catalog_find(
-        c, (struct slice){ .data = (const uint8_t *)argv[2], .len = strlen(argv[2]) });
+        c, (struct slice){.data = (const uint8_t *)argv[2], .len = strlen(argv[2])});
     if (!t) {
         fail(argv[2], ERR_NOT_FOUND, &m);
     }
