@@ -10,6 +10,8 @@
 #include "kafka-server/cli/cli.h"
 
 #define KAFKA_PORT 9092
+/* librdkafka looks for each partition of an answer from the front of the list. */
+#define PARTITIONS_PER_REQUEST 512
 
 static void conf_set(rd_kafka_conf_t *conf, const char *name, const char *value)
 {
@@ -80,22 +82,33 @@ const struct rd_kafka_metadata *kafka_metadata(struct kafka *k, struct errmsg *m
     return md;
 }
 
+/* One request: offsets of the partitions from..to of the list. */
+static rd_kafka_resp_err_t offsets_of(struct kafka *k, rd_kafka_topic_partition_list_t *list,
+                                      int from, int to, int64_t which)
+{
+    rd_kafka_topic_partition_list_t *part = rd_kafka_topic_partition_list_new(to - from);
+    for (int i = from; i < to; i++) {
+        rd_kafka_topic_partition_list_add(part, list->elems[i].topic, list->elems[i].partition)
+            ->offset = which;
+    }
+    rd_kafka_resp_err_t e = rd_kafka_offsets_for_times(k->rk, part, k->timeout_ms);
+    for (int i = from; i < to && e == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
+        const rd_kafka_topic_partition_t *p = &part->elems[i - from]; /* in the order asked */
+        list->elems[i].offset = p->err == RD_KAFKA_RESP_ERR_NO_ERROR ? p->offset : -1;
+    }
+    rd_kafka_topic_partition_list_destroy(part);
+    return e;
+}
+
 bool kafka_offsets(struct kafka *k, rd_kafka_topic_partition_list_t *list, int64_t which,
                    struct errmsg *m)
 {
-    for (int i = 0; i < list->cnt; i++) {
-        list->elems[i].offset = which;
-    }
-    if (list->cnt == 0) {
-        return true;
-    }
-    rd_kafka_resp_err_t e = rd_kafka_offsets_for_times(k->rk, list, k->timeout_ms);
-    if (e != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        return failed(m, "the server does not tell its offsets", rd_kafka_err2str(e));
-    }
-    for (int i = 0; i < list->cnt; i++) {
-        if (list->elems[i].err != RD_KAFKA_RESP_ERR_NO_ERROR) {
-            list->elems[i].offset = -1;
+    for (int from = 0; from < list->cnt; from += PARTITIONS_PER_REQUEST) {
+        int left = list->cnt - from;
+        int to = from + (left < PARTITIONS_PER_REQUEST ? left : PARTITIONS_PER_REQUEST);
+        rd_kafka_resp_err_t e = offsets_of(k, list, from, to, which);
+        if (e != RD_KAFKA_RESP_ERR_NO_ERROR) {
+            return failed(m, "the server does not tell its offsets", rd_kafka_err2str(e));
         }
     }
     return true;
@@ -233,24 +246,27 @@ static json_t *partition_row(const rd_kafka_topic_partition_t *p)
                      p->partition, "committed", "end", "lag", "client", "host");
 }
 
-/* The row of a partition, made if there is none. */
-static json_t *find_row(json_t *rows, const rd_kafka_topic_partition_t *p)
+/* The rows of a group's partitions, and where each is. */
+struct rows {
+    json_t *list;  /* an array */
+    json_t *index; /* "topic/partition": the same object */
+};
+
+/* The row of a partition, made if there is none. Borrowed. */
+static json_t *find_row(struct rows *rows, const rd_kafka_topic_partition_t *p)
 {
-    size_t i;
-    json_t *row;
-    json_array_foreach(rows, i, row)
-    {
-        if (json_integer_value(json_object_get(row, "partition")) == p->partition &&
-            strcmp(json_string_value(json_object_get(row, "topic")), p->topic) == 0) {
-            return row;
-        }
+    char key[CLI_TEXT_MAX + 16];
+    snprintf(key, sizeof key, "%s/%d", p->topic, p->partition);
+    json_t *row = json_object_get(rows->index, key);
+    if (row == NULL) {
+        row = partition_row(p);
+        json_array_append_new(rows->list, row);
+        json_object_set(rows->index, key, row);
     }
-    row = partition_row(p);
-    json_array_append_new(rows, row);
     return row;
 }
 
-static json_t *members_of(const rd_kafka_ConsumerGroupDescription_t *g, json_t *rows)
+static json_t *members_of(const rd_kafka_ConsumerGroupDescription_t *g, struct rows *rows)
 {
     json_t *out = json_array();
     size_t count = rd_kafka_ConsumerGroupDescription_member_count(g);
@@ -326,26 +342,26 @@ static json_t *group_document(struct kafka *k, const rd_kafka_ConsumerGroupDescr
         return NULL;
     }
     rd_kafka_topic_partition_list_sort(list, compare_partitions, NULL);
-    json_t *rows = json_array();
+    struct rows rows = {json_array(), json_object()};
     for (int i = 0; i < list->cnt; i++) {
         if (list->elems[i].offset >= 0) {
-            json_t *row = partition_row(&list->elems[i]);
-            json_object_set_new(row, "committed", json_integer(list->elems[i].offset));
-            json_array_append_new(rows, row);
+            json_object_set_new(find_row(&rows, &list->elems[i]), "committed",
+                                json_integer(list->elems[i].offset));
         }
     }
     rd_kafka_topic_partition_list_destroy(list);
-    json_t *members = members_of(g, rows);
+    json_t *members = members_of(g, &rows);
+    json_decref(rows.index);
     int64_t lag = 0;
-    if (!fill_lag(k, rows, &lag, m)) {
-        json_decref(rows);
+    if (!fill_lag(k, rows.list, &lag, m)) {
+        json_decref(rows.list);
         json_decref(members);
         return NULL;
     }
     return json_pack("{s:s, s:s, s:s, s:o, s:o, s:I}", "group", name, "state",
                      rd_kafka_consumer_group_state_name(rd_kafka_ConsumerGroupDescription_state(g)),
                      "assignor", rd_kafka_ConsumerGroupDescription_partition_assignor(g), "members",
-                     members, "partitions", rows, "lag", (json_int_t)lag);
+                     members, "partitions", rows.list, "lag", (json_int_t)lag);
 }
 
 static json_t *describe(struct kafka *k, json_t *names, struct errmsg *m)

@@ -115,10 +115,36 @@ static json_t *stream_rows(json_t *values)
     return rows;
 }
 
+static int compare_rows(const void *a, const void *b)
+{
+    return strcmp(json_string_value(json_object_get(*(json_t *const *)a, "stream")),
+                  json_string_value(json_object_get(*(json_t *const *)b, "stream")));
+}
+
+/* The same array, by name: the broker sends its topics in an order of its own. */
+static json_t *sorted(json_t *rows)
+{
+    size_t count = json_array_size(rows);
+    json_t **list = malloc((count + 1) * sizeof(json_t *));
+    if (list == NULL) {
+        return rows;
+    }
+    for (size_t i = 0; i < count; i++) {
+        list[i] = json_incref(json_array_get(rows, i));
+    }
+    json_array_clear(rows);
+    qsort(list, count, sizeof(json_t *), compare_rows);
+    for (size_t i = 0; i < count; i++) {
+        json_array_append_new(rows, list[i]);
+    }
+    free(list);
+    return rows;
+}
+
 static void fill_broker(json_t *out, json_t *values)
 {
     json_int_t used = number(values, "ring/used"), bytes = number(values, "ring/bytes");
-    json_t *rows = stream_rows(values), *row;
+    json_t *rows = sorted(stream_rows(values)), *row;
     bool balanced = true;
     size_t i;
     json_array_foreach(rows, i, row)

@@ -40,24 +40,20 @@ static json_t *retention_text(json_t *configs)
     return json_string(text[0] != '\0' ? text : "for ever");
 }
 
-static json_t *partitions_of(const struct rd_kafka_metadata_topic *t,
-                             const rd_kafka_topic_partition_list_t *starts,
-                             const rd_kafka_topic_partition_list_t *ends)
+/* The partitions of one stream: `count` entries of both lists from `at` on. */
+static json_t *partitions_of(const rd_kafka_topic_partition_list_t *starts,
+                             const rd_kafka_topic_partition_list_t *ends, int at, int count)
 {
     json_t *rows = json_array();
-    for (int p = 0; p < t->partition_cnt; p++) {
-        const int id = t->partitions[p].id;
-        const rd_kafka_topic_partition_t *s = rd_kafka_topic_partition_list_find(
-            (rd_kafka_topic_partition_list_t *)starts, t->topic, id);
-        const rd_kafka_topic_partition_t *e = rd_kafka_topic_partition_list_find(
-            (rd_kafka_topic_partition_list_t *)ends, t->topic, id);
-        bool known = s != NULL && e != NULL && s->offset >= 0 && e->offset >= 0;
+    for (int i = at; i < at + count; i++) {
+        const int id = starts->elems[i].partition;
+        const json_int_t start = starts->elems[i].offset, end = ends->elems[i].offset;
         json_array_append_new(
             rows,
-            known ? json_pack("{s:i, s:I, s:I, s:I}", "partition", id, "start",
-                              (json_int_t)s->offset, "end", (json_int_t)e->offset, "records",
-                              (json_int_t)(e->offset - s->offset))
-                  : json_pack("{s:i, s:n, s:n, s:n}", "partition", id, "start", "end", "records"));
+            start >= 0 && end >= 0
+                ? json_pack("{s:i, s:I, s:I, s:I}", "partition", id, "start", start, "end", end,
+                            "records", end - start)
+                : json_pack("{s:i, s:n, s:n, s:n}", "partition", id, "start", "end", "records"));
     }
     return rows;
 }
@@ -101,11 +97,12 @@ static json_t *read_streams(struct kafka *k, const struct rd_kafka_metadata *md,
         kafka_offsets(k, ends, RD_KAFKA_OFFSET_END, m) &&
         (configs = kafka_topic_configs(k, md, m)) != NULL) {
         out = json_array();
-        for (int i = 0; i < md->topic_cnt; i++) {
+        for (int i = 0, at = 0; i < md->topic_cnt; i++) {
             const struct rd_kafka_metadata_topic *t = &md->topics[i];
             if (only == NULL || strcmp(only, t->topic) == 0) {
-                json_array_append_new(out,
-                                      stream_document(t, configs, partitions_of(t, starts, ends)));
+                json_t *rows = partitions_of(starts, ends, at, t->partition_cnt);
+                json_array_append_new(out, stream_document(t, configs, rows));
+                at += t->partition_cnt;
             }
         }
     }
