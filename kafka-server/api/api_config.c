@@ -212,6 +212,23 @@ static void topic_value(const struct listing *l, const struct topic *t, const st
     }
 }
 
+/* Whose value it is: segments are the store's, of all topics together. */
+static int8_t topic_source(enum topic_value from)
+{
+    switch (from) {
+    case VALUE_CLEANUP:
+    case VALUE_RETENTION_MS:
+    case VALUE_RETENTION_BYTES:
+        return SOURCE_TOPIC;
+    case VALUE_SEGMENT_BYTES:
+    case VALUE_SEGMENT_MS:
+        return SOURCE_STATIC_BROKER;
+    case VALUE_FIXED:
+        break;
+    }
+    return SOURCE_DEFAULT;
+}
+
 static bool starts_with(const char *text, const char *prefix)
 {
     return strncmp(text, prefix, strlen(prefix)) == 0;
@@ -274,9 +291,7 @@ static void describe_topic(struct listing *l)
             const struct topic_row *row = &topic_rows[i];
             char text[64];
             topic_value(l, t, row, text, sizeof text);
-            add_config(l, row->name, row->type,
-                       row->from == VALUE_FIXED ? SOURCE_DEFAULT : SOURCE_TOPIC, text, row->value,
-                       row->doc);
+            add_config(l, row->name, row->type, topic_source(row->from), text, row->value, row->doc);
         }
         add_attributes(l, attributes);
     }
