@@ -32,6 +32,7 @@ struct coordinated {
     bool listed;             /* in c->dirty */
     bool deleting;           /* the commit that is going on deletes it */
     size_t staged;           /* how many of c->staged are its own */
+    size_t bytes;            /* what c->bytes counts of it */
     struct coordinated *dirty_next;
     UT_hash_handle hh;
 };
@@ -52,6 +53,8 @@ struct coordinator {
     struct coordinated *dirty;
     struct staged *staged;
     size_t staged_count, staged_room;
+    size_t bytes;              /* metadata and assignments of all groups */
+    size_t offset_count;       /* of all groups */
     int64_t wake_ms, sweep_ms; /* mono */
     struct buf key, value;     /* of the row at hand */
     bool stopping;
@@ -98,6 +101,8 @@ static struct coordinated *find_or_make(struct coordinator *c, struct slice id)
 static void drop(struct coordinator *c, struct coordinated *g)
 {
     HASH_DELETE(hh, c->groups, g);
+    c->bytes -= g->bytes;
+    c->offset_count -= g->offsets.count;
     group_free(g->group);
     offsets_fini(&g->offsets);
     buf_fini(&g->stored);
@@ -137,6 +142,8 @@ static void touched(struct coordinator *c, struct coordinated *g)
     if (g->group->generation != g->logged) {
         log_generation(g);
     }
+    c->bytes = c->bytes - g->bytes + g->group->bytes;
+    g->bytes = g->group->bytes;
     if (g->group->dirty) {
         list_dirty(c, g);
     }
@@ -278,6 +285,7 @@ static void staged_done(struct coordinator *c, enum err e)
     for (size_t i = 0; i < c->staged_count; i++) {
         struct staged *s = &c->staged[i];
         s->g->staged--;
+        c->offset_count -= s->g->offsets.count;
         if (e != OK || s->removes) {
             if (e == OK) {
                 offsets_remove(&s->g->offsets, s->entry->topic, s->entry->partition);
@@ -286,6 +294,7 @@ static void staged_done(struct coordinator *c, enum err e)
         } else {
             offsets_put(&s->g->offsets, s->entry);
         }
+        c->offset_count += s->g->offsets.count;
     }
     c->staged_count = 0;
 }
@@ -356,6 +365,9 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
     }
     if (e == KERR_NONE && g == NULL && ev->member_id.len > 0) {
         e = KERR_UNKNOWN_MEMBER_ID;
+    }
+    if (e == KERR_NONE && ev->member_id.len == 0 && c->bytes > COORDINATOR_BYTES_MAX) {
+        e = KERR_GROUP_MAX_SIZE_REACHED;
     }
     if (e == KERR_NONE && g == NULL) {
         g = find_or_make(c, group_id);
@@ -471,7 +483,9 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
     if (metadata.len > (size_t)c->metadata_bytes_max) {
         return KERR_OFFSET_METADATA_TOO_LARGE;
     }
-    if (g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX) {
+    bool full = g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX ||
+                c->offset_count + c->staged_count >= COORDINATOR_OFFSETS_MAX;
+    if (full && offsets_find(&g->offsets, topic, partition) == NULL) {
         return KERR_POLICY_VIOLATION;
     }
     int64_t wall_ms = clock_wall_ms();
@@ -681,6 +695,7 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
         return false;
     }
     offsets_put(&g->offsets, e);
+    l->c->offset_count++;
     l->offsets++;
     return true;
 }

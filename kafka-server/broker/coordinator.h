@@ -15,7 +15,10 @@
 #include "kafka-server/broker/offsets.h"
 #include "shared/config/config.h"
 
-#define COORDINATOR_GROUPS_MAX (1u << 17)
+/* Beyond these, new groups, new members and offsets of further partitions are refused. */
+#define COORDINATOR_GROUPS_MAX  (1u << 17)
+#define COORDINATOR_OFFSETS_MAX (1u << 22)
+#define COORDINATOR_BYTES_MAX   (256u << 20) /* metadata and assignments of all members */
 
 struct coordinator;
 struct coordinated; /* a group with its offsets */
