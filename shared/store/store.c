@@ -1,15 +1,16 @@
 /* A store opens and closes. What is where: store_int.h. What it looks like on disk:
  * store_key.h.
  *
- *   writer    directory ─▶ lock ─▶ FORMAT ─▶ RocksDB ─▶ catalog ─▶ recover ─▶ tail ring ─▶ page ─▶ threads
+ *   writer    directory ─▶ lock ─▶ FORMAT ─▶ RocksDB ─▶ catalog ─▶ recover
+ *             ─▶ tail ring ─▶ page ─▶ threads
  *   follower  page ─▶ FORMAT ─▶ RocksDB as secondary ─▶ catalog ─▶ thread        (store_follower.c)
  *
  * The page is filled last, so a follower that finds one finds all the rest. A writer that is killed
  * anywhere on the way has changed nothing that the next one could not do again.
  *
  * The lock is one of the open file description (fcntl): it ends with the process however it ends,
- * lives through the fork of a daemon, and a follower can ask whether it is held without taking it.
- * */
+ * lives through the fork of a daemon, and a follower can ask whether it is held without taking
+ * it. */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -115,8 +116,8 @@ enum err format_read(struct store *s, struct errmsg *m)
     }
     if (version != STORE_FORMAT_VERSION) {
         return err_set(m, ERR_VERSION,
-                       "store %s has format %u, this program knows %d: it was made by %s version of "
-                       "culex",
+                       "store %s has format %u, this program knows %d: it was made by %s version "
+                       "of culex",
                        s->dir, version, STORE_FORMAT_VERSION,
                        version > STORE_FORMAT_VERSION ? "a newer" : "an older");
     }

@@ -32,7 +32,7 @@ enum store_role { STORE_WRITER, STORE_FOLLOWER };
 struct store_options {
     const char *dir; /* the store's own directory, e.g. DATA/captured; made when absent (writer) */
     enum store_role role;
-    const char *follower_dir; /* follower: where RocksDB may keep its info log, e.g. DATA/server/follower */
+    const char *follower_dir; /* follower: RocksDB keeps its log there, e.g. DATA/server/follower */
     uint64_t limit_bytes;     /* writer: whole log, oldest segments go first; 0: no limit */
     uint64_t segment_bytes;   /* writer: 0: from limit_bytes, 16 MB without a limit */
     uint64_t segment_ms;      /* writer: a segment lives no longer; 0: 1 hour */
@@ -41,10 +41,11 @@ struct store_options {
     uint64_t cache_bytes;     /* block cache; 0: 8 MB */
 };
 
-/* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer has not finished making
- * it) ERR_LOCKED      writer: another process writes here (the sentence names its pid) ERR_VERSION
- * made by a newer version, or not a store of ours ERR_FULL, ERR_IO, ERR_CORRUPT, ERR_INVALID. m
- * always names the directory. Blocks. */
+/* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer is still making it)
+ * ERR_LOCKED      writer: another process writes here (the sentence names its pid), or slices of an
+ *                 earlier opening in this process are still held
+ * ERR_VERSION     made by a newer version, or not a store of ours
+ * ERR_FULL, ERR_IO, ERR_CORRUPT, ERR_INVALID. m always names the directory. Blocks. */
 enum err store_open(struct store **out, const struct store_options *o, struct errmsg *m) MUST_CHECK;
 /* Writer: pending appends are thrown away, the WAL is synced. Slices still held keep what they need
  * alive; they must be freed before the process ends. Blocks. */
@@ -66,8 +67,8 @@ struct store_topic {
     char *attributes;        /* owner's JSON text, opaque here; never NULL */
 };
 
-/* A snapshot of all topics, sorted by name. Immutable and counted: cheap to take from any thread.
- * */
+/* A snapshot of all topics, sorted by name. Immutable and counted: cheap to take from any
+ * thread. */
 struct store_catalog {
     uint64_t version; /* grows with every change */
     size_t count;
@@ -128,8 +129,8 @@ struct store_offsets {
     int64_t durable; /* below it everything is on disk */
     int32_t leader_epoch;
 };
-/* From the shared page, without a lock. ERR_NOT_FOUND: no such partition (deleted, or unknown yet).
- * */
+/* From the shared page, without a lock. ERR_NOT_FOUND: no such partition (deleted, or unknown
+ * yet). */
 enum err store_offsets(struct store *s, uint32_t uid, struct store_offsets *o) MUST_CHECK;
 
 /* Copies whole batches that hold `offset` and what follows out of the tail ring: no disk, no wait,
@@ -193,7 +194,8 @@ struct store_stats {
     uint64_t holes;         /* follower: answers refused by the contiguity check, then healed */
     uint64_t reopens;       /* follower */
     uint64_t tail_hits, tail_misses;
-    int64_t recovered_loss; /* records below the last durable end that recovery did not find; 0 but after a disk fault */
+    int64_t recovered_loss; /* records below the last durable end that recovery did not find: the
+                             * disk is at fault */
 };
 void store_get_stats(struct store *s, struct store_stats *st);
 

@@ -263,7 +263,8 @@ static enum err topic_check(const struct store_topic *t, struct errmsg *m)
 {
     if (!name_valid(t->name)) {
         return err_set(m, ERR_INVALID,
-                       "a topic's name has 1 to %d of the characters a-z A-Z 0-9 . _ -, not \"%.*s\"",
+                       "a topic's name has 1 to %d of the characters a-z A-Z 0-9 . _ -, not "
+                       "\"%.*s\"",
                        STORE_NAME_BYTES_MAX, STORE_NAME_BYTES_MAX, t->name);
     }
     if (t->partition_count < 1 || t->partition_count > STORE_PARTITIONS_MAX) {

@@ -47,7 +47,7 @@ static void compact_range(struct store *s, const struct clean_job *job)
     log_key_put(to, job->to - 1, UINT32_MAX, -1);
     rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
     rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
-    rocksdb_compactoptions_set_bottommost_level_compaction(o, 2); /* force: the filter must see all */
+    rocksdb_compactoptions_set_bottommost_level_compaction(o, 2); /* force, for the filter */
     rocksdb_compact_range_cf_opt(s->rocks->db, s->rocks->cf[CF_LOG], o, (const char *)from,
                                  sizeof from, (const char *)to, sizeof to);
     rocksdb_compactoptions_destroy(o);

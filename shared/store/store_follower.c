@@ -13,7 +13,7 @@
  *      ┌─────────┐ ──────────────────────────────────▶ ┌──────────┐
  *      │ waiting │ ◀────────────────────────────────── │ catch up │
  *      └─────────┘            caught up                └────┬─────┘
- *           ▲                                               │ error; OK and still behind; read error
+ *           ▲                                               │ error; OK, still behind; read error
  *           │       new handle in place           ┌─────────▼──────────┐
  *           └──────────────────────────────────── │ reopen, backing off │
  *                                                 └────────────────────┘

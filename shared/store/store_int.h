@@ -42,7 +42,7 @@
 #define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
 #define PENDING_KEEP_BYTES     (2u << 20)     /* buffers keep at most this between commits */
 #define READ_BATCHES_MAX       16384          /* of one store_read */
-#define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, for a look at its timestamps */
+#define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, to look at timestamps */
 #define PART_CHUNK             1024
 #define PART_CHUNKS            (STORE_UIDS_MAX / PART_CHUNK)
 #define WAL_FILES_MAX          128
@@ -355,8 +355,8 @@ enum read_gap {
 /* As store_read up to `end`, on one handle, without any waiting: *gap says when less than that
  * could be read. */
 enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offset, int64_t end,
-                   size_t max_bytes, bool at_least_one, struct store_slices **out, enum read_gap *gap,
-                   struct errmsg *m) MUST_CHECK;
+                   size_t max_bytes, bool at_least_one, struct store_slices **out,
+                   enum read_gap *gap, struct errmsg *m) MUST_CHECK;
 
 /* store_follower.c */
 enum err follower_open(struct store *s, struct errmsg *m) MUST_CHECK;

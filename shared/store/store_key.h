@@ -1,6 +1,6 @@
 /* What a store looks like on disk. This page is the format: STORE_FORMAT_VERSION changes with it.
  *
- *   DIR/FORMAT   text: "culex store VERSION", newline, 32 hex digits of the store's id, newline. Made
+ *   DIR/FORMAT   text: "culex store VERSION", newline, the store's id in hex, newline. Made
  *                first; read before anything else is opened, so that a store of another version or
  *                another product is never touched
  *   DIR/lock     locked by the writer (fcntl, open file description), holds its pid as text
@@ -16,9 +16,10 @@
  * meta   'f'                                         → "culex" | version u32 | store id, 16 bytes
  *        'c'                                         → catalog version u64 | next uid u32
  *        't' uid u32                                 → topic, see store_catalog.c
- *        'e' uid u32 | epoch u32                     → first offset i64. Epoch 0 begins at 0, has no row
+ *        'e' uid u32 | epoch u32                     → first offset i64. Epoch 0 has no row
  *        'l' uid u32                                 → log start i64. No row: 0
- *        'i' uid u32 | offset u64                    → segment u32 | from i64 | bytes u64 | max ts i64
+ *        'i' uid u32 | offset u64                    → segment u32 | from i64 | bytes u64 |
+ *                                                      max ts i64
  *        'g' segment u32                             → closed ms i64 | from u32 | count u32 |
  *                                                      count × (uid u32 | end i64 | bytes u64)
  *        'u' owner's key                             → owner's value

@@ -33,7 +33,7 @@
 #define PAGE_VERSION      1u
 #define PAGE_HEADER_BYTES 4096u
 #define PAGE_STEP_UIDS    2048u /* entries allocated at a time: 64 KB */
-#define WAIT_SLICE_MS     1000  /* a wake of this process that fell between check and wait is late by this */
+#define WAIT_SLICE_MS     1000 /* a local wake between check and wait is late by this at most */
 #define WAKE_TRIES        20
 
 _Static_assert(sizeof(struct page_header) <= PAGE_HEADER_BYTES, "the header is one page");

@@ -208,8 +208,8 @@ static enum err collect(struct cursor *c, struct slices *x, int64_t offset, int6
 }
 
 enum err read_once(struct store *s, struct rocks *r, uint32_t uid, int64_t offset, int64_t end,
-                   size_t max_bytes, bool at_least_one, struct store_slices **out, enum read_gap *gap,
-                   struct errmsg *m)
+                   size_t max_bytes, bool at_least_one, struct store_slices **out,
+                   enum read_gap *gap, struct errmsg *m)
 {
     struct slices *x = calloc(1, sizeof *x);
     *gap = READ_WHOLE;

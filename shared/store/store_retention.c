@@ -2,10 +2,10 @@
  *
  *   age      an open interval of a stream with a time limit gets its index row, an open segment is
  *            closed, so that there is something to cut at
- *   start    log starts rise from row to row while a stream's limits are passed, and from segment to
- *            segment, oldest first, while the store's limit is passed
- *   drop     the oldest segments of which all partitions have their log start beyond: their rows, and
- *            by the cleaner their files
+ *   start    log starts rise from row to row while a stream's limits are passed, and from segment
+ *            to segment, oldest first, while the store's limit is passed
+ *   drop     the oldest segments of which all partitions have their log start beyond: their rows,
+ *            and by the cleaner their files
  *   compact  a segment in the middle of which more than half is dead is rewritten without it
  *   merge    a run of small segments (restarts, slow streams) becomes one file and one row
  *   sweep    index rows of deleted topics
@@ -13,7 +13,7 @@
  * Rising the log start is what readers see, at once and to a megabyte or a tenth of the time;
  * giving back the disk follows by segments. Each step does a bounded piece of work per tick.
  *
- *      segments   | 7 | 8 | 9 | 10 | 11 …  now |        row 9 says: uid 3 ends here at 500, uid 4 at 90 …
+ *      segments   | 7 | 8 | 9 | 10 | 11 …  now |     row 9: uid 3 ends here at 500, uid 4 at 90 …
  *                  dead dead ▲
  *                            └ oldest that holds something live: all below is dropped
  *
@@ -140,8 +140,8 @@ static enum err apply_limits(struct tick *t)
 
 /* --- segments --------------------------------------------------------------------------------- */
 
-/* The entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed in this very tick.
- * */
+/* The entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed in this very
+ * tick. */
 static enum err segment_load(struct tick *t, uint32_t number, struct segment_entry **out,
                              size_t *count)
 {
@@ -619,7 +619,7 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     failed = failed == OK ? drop_oldest(&t) : failed;
     failed = failed == OK ? find_work(&t, &job) : failed;
     sweep_dead_rows(&t);
-    e = tick_write(&t, m); /* also after a failure: what was decided before it is already in memory */
+    e = tick_write(&t, m); /* also after a failure: what was decided is in memory already */
     if (e == OK && job.to > 0) {
         s->dropped_below = job.compact ? s->dropped_below : job.to;
         cleaner_post(s, &job);

@@ -11,8 +11,9 @@
  *
  * Debian's library has its assertions on, and one of them fires when a file is written to after a
  * write to it has failed: in a broker, a full disk must not come to that. So RocksDB's own log says
- * nothing after the header that it writes at open, we do not open without some room for that, we sync
- * the WAL ourselves (store_sync.c), and after a failed write nothing more is asked for but to close.
+ * nothing after the header that it writes at open, we do not open without some room for that, we
+ * sync the WAL ourselves (store_sync.c), and after a failed write nothing more is asked for but to
+ * close.
  *
  * Blocks of large reads do not enter the cache: the kernel has the file's pages anyway, and the
  * small cache is for meta rows and for the blocks near the end of the log. */
@@ -82,8 +83,8 @@ enum err meta_get(struct rocks *r, const char *dir, struct slice key, uint8_t *v
 /* --- options ---------------------------------------------------------------------------------- */
 
 /* A descriptor for every file: a follower that has to reopen a file that is gone reads short,
- * silently. The limit is the process's; a host with a lower one keeps it when we may not raise it.
- * */
+ * silently. The limit is the process's; a host with a lower one keeps it when we may not raise
+ * it. */
 static void allow_files(void)
 {
     struct rlimit l;
@@ -272,7 +273,8 @@ enum err rocks_open_writer(struct rocks **out, struct store *s, struct errmsg *m
     rocksdb_options_set_compaction_filter(r->options[CF_LOG], r->filter);
     char *text = NULL;
     r->db = rocksdb_open_column_families(r->options[CF_LOG], db_dir, CF_COUNT, cf_names,
-                                         (const rocksdb_options_t *const *)r->options, r->cf, &text);
+                                         (const rocksdb_options_t *const *)r->options, r->cf,
+                                         &text);
     if (text) {
         r->db = NULL;
         rocks_free(r);

@@ -1,14 +1,15 @@
 /* Syncing the WAL: what is published becomes durable, some milliseconds later.
  *
  * Each interval in which something was committed the thread takes the ends of the partitions that
- * moved, syncs the files of the WAL, and publishes those ends as durable. While nothing is committed it
- * sleeps on a condition.
+ * moved, syncs the files of the WAL, and publishes those ends as durable. While nothing is
+ * committed it sleeps on a condition.
  *
- * It opens the files itself and calls fdatasync on them, beside RocksDB: its own call for that runs into
- * an assertion when a write has just failed, and it would take the lock of the log. RocksDB
- * hands every record to the kernel at once (manual_wal_flush is off), and begins a new file only between two
- * writes, so: a file that existed when we listed them holds all that was committed before, and a file
- * that is not the newest is complete. Files that go were flushed to tables, which RocksDB syncs. */
+ * It opens the files itself and calls fdatasync on them, beside RocksDB: its own call for that runs
+ * into an assertion when a write has just failed, and it would take the lock of the log. RocksDB
+ * hands every record to the kernel at once (manual_wal_flush is off), and begins a new file only
+ * between two writes, so: a file that existed when we listed them holds all that was committed
+ * before, and a file that is not the newest is complete. Files that go were flushed to tables,
+ * which RocksDB syncs. */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -175,7 +176,7 @@ void sync_request(struct store *s, const struct uid_list *l)
 {
     pthread_mutex_lock(&s->sync_lock);
     bool idle = s->unsynced.count == 0;
-    if (uid_list_reserve(&s->unsynced, l->count)) { /* else these become durable with a later commit */
+    if (uid_list_reserve(&s->unsynced, l->count)) { /* else: durable with a later commit */
         for (size_t i = 0; i < l->count; i++) {
             struct part *p = part_get(s, l->uids[i]);
             if (!p->unsynced) {

@@ -158,8 +158,8 @@ static void start_over(struct tail *t)
     t->pos = ring_low(&t->ring);
 }
 
-/* Out of memory: false. What the frame says is not trusted beyond this: a reader checks it again.
- * */
+/* Out of memory: false. What the frame says is not trusted beyond this: a reader checks it
+ * again. */
 static bool index_frame(struct tail *t, struct slice frame, uint64_t pos, uint64_t low)
 {
     struct batch_header h;
@@ -215,8 +215,8 @@ static void tail_advance(struct tail *t)
             return;
         }
         if (e != OK) {
-            /* Overrun: go on at the low end. The writer may go on too; that is not ours to chase.
-             * */
+            /* Overrun: go on at the low end. The writer may go on too; that is not ours to
+             * chase. */
             low = ring_low(&t->ring);
             if (t->pos >= low) {
                 t->pos = ring_head(&t->ring);

@@ -182,8 +182,8 @@ void interval_close(struct store *s, rocksdb_writebatch_t *b, uint32_t uid, stru
     put_index_row(s, b, uid, &st->row);
 }
 
-/* Index rows of all partitions in the segment, and its own row. *after: their states once written.
- * */
+/* Index rows of all partitions in the segment, and its own row. *after: their states once
+ * written. */
 static enum err put_segment_rows(struct store *s, rocksdb_writebatch_t *b, const struct segment *g,
                                  struct part_state *after)
 {
@@ -269,8 +269,8 @@ out:
 
 /* --- free space ------------------------------------------------------------------------------- */
 
-/* What RocksDB still has to write is two segments at most; a small file system gives what it can.
- * */
+/* What RocksDB still has to write is two segments at most; a small file system gives what it
+ * can. */
 static uint64_t space_reserve(const struct store *s, uint64_t total)
 {
     uint64_t want = SPACE_RESERVE + 4 * s->o.segment_bytes;

@@ -1,9 +1,9 @@
 /* A disk that is full, twice over, on a small file system of our own (needs root; skipped without).
  *
- *   slowly     the store fills it: commits fail with ERR_FULL before RocksDB has to fail, reading goes on,
- *              and when there is room again the very next commit succeeds
- *   suddenly   somebody else takes the last byte: RocksDB fails, the store is broken, opening it again
- *              fails as long as there is no room, and then finds all that was committed, once
+ *   slowly     the store fills it: commits fail with ERR_FULL before RocksDB has to fail, reading
+ *              goes on, and when there is room again the very next commit succeeds
+ *   suddenly   somebody else takes the last byte: RocksDB fails, the store is broken, opening it
+ *              again fails while there is no room, and then finds all that was committed, once
  *   from the start   no room to make a store: a sentence, and no crash */
 #include <errno.h>
 #include <fcntl.h>

@@ -3,9 +3,9 @@
  *
  *   store_kill [seconds [seed]]
  *
- *      parent ── starts, kills ──▶ writer    appends known records and a row that counts them, in one commit;
- *        │  ◀── ends, by a pipe ──            reports the ends after the commit
- *        └── starts, tells the final ends ──▶ reader   checks every record, from tail ring and database
+ *      parent ── starts, kills ──▶ writer    appends known records and a row that counts them,
+ *        │  ◀── ends, by a pipe ──            in one commit; reports the ends after it
+ *        └── starts, tells the final ends ──▶ reader   checks every record, tail and database
  *
  * What must hold: no end that was reported is ever missing (0 lost). Offsets, and the text in the
  * values, go up by one without a gap or a repetition, for the reader and for each writer that opens
@@ -13,6 +13,7 @@
  * together. Segments are small, retention drops the oldest, so flushes, file drops and rewrites are
  * killed in the middle, too. */
 #include <errno.h>
+#include <ftw.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -291,8 +292,8 @@ static void run_reader(int final)
     }
     struct store_stats stats;
     store_get_stats(s, &stats);
-    printf("reader: %llu answers from the tail, %llu from the database, %llu not yet, %llu jumps by "
-           "retention, %llu holes healed, %llu reopens\n",
+    printf("reader: %llu answers from the tail, %llu from the database, %llu not yet, %llu jumps "
+           "by retention, %llu holes healed, %llu reopens\n",
            (unsigned long long)st.tail, (unsigned long long)st.stored,
            (unsigned long long)st.again, (unsigned long long)st.jumps,
            (unsigned long long)stats.holes, (unsigned long long)stats.reopens);
@@ -343,9 +344,14 @@ static bool one_life(struct ends *reported)
     return killed;
 }
 
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    return remove(path);
+}
+
 int main(int argc, char **argv)
 {
-    int seconds = argc > 1 ? atoi(argv[1]) : SECONDS;
+    int seconds = argc > 1 ? (int)strtol(argv[1], NULL, 10) : SECONDS;
     seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)time(NULL);
     const char *tmp = getenv("TMPDIR");
     snprintf(root, sizeof root, "%s/culex-store-kill-XXXXXX", tmp ? tmp : "/tmp");
@@ -374,9 +380,7 @@ int main(int argc, char **argv)
     for (int p = 0; p < PARTS; p++) {
         records += reported.end[p];
     }
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", root);
-    CHECK(system(command) == 0, "cannot remove %s", root);
+    CHECK(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0, "cannot remove %s", root);
     printf("store_kill: %d lives, %d kills, %lld records, 0 lost, 0 repeated, 0 holes\n", lives,
            kills, (long long)records);
     printf("1 passed, 0 failed, 0 skipped\n");

@@ -3,6 +3,7 @@
 #ifndef CULEX_TESTS_UNIT_STORE_KIT_H
 #define CULEX_TESTS_UNIT_STORE_KIT_H
 
+#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -50,11 +51,15 @@ static inline void kit_init(struct kit *k)
         .dir = k->dir, .role = STORE_FOLLOWER, .follower_dir = k->follower_dir};
 }
 
+static inline int kit_remove_entry(const char *path, const struct stat *st, int type,
+                                   struct FTW *at)
+{
+    return remove(path);
+}
+
 static inline void kit_remove(const char *path)
 {
-    char command[400];
-    snprintf(command, sizeof command, "rm -rf '%s'", path);
-    assert_int_equal(system(command), 0);
+    assert_int_equal(nftw(path, kit_remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 static inline void kit_fini(struct kit *k)

@@ -1,4 +1,5 @@
-/* A write-ahead log that is damaged: the store opens with what is whole, says what is missing, and goes on. */
+/* A write-ahead log that is damaged: the store opens with what is whole, says what is missing, and
+ * goes on. */
 #include "tests/unit/store_kit.h"
 
 #include <dirent.h>
@@ -8,8 +9,8 @@
 
 #define COMMITS 200
 
-/* A child makes a store with COMMITS records of about 1 KB, waits until they are durable, and is gone without closing.
- * path: its newest WAL file. */
+/* A child makes a store with COMMITS records of about 1 KB, waits until they are durable, and goes
+ * without closing. path: its newest WAL file. */
 static void leave_store(struct kit *k, char *path, size_t cap)
 {
     pid_t pid = fork();
@@ -96,7 +97,7 @@ static void spoil_middle(const char *path)
     fclose(f);
 }
 
-/* What is lost below the durable end is counted, and an epoch tells clients where the log now ends. */
+/* What is lost below the durable end is counted; an epoch tells clients where the log now ends. */
 static void test_lost_records_are_counted_and_fenced(void **state)
 {
     struct kit k;
@@ -133,7 +134,8 @@ static void test_lost_records_are_counted_and_fenced(void **state)
     kit_fini(&k);
 }
 
-/* A follower cannot open beside a damaged log, or cannot read it all; once a writer has recovered it can. */
+/* A follower cannot open beside a damaged log, or not read it all; once a writer has recovered it
+ * can. */
 static void test_follower_of_a_damaged_log_waits_for_the_writer(void **state)
 {
     struct kit k;

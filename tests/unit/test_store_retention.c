@@ -78,7 +78,7 @@ static void test_bytes_of_a_stream_are_limited(void **state)
             tick(&k, s, 1000 + i);
             int64_t kept = end - kit_offsets(s, t.uid).log_start;
             assert_true(kept >= (end < 280 ? end : 280));
-            assert_true(kept <= 300 + 80 + 20); /* the limit, a segment, what came since the last tick */
+            assert_true(kept <= 300 + 80 + 20); /* the limit, a segment, and since the last tick */
         }
     }
     int64_t start = kit_offsets(s, t.uid).log_start;
@@ -103,7 +103,7 @@ static void test_age_of_a_stream_is_limited(void **state)
     struct store_topic t = limited(&k, s, "a", 100000, -1);
     struct store_topic other = kit_topic(s, "b", 1);
     int64_t end = 0, now = 1000000;
-    for (int i = 0; i < 1000; i++, now += 1000) { /* a record each second; record i is of this time */
+    for (int i = 0; i < 1000; i++, now += 1000) { /* a record each second, of its second */
         end = kit_append(&k, s, t.uid, end, 1, now, 100);
         (void)kit_append(&k, s, other.uid, i, 1, now, 100);
         kit_commit(&k, s);
