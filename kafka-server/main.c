@@ -16,10 +16,10 @@
 
 enum { EXIT_USAGE = 2 };
 
-/* A consumer that catches up has blocks of about 1 MB read, sent and freed again, hundreds a second: the
- * allocator keeps what it would otherwise give back to the kernel and fault in again, page by page, each
- * time. The server trims it when nothing has been asked for a while (server.c). One arena: threads
- * free what others have allocated. */
+/* A consumer that catches up has blocks of about 1 MB read, sent and freed again, hundreds a
+ * second: the allocator keeps what it would otherwise give back to the kernel and fault in again,
+ * page by page, each time. The server trims it when nothing has been asked for a while
+ * (server.c). One arena: threads free what others have allocated. */
 #define MALLOC_ARENAS     1
 #define MALLOC_MMAP_BYTES (8 << 20)
 #define MALLOC_KEEP_BYTES (64 << 20)

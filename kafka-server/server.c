@@ -1,10 +1,10 @@
 /* What makes one server of the parts, and its loop.
  *
- * Start: the own store (groups, offsets) is opened before anything else; the captured one, which has to read the
- * broker's log, by a worker. The sockets listen at once, so that a client that starts with us is not
- * refused, but no request is handled before the captured store is open or known not to be there (HOLD_MS at
- * most): a client that has waited some milliseconds is better off than one that was told that its topics do not
- * exist.
+ * Start: the own store (groups, offsets) is opened before anything else; the captured one, which
+ * has to read the broker's log, by a worker. The sockets listen at once, so that a client that
+ * starts with us is not refused, but no request is handled before the captured store is open or
+ * known not to be there (HOLD_MS at most): a client that has waited some milliseconds is better
+ * off than one that was told that its topics do not exist.
  *
  * Stores that are not there (no data directory yet, no plugin yet, an own store that broke) are
  * looked for once a second, for ever, and said once. Everything else works meanwhile.
@@ -192,7 +192,8 @@ static void drop_own(struct server *s)
     s->in->said_own = false;
 }
 
-/* Nobody on another thread may be inside when it is closed: only topics of its own bring readers there. */
+/* Nobody on another thread may be inside when it is closed: only topics of its own bring readers
+ * there. */
 static bool own_is_free(struct server *s)
 {
     const struct store_catalog *c = store_catalog_ref(s->own);

@@ -1,8 +1,8 @@
 /* The server as one struct: what main.c makes, what the handlers in api/ reach through rq->server.
  *
- * One thread, the loop, owns all of it: handlers, the coordinator, the journal, connections. Blocking
- * work goes to `workers` and comes back as a call on the loop. broker/ never includes this header: it is given
- * the pieces that it needs.
+ * One thread, the loop, owns all of it: handlers, the coordinator, the journal, connections.
+ * Blocking work goes to `workers` and comes back as a call on the loop. broker/ never includes
+ * this header: it is given the pieces that it needs.
  *
  * A turn of the loop (server.c):
  *
@@ -10,24 +10,25 @@
  *        ▲                                            ▼
  *        └── replies are written ◀── callbacks ◀── journal_flush: one store_commit on `own`
  *
- * request_reply only queues bytes on the connection: they are written after journal_flush, so that no reply
- * leaves before the commit that holds its effect. A handler that must know the commit's result
- * (it may fail) parks its request and replies in the journal's callback.
+ * request_reply only queues bytes on the connection: they are written after journal_flush, so
+ * that no reply leaves before the commit that holds its effect. A handler that must know the
+ * commit's result (it may fail) parks its request and replies in the journal's callback.
  *
  * What server.c calls of the group coordinator's side (all on the loop thread):
  *
- *   broker/journal.h      journal_open and journal_close; journal_flush at the end of every turn, again while
- *                         journal_pending; journal_set_store when `own` was opened again after a fault
- *                         (NULL: it is away, and what would be written fails)
- *   broker/coordinator.h  coordinator_open and coordinator_close; coordinator_deadline_ms at the end of every turn,
- *                         coordinator_tick when it is due; coordinator_reload after SIGHUP; coordinator_stop at
- *                         SIGTERM; coordinator_topic_gone
+ *   broker/journal.h      journal_open and journal_close; journal_flush at the end of every turn,
+ *                         again while journal_pending; journal_set_store when `own` was opened
+ *                         again after a fault (NULL: it is away, and what would be written fails)
+ *   broker/coordinator.h  coordinator_open and coordinator_close; coordinator_deadline_ms at the
+ *                         end of every turn, coordinator_tick when it is due; coordinator_reload
+ *                         after SIGHUP; coordinator_stop at SIGTERM; coordinator_topic_gone
  *
- * `journal` and `coordinator` are NULL while there is no data directory yet: rows of the API table that need
- * the coordinator are then not called, but api_find_coordinator is: it answers COORDINATOR_NOT_AVAILABLE.
+ * `journal` and `coordinator` are NULL while there is no data directory yet: rows of the API
+ * table that need the coordinator are then not called, but api_find_coordinator is: it answers
+ * COORDINATOR_NOT_AVAILABLE.
  *
- * Rows of the own store: keys that begin with "server/" belong to server.c; the coordinator's begin with
- * "group/" and "offset/". */
+ * Rows of the own store: keys that begin with "server/" belong to server.c; the coordinator's
+ * begin with "group/" and "offset/". */
 #ifndef CULEX_SERVER_H
 #define CULEX_SERVER_H
 
@@ -73,8 +74,8 @@ struct server {
     struct server_internal *in; /* server.c only: timers, pipes, state of opening */
 };
 
-/* Makes everything and opens the listeners. On failure m says why in a sentence; call server_close anyway.
- * config is moved into s. */
+/* Makes everything and opens the listeners. On failure m says why in a sentence; call
+ * server_close anyway. config is moved into s. */
 enum err server_open(struct server *s, struct config *config, struct errmsg *m) MUST_CHECK;
 /* Runs until SIGTERM, SIGINT or server_stop, then answers what is in flight. */
 enum err server_run(struct server *s) MUST_CHECK;

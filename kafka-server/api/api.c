@@ -2,14 +2,14 @@
  *
  *      frame ─▶ header ─▶ row ─▶ body decoded into the request's arena ─▶ handler
  *                 │ unknown key or version: the connection is closed (as Kafka does), but for
- *                 │ ApiVersions, which gets version 0 with the table and error 35: so a newer client finds
- *                 │ out what it may speak
+ *                 │ ApiVersions, which gets version 0 with the table and error 35: so a newer
+ *                 │ client finds out what it may speak
  *      handler ─▶ request_reply ─▶ length, header, body with holes ─▶ evbuffer ─▶ net
- *                                                     └ records: pieces of pinned memory, not copied
+ *                                                     └ records: pinned memory, not copied
  *
- * The encoded body and what the handler lent for the records live until the socket has taken the last
- * byte: the last piece of the evbuffer carries the callback that frees both. Small replies are copied
- * instead; a copy of a few hundred bytes is cheaper than its bookkeeping. */
+ * The encoded body and what the handler lent for the records live until the socket has taken the
+ * last byte: the last piece of the evbuffer carries the callback that frees both. Small replies
+ * are copied instead; a copy of a few hundred bytes is cheaper than its bookkeeping. */
 #include "kafka-server/api/api.h"
 
 #include <stdio.h>

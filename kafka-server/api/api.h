@@ -4,8 +4,9 @@
  * (the decoded struct), and either calls request_reply before it returns or keeps rq (a "parked"
  * request: long poll, group join) and replies later, also on the loop thread. Replies leave a
  * connection in the order of its requests; a connection's next request is handled only after the
- * reply to the one before (as Kafka does). When the connection goes away first, rq->cancel is called
- * (if set): the handler forgets rq and must not reply. All memory of the request lives in rq->arena. */
+ * reply to the one before (as Kafka does). When the connection goes away first, rq->cancel is
+ * called (if set): the handler forgets rq and must not reply. All memory of the request lives in
+ * rq->arena. */
 #ifndef CULEX_API_API_H
 #define CULEX_API_API_H
 
@@ -25,10 +26,11 @@ struct request {
     const void *body;   /* e.g. const struct fetch_request * */
     void *parked;       /* the handler's own state while parked */
     void (*cancel)(struct request *rq);
-    /* When the reply has left or the connection is gone: frees what the reply borrowed (pinned slices). */
+    /* When the reply has left or the connection is gone: frees what the reply borrowed (pinned
+     * slices). */
     void (*release)(void *arg);
     void *release_arg;
-    int32_t records_max; /* records fields with bytes in the reply, at most; 0: they would be copied */
+    int32_t records_max; /* records fields with bytes in the reply, at most; 0: copied */
 };
 
 typedef void api_handler(struct request *rq);
@@ -57,7 +59,7 @@ bool api_has_room(void *server);
 /* Answers all parked fetches with what they have. */
 void api_fetch_stop(struct server *server);
 
-#define REQUEST_ARENA_BYTES_MAX (64u << 20)  /* a decoded request, and what its handler makes of it */
+#define REQUEST_ARENA_BYTES_MAX (64u << 20)  /* a decoded request and what becomes of it */
 #define REPLY_BYTES_MAX         (256u << 20) /* of a reply, without its records */
 
 /* Handlers, one family a file. */

@@ -1,8 +1,8 @@
 /* What there is: versions, brokers, topics, partitions.
  *
  * There is one broker, this one, at the address that the connection's listener advertises; it is
- * controller, leader and only replica of everything. Topics appear here when the broker's plugin has
- * made them and never because somebody asked for them. */
+ * controller, leader and only replica of everything. Topics appear here when the broker's plugin
+ * has made them and never because somebody asked for them. */
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"

@@ -1,11 +1,12 @@
 /* DescribeConfigs: what tools want to know about a topic and about this broker.
  *
- * Connect, Streams and Schema Registry refuse to start when a topic's cleanup policy is missing, and UIs
- * read the broker's version and whether topics can be deleted out of its settings. So all of Kafka's
- * topic settings are reported, with the value that holds here: those that a stream has of its own come from the
- * catalog, the others are fixed. A topic that the plugin captures has its owner's attributes as well,
- * as `mqtt.…`. Broker settings are the rows of the option table under their own names, plus some that tools look
- * for by Kafka's name. Nothing can be altered by this protocol yet, so everything is read-only. */
+ * Connect, Streams and Schema Registry refuse to start when a topic's cleanup policy is missing,
+ * and UIs read the broker's version and whether topics can be deleted out of its settings. So all
+ * of Kafka's topic settings are reported, with the value that holds here: those that a stream has
+ * of its own come from the catalog, the others are fixed. A topic that the plugin captures has
+ * its owner's attributes as well, as `mqtt.…`. Broker settings are the rows of the option table
+ * under their own names, plus some that tools look for by Kafka's name. Nothing can be altered by
+ * this protocol yet, so everything is read-only. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,14 @@
 #include "kafka_messages.h"
 
 /* Kafka's numbers (ConfigDef types, ConfigSource, ConfigResource). */
-enum { TYPE_BOOL = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_DOUBLE = 6, TYPE_LIST = 7 };
+enum {
+    TYPE_BOOL = 1,
+    TYPE_STRING = 2,
+    TYPE_INT = 3,
+    TYPE_LONG = 5,
+    TYPE_DOUBLE = 6,
+    TYPE_LIST = 7,
+};
 enum { SOURCE_TOPIC = 1, SOURCE_STATIC_BROKER = 4, SOURCE_DEFAULT = 5 };
 enum { RESOURCE_TOPIC = 2, RESOURCE_BROKER = 4 };
 
@@ -46,12 +54,15 @@ struct topic_row {
 
 static const struct topic_row topic_rows[] = {
     {"cleanup.policy", TYPE_LIST, VALUE_CLEANUP, "delete", "What happens to old records."},
-    {"compression.type", TYPE_STRING, VALUE_FIXED, "producer", "Batches stay as they were written."},
+    {"compression.type", TYPE_STRING, VALUE_FIXED, "producer",
+     "Batches stay as they were written."},
     {"delete.retention.ms", TYPE_LONG, VALUE_FIXED, "86400000", "How long tombstones are kept."},
     {"file.delete.delay.ms", TYPE_LONG, VALUE_FIXED, "60000", "Not used."},
-    {"flush.messages", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "Not used: see store.flush.interval.ms."},
-    {"flush.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "Not used: see store.flush.interval.ms."},
-    {"follower.replication.throttled.replicas", TYPE_LIST, VALUE_FIXED, "", "Not used: one broker."},
+    {"flush.messages", TYPE_LONG, VALUE_FIXED, "9223372036854775807",
+     "See store.flush.interval.ms."},
+    {"flush.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "See store.flush.interval.ms."},
+    {"follower.replication.throttled.replicas", TYPE_LIST, VALUE_FIXED, "",
+     "Not used: one broker."},
     {"index.interval.bytes", TYPE_INT, VALUE_FIXED, "4096", "Not used."},
     {"leader.replication.throttled.replicas", TYPE_LIST, VALUE_FIXED, "", "Not used: one broker."},
     {"local.retention.bytes", TYPE_LONG, VALUE_FIXED, "-2", "As retention.bytes: all is local."},
@@ -60,15 +71,19 @@ static const struct topic_row topic_rows[] = {
     {"max.message.bytes", TYPE_INT, VALUE_FIXED, "1048588", "Largest batch of a client."},
     {"message.timestamp.after.max.ms", TYPE_LONG, VALUE_FIXED, "3600000", "Not used."},
     {"message.timestamp.before.max.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "Not used."},
-    {"message.timestamp.type", TYPE_STRING, VALUE_FIXED, "CreateTime", "Whose clock stamps records."},
+    {"message.timestamp.type", TYPE_STRING, VALUE_FIXED, "CreateTime",
+     "Whose clock stamps records."},
     {"min.cleanable.dirty.ratio", TYPE_DOUBLE, VALUE_FIXED, "0.5", "Not used."},
     {"min.compaction.lag.ms", TYPE_LONG, VALUE_FIXED, "0", "Earliest compaction."},
     {"min.insync.replicas", TYPE_INT, VALUE_FIXED, "1", "One broker."},
     {"preallocate", TYPE_BOOL, VALUE_FIXED, "false", "Not used."},
     {"remote.storage.enable", TYPE_BOOL, VALUE_FIXED, "false", "All is local."},
-    {"retention.bytes", TYPE_LONG, VALUE_RETENTION_BYTES, "-1", "Most bytes of a partition; -1: no limit."},
-    {"retention.ms", TYPE_LONG, VALUE_RETENTION_MS, "604800000", "How long records are kept; -1: for ever."},
-    {"segment.bytes", TYPE_INT, VALUE_SEGMENT_BYTES, "1073741824", "Bytes of a segment, all topics together."},
+    {"retention.bytes", TYPE_LONG, VALUE_RETENTION_BYTES, "-1",
+     "Most bytes of a partition; -1: no limit."},
+    {"retention.ms", TYPE_LONG, VALUE_RETENTION_MS, "604800000",
+     "How long records are kept; -1: for ever."},
+    {"segment.bytes", TYPE_INT, VALUE_SEGMENT_BYTES, "1073741824",
+     "Bytes of a segment, all topics together."},
     {"segment.index.bytes", TYPE_INT, VALUE_FIXED, "10485760", "Not used."},
     {"segment.jitter.ms", TYPE_LONG, VALUE_FIXED, "0", "Not used."},
     {"segment.ms", TYPE_LONG, VALUE_SEGMENT_MS, "604800000", "Life of a segment."},
@@ -129,7 +144,8 @@ static struct kstr keep_text(struct listing *l, const char *text)
     return kstr_make(copy);
 }
 
-/* One setting more; there is room in l->out->configs. usual: the default, for the synonyms (NULL: none). */
+/* One setting more; there is room in l->out->configs. usual: the default, for the synonyms (NULL:
+ * none). */
 static void add_config(struct listing *l, const char *name, int8_t type, int8_t source,
                        const char *value, const char *usual, const char *doc)
 {
@@ -291,7 +307,8 @@ static void describe_topic(struct listing *l)
             const struct topic_row *row = &topic_rows[i];
             char text[64];
             topic_value(l, t, row, text, sizeof text);
-            add_config(l, row->name, row->type, topic_source(row->from), text, row->value, row->doc);
+            add_config(l, row->name, row->type, topic_source(row->from), text, row->value,
+                       row->doc);
         }
         add_attributes(l, attributes);
     }

@@ -1,4 +1,5 @@
-/* Fetch: what to read comes from the request or from its session, how it is read is broker/fetch.h's.
+/* Fetch: what to read comes from the request or from its session, how it is read is
+ * broker/fetch.h's.
  *
  *                       ┌────────────── moved, timer ──────────────┐
  *      request ─▶ look ─┼─ enough, an error, or no time ─▶ reply   │
@@ -6,13 +7,13 @@
  *                  │    └─ not enough yet ─▶ PARKED ───────────────┤
  *                  └───────────────────────────────────────────────┘
  *
- * A parked fetch costs nothing: it is called when the end of one of its partitions moves (broker/watch.h),
- * or at its deadline. A fetch that is being read while its connection goes away stays until the worker is done with
- * it; it has no request then and is only freed.
+ * A parked fetch costs nothing: it is called when the end of one of its partitions moves
+ * (broker/watch.h), or at its deadline. A fetch that is being read while its connection goes away
+ * stays until the worker is done with it; it has no request then and is only freed.
  *
  * Memory: what a fetch may read is taken from the connections' common budget before it reads, and
- * given back when the bytes have become a reply, which counts itself. When the budget is short replies get
- * smaller, down to FETCH_FLOOR_BYTES, and never empty. */
+ * given back when the bytes have become a reply, which counts itself. When the budget is short
+ * replies get smaller, down to FETCH_FLOOR_BYTES, and never empty. */
 #include <stdlib.h>
 
 #include <event2/event.h>
@@ -108,7 +109,8 @@ static void on_cancel(struct request *rq)
 
 /* --- the reply ------------------------------------------------------------------------------- */
 
-/* Is there anything to say about this partition that the client does not know? Remembers that it is said. */
+/* Is there anything to say about this partition that the client does not know? Remembers that it
+ * is said. */
 static bool is_news(struct session *s, const struct fetch_wait *fw, int32_t i)
 {
     if (s == NULL) {
@@ -446,7 +448,8 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
 {
     bool by_id = a->rq->header.api_version >= 13;
     const struct topics *topics = a->rq->server->topics;
-    const struct topic *t = by_id ? topics_find_id(topics, &key->id) : topics_find(topics, key->name);
+    const struct topic *t =
+        by_id ? topics_find_id(topics, &key->id) : topics_find(topics, key->name);
     a->names[a->count] = (struct fetch_name){*key, name};
     struct fetch_part *p = &a->parts[a->count++];
     p->next = want->offset;
@@ -490,7 +493,8 @@ static bool ask_request(struct asked *a, struct request *rq)
     return true;
 }
 
-/* What the session remembers, in its order. Names are copied: the session may change while this fetch waits. */
+/* What the session remembers, in its order. Names are copied: the session may change while this
+ * fetch waits. */
 static bool ask_session(struct asked *a, struct request *rq, const struct session *s)
 {
     if (!asked_init(a, rq, s->count)) {

@@ -1,8 +1,8 @@
 /* Where a partition begins and ends, and which offset belongs to a time or an epoch.
  *
  * Ends are known at once. A time is looked up by a worker, because it may have to read index and
- * batches from disk; one job for all such partitions of a request. The job has memory of its own: the connection, and
- * with it the request, may be gone before it is done. */
+ * batches from disk; one job for all such partitions of a request. The job has memory of its own:
+ * the connection, and with it the request, may be gone before it is done. */
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"

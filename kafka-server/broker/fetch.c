@@ -1,12 +1,14 @@
 /* Two ways to the same bytes.
  *
- * A consumer that keeps up reads what was written a moment ago: the tail ring has it, copying it costs less than
- * a system call, and no thread is involved. One that is behind reads segments: that is the disk's work, done by
- * a worker, and the batches stay where RocksDB has them (pinned) until the socket has taken them. Batches
- * that are small are copied together by the worker all the same: a hundred bytes are cheaper to copy than
- * to carry through an iovec, and the blocks are free sooner.
+ * A consumer that keeps up reads what was written a moment ago: the tail ring has it, copying it
+ * costs less than a system call, and no thread is involved. One that is behind reads segments:
+ * that is the disk's work, done by a worker, and the batches stay where RocksDB has them (pinned)
+ * until the socket has taken them. Batches that are small are copied together by the worker all
+ * the same: a hundred bytes are cheaper to copy than to carry through an iovec, and the blocks
+ * are free sooner.
  *
- * A look may be repeated while a consumer waits for more bytes (min bytes): what was read stays, and `next` goes on. */
+ * A look may be repeated while a consumer waits for more bytes (min bytes): what was read stays,
+ * and `next` goes on. */
 #include "kafka-server/broker/fetch.h"
 
 #include <stdlib.h>
@@ -75,7 +77,8 @@ static size_t room_for(const struct fetch *f, const struct fetch_part *p, bool *
     return own < f->bytes_left ? own : f->bytes_left;
 }
 
-/* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send the epoch.) */
+/* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send
+ * the epoch.) */
 static void look_for_divergence(struct fetch_part *p)
 {
     int32_t found;

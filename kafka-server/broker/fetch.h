@@ -3,8 +3,9 @@
  *      fetch_look   loop thread: ends, errors, and what the tail ring still holds. Never blocks
  *      fetch_read   worker: what only the disk holds
  *
- * Each partition gets whole batches, at most its own limit and what is left of the whole; but the first partition
- * that has data gives at least one batch, however long, so that nobody is stuck before a large one. */
+ * Each partition gets whole batches, at most its own limit and what is left of the whole; but the
+ * first partition that has data gives at least one batch, however long, so that nobody is stuck
+ * before a large one. */
 #ifndef CULEX_BROKER_FETCH_H
 #define CULEX_BROKER_FETCH_H
 
@@ -12,7 +13,8 @@
 #include "shared/store/store.h"
 
 #define FETCH_LOOK_BYTES_MAX (2u << 20)  /* copied out of the tail ring in one go, on the loop */
-#define FETCH_READ_BYTES_MAX (4u << 20)  /* read from disk for one reply: what stays in the CPU's cache until it is sent */
+/* Read from disk for one reply: little enough to stay in the processor's cache until it is sent. */
+#define FETCH_READ_BYTES_MAX (4u << 20)
 #define FETCH_PART_BYTES_MAX (256u << 20) /* a single batch larger than this is not served */
 #define FETCH_COPY_BYTES     8192 /* batches smaller than this on average are copied together */
 
@@ -45,7 +47,8 @@ struct fetch {
     bool again;        /* fetch_read found something that cannot be read yet: try again soon */
 };
 
-/* parts is taken (malloc); each has store, uid, next, limits and maybe error; the rest is set here. */
+/* parts is taken (malloc); each has store, uid, next, limits and maybe error; the rest is set
+ * here. */
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max);
 void fetch_fini(struct fetch *f);
 void fetch_look(struct fetch *f);

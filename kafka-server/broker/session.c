@@ -1,14 +1,14 @@
 /* What each consumer fetches, remembered between its requests.
  *
  *      client: id 0, epoch 0 ─▶ new session, whole reply with its id
- *              id n, epoch 1 ─▶ what changed in the wish list; reply: what changed in the partitions
+ *              id n, epoch 1 ─▶ changed wishes; reply: partitions that have changed
  *              id n, epoch 2 …
  *              id n, epoch −1 ─▶ closed
  *
  * A client that loses its session (evicted, server restarted) gets error 70 and begins again; so
  * nothing here is stored. Slots are few and named in the configuration; a session unused for
- * FETCH_SESSION_IDLE_MS gives its slot to a new one. Keys of partitions are bytes (number, then id or name) so
- * that one table serves both kinds of request. */
+ * FETCH_SESSION_IDLE_MS gives its slot to a new one. Keys of partitions are bytes (number, then
+ * id or name) so that one table serves both kinds of request. */
 #include "kafka-server/broker/session.h"
 
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* Fetch sessions (KIP-227): the server remembers what a consumer fetches, so that request and reply
  * name only partitions that have changed.
  *
- * Loop thread only. A session may go away whenever another request is handled (evicted, closed): whoever parks keeps the
- * id and asks again with fetch_session_find. */
+ * Loop thread only. A session may go away whenever another request is handled (evicted, closed):
+ * whoever parks keeps the id and asks again with fetch_session_find. */
 #ifndef CULEX_BROKER_SESSION_H
 #define CULEX_BROKER_SESSION_H
 
@@ -15,7 +15,7 @@
 #define FETCH_SESSION_NONE          0  /* the id that says "no session" */
 #define FETCH_EPOCH_INITIAL         0  /* a client asks for a new session */
 #define FETCH_EPOCH_FINAL           (-1) /* a client wants none, and closes the one that it names */
-#define FETCH_SESSION_IDLE_MS       120000 /* unused for so long, a session makes room for a new one */
+#define FETCH_SESSION_IDLE_MS       120000 /* unused for so long, it makes room for a new one */
 #define FETCH_SESSION_PARTITIONS_MAX (1 << 20) /* in all sessions */
 
 /* Which partition: by the topic's id from Fetch 13 on, by its name before. */
@@ -61,7 +61,8 @@ struct fetch_sessions *fetch_sessions_new(int slots);
 void fetch_sessions_free(struct fetch_sessions *fs);
 size_t fetch_sessions_count(const struct fetch_sessions *fs);
 
-/* A new, empty one; NULL when there is no slot and none is idle, or memory is out: the client then gets whole replies. */
+/* A new, empty one; NULL when there is no slot and none is idle, or memory is out: the client
+ * then gets whole replies. */
 struct session *fetch_session_open(struct fetch_sessions *fs, bool by_id, int64_t now_ms);
 struct session *fetch_session_find(struct fetch_sessions *fs, int32_t id);
 /* Checks id, epoch and kind, and expects the next epoch from now on. FETCH_SESSION_ID_NOT_FOUND,

@@ -1,13 +1,13 @@
 /* Two catalogs, one list.
  *
- * A store's catalog is an immutable snapshot with a version. A refresh takes a reference on both, and
- * only when one of the versions has moved it merges the two sorted lists into one sorted list of
- * `struct topic` and drops the old references. Lookups by name are binary searches; lookups by id go
- * through a second list, sorted by id: two lists of some thousand entries are cheaper than a hash
- * table that would have to be rebuilt just the same.
+ * A store's catalog is an immutable snapshot with a version. A refresh takes a reference on both,
+ * and only when one of the versions has moved it merges the two sorted lists into one sorted list
+ * of `struct topic` and drops the old references. Lookups by name are binary searches; lookups by
+ * id go through a second list, sorted by id: two lists of some thousand entries are cheaper than
+ * a hash table that would have to be rebuilt just the same.
  *
- * When memory for a new list is missing the old one stays: a topic that appears late is better than a
- * server that forgets all of them. */
+ * When memory for a new list is missing the old one stays: a topic that appears late is better
+ * than a server that forgets all of them. */
 #include "kafka-server/broker/topics.h"
 
 #include <stdlib.h>

@@ -1,8 +1,9 @@
-/* All topics that clients see: those of the captured store and those of the server's own, by name and by id.
+/* All topics that clients see: those of the captured store and those of the server's own, by name
+ * and by id.
  *
  * A snapshot of both catalogs, merged; where both have a name the captured one wins. Loop thread
- * only. A struct topic is valid until the next topics_refresh: whoever waits keeps the name, the uid and
- * the store, never the pointer. */
+ * only. A struct topic is valid until the next topics_refresh: whoever waits keeps the name, the
+ * uid and the store, never the pointer. */
 #ifndef CULEX_BROKER_TOPICS_H
 #define CULEX_BROKER_TOPICS_H
 
@@ -23,10 +24,11 @@ void topics_free(struct topics *t);
 typedef void topics_gone_fn(void *arg, const char *name);
 void topics_on_gone(struct topics *t, topics_gone_fn *fn, void *arg);
 
-/* The stores to look at; either may be NULL (not there yet). Refreshes. A store must stay open until it
- * is replaced here. */
+/* The stores to look at; either may be NULL (not there yet). Refreshes. A store must stay open
+ * until it is replaced here. */
 void topics_set_stores(struct topics *t, struct store *own, struct store *captured);
-/* Takes over what the catalogs say now. Cheap when nothing has changed: called before every request. */
+/* Takes over what the catalogs say now. Cheap when nothing has changed: called before every
+ * request. */
 void topics_refresh(struct topics *t);
 
 size_t topics_count(const struct topics *t);

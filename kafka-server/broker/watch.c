@@ -6,13 +6,14 @@
  *                     │                                                     │
  *                     └──────────── armed again ◀── watches_check: compare ends, call waiters
  *
- * No wake-up is lost: the sequence that a thread waits on was read before the ends were compared, and
- * watch_add looks at the end once more after it has armed the thread. A thread that was not poked
- * for WATCH_RECHECK_MS pokes all the same, so that a store that was replaced under us (the broker's
- * directory restored from a backup, say) is noticed.
+ * No wake-up is lost: the sequence that a thread waits on was read before the ends were compared,
+ * and watch_add looks at the end once more after it has armed the thread. A thread that was not
+ * poked for WATCH_RECHECK_MS pokes all the same, so that a store that was replaced under us (the
+ * broker's directory restored from a backup, say) is noticed.
  *
- * A waiter is called once and then is no longer waiting. Watches are compared in one flat array; a
- * poke costs a few nanoseconds for each watched partition, and the waiters of the others nothing. */
+ * A waiter is called once and then is no longer waiting. Watches are compared in one flat array;
+ * a poke costs a few nanoseconds for each watched partition, and the waiters of the others
+ * nothing. */
 #include "kafka-server/broker/watch.h"
 
 #include <pthread.h>

@@ -1,8 +1,9 @@
 /* Who waits for which partition: parked fetches, woken when a partition's end moves. No polling.
  *
- * A thread per store blocks in store_wait, while at least one partition is watched, and pokes the loop; the loop
- * then compares the ends of the watched partitions and calls those whose partition has grown, shrunk (trimmed) or
- * gone. Pokes are coalesced: however fast a writer commits, the loop looks once for each time that it comes round.
+ * A thread per store blocks in store_wait, while at least one partition is watched, and pokes the
+ * loop; the loop then compares the ends of the watched partitions and calls those whose partition
+ * has grown, shrunk (trimmed) or gone. Pokes are coalesced: however fast a writer commits, the
+ * loop looks once for each time that it comes round.
  *
  * Loop thread only, but for the wake callback. */
 #ifndef CULEX_BROKER_WATCH_H
@@ -31,8 +32,8 @@ enum err watches_add_store(struct watches *ws, struct store *s) MUST_CHECK;
 /* Waits until its thread has left the store; whoever waits for its partitions is called. */
 void watches_remove_store(struct watches *ws, struct store *s);
 
-/* w waits from now on: it is called when the end of the partition is no longer `seen`. ERR_NOMEM; ERR_INVALID: the store was not
- * added. */
+/* w waits from now on: it is called when the end of the partition is no longer `seen`. ERR_NOMEM;
+ * ERR_INVALID: the store was not added. */
 enum err watch_add(struct watches *ws, struct waiter *w, struct store *s, uint32_t uid,
                    int64_t seen) MUST_CHECK;
 void watch_remove(struct watches *ws, struct waiter *w);

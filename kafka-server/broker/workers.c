@@ -1,5 +1,5 @@
-/* One queue in, one list out, both under one mutex: pieces of work are at least some 100 µs long, so
- * the lock is never what anyone waits for.
+/* One queue in, one list out, both under one mutex: pieces of work are at least some 100 µs long,
+ * so the lock is never what anyone waits for.
  *
  *      loop: submit ─▶ queue ─▶ thread: run ─▶ finished ─▶ wake ─▶ loop: reap ─▶ done
  *
@@ -63,8 +63,8 @@ static struct work *list_pop(struct work_list *l)
 static void *worker_main(void *arg)
 {
     struct workers *w = arg;
-    /* This thread alone. Who reads history waits for the broker and for those who read what is new, where
-     * processors are short; not permitted: no harm done. */
+    /* This thread alone. Who reads history waits for the broker and for those who read what is
+     * new, where processors are short; not permitted: no harm done. */
     (void)setpriority(PRIO_PROCESS, 0, WORKERS_NICE);
     pthread_mutex_lock(&w->lock);
     for (;;) {

@@ -1,7 +1,7 @@
 /* A few threads for work that blocks: cold reads, lookups by time, opening the follower.
  *
- * The loop submits, a thread runs, the loop reaps. A piece of work is embedded in its owner's struct,
- * which must live until `done` has been called. */
+ * The loop submits, a thread runs, the loop reaps. A piece of work is embedded in its owner's
+ * struct, which must live until `done` has been called. */
 #ifndef CULEX_BROKER_WORKERS_H
 #define CULEX_BROKER_WORKERS_H
 
@@ -19,11 +19,12 @@ struct work {
 
 struct workers;
 
-/* wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no thread). */
+/* wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no
+ * thread). */
 enum err workers_open(struct workers **out, int threads, int queue_max, void (*wake)(void *arg),
                       void *arg, struct errmsg *m) MUST_CHECK;
-/* Waits for what runs, starts nothing more, and calls `done` for everything that was submitted, work that
- * never ran included: see workers_closing. */
+/* Waits for what runs, starts nothing more, and calls `done` for everything that was submitted,
+ * work that never ran included: see workers_closing. */
 void workers_close(struct workers *w);
 /* True from workers_close on: `done` then only frees. */
 bool workers_closing(const struct workers *w);

@@ -131,8 +131,8 @@ static enum err check_protocol(const char *name, const char *protocol, struct er
         return OK;
     }
     return err_set(m, ERR_INVALID,
-                   "listener %s: this version speaks PLAINTEXT only, not %s; name the listener otherwise, "
-                   "or map it to PLAINTEXT in listener.security.protocol.map",
+                   "listener %s: this version speaks PLAINTEXT only, not %s; name the listener "
+                   "otherwise, or map it to PLAINTEXT in listener.security.protocol.map",
                    name, protocol);
 }
 
@@ -183,7 +183,8 @@ enum err net_endpoints_parse(const char *listeners, const char *advertised, cons
         return e;
     }
     if (*count == 0) {
-        return err_set(m, ERR_INVALID, "listeners: there is none; write PLAINTEXT://127.0.0.1:9092");
+        return err_set(m, ERR_INVALID,
+                       "listeners: there is none; write PLAINTEXT://127.0.0.1:9092");
     }
     struct net_endpoint told[NET_LISTENERS_MAX];
     size_t told_count;

@@ -13,7 +13,7 @@
 
 #define NET_READ_BYTES      (64u << 10) /* taken from a socket in one go, frames that are small */
 #define NET_BIG_READ_BYTES  (1u << 20)  /* and of one that is large */
-#define NET_WRITE_BYTES     (512u << 10) /* given to a socket in one go: 0.2 ms, then others have a turn */
+#define NET_WRITE_BYTES     (512u << 10) /* given to a socket in one go: 0.2 ms */
 #define NET_BACKLOG         512
 #define NET_SWEEP_MS        1000
 #define NET_ACCEPT_PAUSE_MS 100 /* after accept failed for want of descriptors */
@@ -106,8 +106,8 @@ struct net {
 bool net_may_complain(struct net *n, enum net_complaint kind, unsigned *held_back);
 /* " (and 17 more)" or "". */
 const char *net_more_text(unsigned held_back, char *buf, size_t room);
-/* What the first bytes of a connection look like, when they are no length of a frame; NULL: they are
- * one. text has room for 96 bytes. */
+/* What the first bytes of a connection look like, when they are no length of a frame; NULL: they
+ * are one. text has room for 96 bytes. */
 const char *net_look(const uint8_t first[4], size_t frame_bytes_max, char text[96],
                      enum net_complaint *kind);
 

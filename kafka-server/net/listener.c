@@ -1,10 +1,10 @@
 /* Sockets that listen, and what is said about them at start.
  *
- * A listener is one line of configuration and possibly several sockets: localhost is 127.0.0.1 and
- * ::1, because clients try either first; a name is all that it resolves to; no host at all is every
- * address of both families. All of them share one port: with port 0 the first socket gets one
- * from the kernel and the others follow. IPv6 sockets never take IPv4 connections, so that an address
- * looks the same in limits and logs whichever family came first. */
+ * A listener is one line of configuration and possibly several sockets: localhost is 127.0.0.1
+ * and ::1, because clients try either first; a name is all that it resolves to; no host at all is
+ * every address of both families. All of them share one port: with port 0 the first socket gets
+ * one from the kernel and the others follow. IPv6 sockets never take IPv4 connections, so that an
+ * address looks the same in limits and logs whichever family came first. */
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -155,8 +155,9 @@ static void say_what_clients_are_told(const struct net_listener *l)
     snprintf(at, sizeof at, v6 ? "[%s]:%d" : "%s:%d", e->host[0] != '\0' ? e->host : "any address",
              l->port);
     if (e->advertised_host[0] == '\0') {
-        log_warn("clients that connect to %s will be told to use the address at which they reached it, "
-                 "with port %d; where that is not theirs to use (NAT, containers), set advertised.listeners",
+        log_warn("clients that connect to %s will be told to use the address at which they reached "
+                 "it, with port %d; where that is not theirs to use (NAT, containers), set "
+                 "advertised.listeners",
                  at, e->advertised_port != 0 ? e->advertised_port : l->port);
         return;
     }

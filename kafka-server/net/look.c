@@ -1,9 +1,9 @@
 /* What a peer speaks that does not speak Kafka.
  *
- * A Kafka connection begins with the length of its first frame, and no client sends one of 100 MB or
- * more. So the first four bytes of other protocols give themselves away: "GET " is a length of 1.2 GB,
- * a TLS hello (22, 3, 1, …) one of 369 MB, an MQTT CONNECT (16, …) one of 268 MB or more. Naming
- * them saves the person at the other end an hour. */
+ * A Kafka connection begins with the length of its first frame, and no client sends one of 100 MB
+ * or more. So the first four bytes of other protocols give themselves away: "GET " is a length of
+ * 1.2 GB, a TLS hello (22, 3, 1, …) one of 369 MB, an MQTT CONNECT (16, …) one of 268 MB or more.
+ * Naming them saves the person at the other end an hour. */
 #include <ctype.h>
 #include <stdio.h>
 

@@ -5,17 +5,18 @@
  *      frame complete, nothing in hand, reply before it nearly gone, memory and room there
  *                └──▶ cb.frame ──▶ … ──▶ net_conn_reply ──▶ out ──net_turn: writev──▶ socket
  *
- * Nothing is written before net_turn: the server commits what the handlers did in this turn of the
- * loop and only then lets replies go. So the write event does no more than put the connection on the
- * ready list.
+ * Nothing is written before net_turn: the server commits what the handlers did in this turn of
+ * the loop and only then lets replies go. So the write event does no more than put the connection
+ * on the ready list.
  *
- * Memory: a frame counts from the moment its length is known, so that a peer cannot make us hold what we did not
- * agree to. Who does not fit is starved: not read from, looked at again when memory comes back. Those who
- * have their memory always go on, so the starved wait for them and not for each other; those who hold memory and
- * do not move are closed by the sweep (NET_FRAME_STALL_MS, NET_REPLY_STALL_MS).
+ * Memory: a frame counts from the moment its length is known, so that a peer cannot make us hold
+ * what we did not agree to. Who does not fit is starved: not read from, looked at again when
+ * memory comes back. Those who have their memory always go on, so the starved wait for them and
+ * not for each other; those who hold memory and do not move are closed by the sweep
+ * (NET_FRAME_STALL_MS, NET_REPLY_STALL_MS).
  *
- * Closing only marks. net_turn writes once more what is queued and frees; nobody finds a connection gone under
- * its feet. */
+ * Closing only marks. net_turn writes once more what is queued and frees; nobody finds a
+ * connection gone under its feet. */
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

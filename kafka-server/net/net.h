@@ -1,14 +1,14 @@
 /* Listeners, connections and frames: int32 length, then that many bytes. Knows no Kafka rules.
  *
  * A connection hands out one frame at a time: the next one after the reply to the one before (or
- * net_conn_done without a reply) and once most of that reply has left. Replies are evbuffers, written with writev
- * at the end of a turn of the loop; memory that they refer to is given back when it has been sent or when the
- * connection is gone.
+ * net_conn_done without a reply) and once most of that reply has left. Replies are evbuffers,
+ * written with writev at the end of a turn of the loop; memory that they refer to is given back
+ * when it has been sent or when the connection is gone.
  *
- * Everything has a limit: connections, connections of one address, bytes of a frame, bytes held for
- * requests and replies of all connections (when they are used up, reading stops until some are given back, and who
- * takes its replies too slowly is closed), idle time. A peer that speaks something else is closed with
- * one log line that says what it looked like.
+ * Everything has a limit: connections, connections of one address, bytes of a frame, bytes held
+ * for requests and replies of all connections (when they are used up, reading stops until some
+ * are given back, and who takes its replies too slowly is closed), idle time. A peer that speaks
+ * something else is closed with one log line that says what it looked like.
  *
  * Loop thread only. */
 #ifndef CULEX_NET_NET_H
@@ -26,7 +26,7 @@
 #define NET_NAME_BYTES_MAX    64  /* of a listener; NUL included */
 #define NET_FRAME_BYTES_MIN   8   /* key, version, correlation id */
 #define NET_AHEAD_BYTES_MAX   (64u << 10) /* read beyond the frame in hand */
-#define NET_REPLY_LOW_BYTES   (64u << 10) /* the next frame is handled when less than this is left to write */
+#define NET_REPLY_LOW_BYTES   (64u << 10) /* the next frame waits until less is left to write */
 #define NET_FRAME_STALL_MS    30000 /* half a frame, and nothing more came */
 #define NET_REPLY_STALL_MS    10000 /* nothing taken of a reply, while memory is short */
 
@@ -59,11 +59,12 @@ struct net_endpoint {
     char name[NET_NAME_BYTES_MAX];
     char host[NET_HOST_BYTES_MAX];
     int port;
-    char advertised_host[NET_HOST_BYTES_MAX]; /* "": whatever address the client has reached us at */
+    char advertised_host[NET_HOST_BYTES_MAX]; /* "": the address that the client has reached */
     int advertised_port;                      /* 0: the port that the listener got */
 };
 
-/* Reads `listeners`, `advertised.listeners` and `listener.security.protocol.map`. ERR_INVALID with a sentence. */
+/* Reads `listeners`, `advertised.listeners` and `listener.security.protocol.map`. ERR_INVALID
+ * with a sentence. */
 enum err net_endpoints_parse(const char *listeners, const char *advertised, const char *protocols,
                              struct net_endpoint *out, size_t *count, struct errmsg *m) MUST_CHECK;
 
@@ -71,10 +72,11 @@ enum err net_endpoints_parse(const char *listeners, const char *advertised, cons
 
 enum err net_open(struct net **out, struct event_base *base, const struct net_options *o,
                   const struct net_callbacks *cb, struct errmsg *m) MUST_CHECK;
-/* Binds and listens, and logs what clients will be told. localhost stands for 127.0.0.1 and ::1. The
- * sentence names listener, address and cause. */
+/* Binds and listens, and logs what clients will be told. localhost stands for 127.0.0.1 and ::1.
+ * The sentence names listener, address and cause. */
 enum err net_listen(struct net *n, const struct net_endpoint *e, struct errmsg *m) MUST_CHECK;
-/* An open socket as a connection (tests; a listener calls the same). Takes fd. NULL: refused and closed. */
+/* An open socket as a connection (tests; a listener calls the same). Takes fd. NULL: refused and
+ * closed. */
 struct net_conn *net_adopt(struct net *n, int fd, size_t listener);
 /* No new connections and no new frames from now on. */
 void net_stop(struct net *n);
@@ -82,8 +84,8 @@ void net_stop(struct net *n);
 void net_close(struct net *n);
 void net_set_options(struct net *n, const struct net_options *o);
 
-/* End of a turn: writes replies, hands out frames that wait in memory, frees what is closed. True when there is
- * more to do at once (a handler has replied meanwhile). */
+/* End of a turn: writes replies, hands out frames that wait in memory, frees what is closed. True
+ * when there is more to do at once (a handler has replied meanwhile). */
 bool net_turn(struct net *n);
 
 size_t net_listener_count(const struct net *n);
@@ -109,7 +111,8 @@ void net_conn_reply(struct net_conn *c, struct evbuffer *reply);
 /* Ends the frame in hand without a reply. */
 void net_conn_done(struct net_conn *c);
 /* Closes, at the latest at the end of the turn; ends the frame in hand without `gone`. What is
- * queued is still tried once. why: for the log, one line with the peer's address (NULL: silently). */
+ * queued is still tried once. why: for the log, one line with the peer's address (NULL:
+ * silently). */
 void net_conn_close(struct net_conn *c, const char *why);
 
 void net_conn_set_user(struct net_conn *c, void *user);

@@ -1,4 +1,5 @@
-/* Reading for a consumer, its sessions and its waiting, on a store that is made of a few numbers. */
+/* Reading for a consumer, its sessions and its waiting, on a store that is made of a few numbers.
+ * */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,9 +14,9 @@
 #include "kafka-server/broker/session.h"
 #include "kafka-server/broker/watch.h"
 
-/* --- a store of numbers ----------------------------------------------------------------------- *
- * Partition uid holds offsets log_start … end in batches of `records` records and `bytes` bytes; what lies
- * below tail_from is only on disk. */
+/* --- a store of numbers -----------------------------------------------------------------------
+ * * Partition uid holds offsets log_start … end in batches of `records` records and `bytes`
+ * bytes; what lies below tail_from is only on disk. */
 
 #define UIDS 8
 

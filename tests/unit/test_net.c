@@ -1,4 +1,5 @@
-/* Connections and frames over real sockets: order, limits, slow and half-dead peers, odd protocols. */
+/* Connections and frames over real sockets: order, limits, slow and half-dead peers, odd
+ * protocols. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>

@@ -69,16 +69,16 @@ void store_catalog_unref(struct store *s, const struct store_catalog *c)
 
 static struct store own, captured;
 static struct topics *topics;
-static char gone[256];
+static struct buf gone;
 
 static void on_gone(void *arg, const char *name)
 {
-    strcat(strcat(gone, name), " ");
+    buf_printf(&gone, "%s ", name);
 }
 
 static int set_up(void **state)
 {
-    gone[0] = '\0';
+    buf_init(&gone, 1024);
     set_catalog(&own, NAMES("b", "d", "e"));
     set_catalog(&captured, NAMES("a", "c", "d"));
     topics = topics_new();
@@ -90,16 +90,19 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     topics_free(topics);
+    buf_fini(&gone);
     return own.held != 0 || captured.held != 0;
 }
 
 static void assert_names(const char *want)
 {
-    char names[256] = "";
+    struct buf names;
+    buf_init(&names, 1024);
     for (size_t i = 0; i < topics_count(topics); i++) {
-        strcat(strcat(names, topics_at(topics, i)->row->name), " ");
+        buf_printf(&names, "%s ", topics_at(topics, i)->row->name);
     }
-    assert_string_equal(names, want);
+    assert_string_equal(buf_text(&names), want);
+    buf_fini(&names);
 }
 
 static void test_both_stores_are_one_list_and_captured_wins(void **state)
@@ -131,10 +134,10 @@ static void test_refresh_takes_over_what_is_new_and_tells_what_is_gone(void **st
     set_catalog(&captured, NAMES("c", "n"));
     topics_refresh(topics);
     assert_names("b c d e n ");
-    assert_string_equal(gone, "a "); /* d is there still, in the other store */
+    assert_string_equal(buf_text(&gone), "a "); /* d is there still, in the other store */
     assert_false(topics_find(topics, slice_str("d"))->captured);
     topics_refresh(topics);
-    assert_string_equal(gone, "a ");
+    assert_string_equal(buf_text(&gone), "a ");
 }
 
 static void test_store_that_is_away_is_not_a_deleted_topic(void **state)
@@ -145,7 +148,7 @@ static void test_store_that_is_away_is_not_a_deleted_topic(void **state)
     assert_names("");
     topics_set_stores(topics, &own, &captured);
     assert_names("a b c d e ");
-    assert_string_equal(gone, "");
+    assert_string_equal(buf_text(&gone), "");
 }
 
 static void test_partitions_are_bounded(void **state)
