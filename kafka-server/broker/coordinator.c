@@ -23,6 +23,9 @@
 
 #define MEMBER_ID_PREFIX_BYTES_MAX 255 /* of the client's or instance's id; the rest is a UUID */
 #define UUID_HEX_BYTES             36
+/* 2020: a wall clock that says less was not set yet (a board without a battery, before NTP). What
+ * was written then has no age, or all offsets would expire when the clock is set. */
+#define WALL_CLOCK_SET_MS 1577836800000
 
 struct coordinated {
     struct group *group;
@@ -586,7 +589,7 @@ static bool expired(const struct coordinator *c, const struct group *g,
             return false;
         }
     }
-    return offset_expired(e, base_ms, c->retention_ms, wall_ms);
+    return base_ms >= WALL_CLOCK_SET_MS && offset_expired(e, base_ms, c->retention_ms, wall_ms);
 }
 
 static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)

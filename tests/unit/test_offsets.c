@@ -533,6 +533,17 @@ static void test_commit_may_bring_its_own_retention(void **state)
     assert_int_equal(get("g", "t", 1), -1);
 }
 
+static void test_offsets_stay_when_a_clock_is_set_that_was_not(void **state)
+{
+    int64_t real = wall_base;
+    wall_base = 0; /* a board without a battery has just started: it is 1970 */
+    put("g", "t", 0, 1);
+    journal_flush(j);
+    wall_base = real;
+    pass(2 * RETENTION_MIN * MINUTE_MS);
+    assert_int_equal(get("g", "t", 0), 1);
+}
+
 /* --- rows ------------------------------------------------------------------------------------ */
 
 static void test_rows_that_cannot_be_read_are_passed_over(void **state)
@@ -574,6 +585,7 @@ int main(void)
         T(test_offsets_of_a_group_expire_after_it_has_emptied),
         T(test_offsets_of_topics_that_a_stable_group_left_expire),
         T(test_commit_may_bring_its_own_retention),
+        T(test_offsets_stay_when_a_clock_is_set_that_was_not),
         T(test_rows_that_cannot_be_read_are_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
