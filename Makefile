@@ -161,6 +161,15 @@ torture: $(TORTURE_BIN)
 	@set -e; for t in $(TORTURE_BIN); do echo "== $$t"; $$t; done
 .PHONY: torture
 
+# --- torture, too: every allocation and system call fails once; not for sanitizers, which have a malloc of theirs ---
+FAULTS_O := $(B)/tests/faults/torture.o $(B)/tests/faults/faults.o
+$(B)/faults: $(FAULTS_O) $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
+faults: $(B)/faults
+	$(B)/faults
+torture: faults
+.PHONY: faults
+
 # --- make check: what must be clean before every commit ---------------------------------------------------
 check: check-tree check-docs unit sim
 check-tree:

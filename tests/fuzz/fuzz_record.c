@@ -1,7 +1,8 @@
-/* Fuzzing record batches: any bytes as a batch, as they are and with length and checksum made right.
+/* Fuzzing record batches: any bytes as a batch, as they are and with length and checksum made
+ * right.
  *
- * What is walked must keep the promises of record.h, and a batch that is built from the records of an
- * accepted one must walk to the same records. The golden batches are what it starts from. */
+ * What is walked must keep the promises of record.h, and a batch that is built from the records of
+ * an accepted one must walk to the same records. The golden batches are what it starts from. */
 #include <stdlib.h>
 
 #include "shared/record/record.h"
