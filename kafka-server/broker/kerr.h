@@ -1,5 +1,6 @@
-/* Kafka's error codes, by Kafka's names (org.apache.kafka.common.protocol.Errors): the number is what
- * goes on the wire. Chosen in api/, and by the group coordinator, whose rules they are part of. */
+/* Kafka's error codes, by Kafka's names (org.apache.kafka.common.protocol.Errors): the number is
+ * what goes on the wire. Chosen in api/, and by the group coordinator, whose rules they are part
+ * of. */
 #ifndef CULEX_BROKER_KERR_H
 #define CULEX_BROKER_KERR_H
 
