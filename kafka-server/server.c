@@ -57,8 +57,8 @@ struct server_internal {
     int64_t next_own_ms, next_captured_ms; /* next look for a store */
     int64_t hold_until_ms; /* no request is handled before; 0: over */
     bool said_own, said_captured, ready, stopped;
-    uint64_t requests_seen; /* at the last tick */
-    int64_t quiet_ms;       /* since when no request has come; 0: memory is trimmed already */
+    uint64_t work_seen; /* submitted at the last tick */
+    int64_t quiet_ms;   /* since when nothing is read from disk; 0: memory is trimmed already */
     struct log_limit own_limit, captured_limit, tick_limit;
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
@@ -310,12 +310,12 @@ static void say_ready(struct server *s)
     }
 }
 
-/* Gives memory that the allocator has kept back to the system, once, when nobody fetches. */
+/* Gives memory that the allocator has kept back to the system, once, when nobody reads history. */
 static void trim_memory(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
-    if (s->requests != in->requests_seen) {
-        in->requests_seen = s->requests;
+    if (workers_submitted(s->workers) != in->work_seen) {
+        in->work_seen = workers_submitted(s->workers);
         in->quiet_ms = now_ms;
     } else if (in->quiet_ms != 0 && now_ms - in->quiet_ms > TRIM_MS) {
         in->quiet_ms = 0;

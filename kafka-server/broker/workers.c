@@ -29,6 +29,7 @@ struct workers {
     int queued;                /* under lock: in queue */
     int queue_max;
     int busy; /* loop thread: submitted, not reaped */
+    uint64_t submitted;
     int thread_count;
     pthread_t threads[WORKERS_THREADS_MAX];
     void (*wake)(void *arg);
@@ -173,6 +174,7 @@ enum err workers_submit(struct workers *w, struct work *work)
     }
     pthread_mutex_unlock(&w->lock);
     w->busy += e == OK;
+    w->submitted += e == OK;
     return e;
 }
 
@@ -188,4 +190,9 @@ void workers_reap(struct workers *w)
 int workers_busy(const struct workers *w)
 {
     return w->busy;
+}
+
+uint64_t workers_submitted(const struct workers *w)
+{
+    return w->submitted;
 }

@@ -8,6 +8,7 @@
 #include "shared/base/err.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #define WORKERS_THREADS_MAX 64
 
@@ -35,5 +36,7 @@ enum err workers_submit(struct workers *w, struct work *work) MUST_CHECK;
 void workers_reap(struct workers *w);
 /* Submitted and not reaped. Loop thread. */
 int workers_busy(const struct workers *w);
+/* Submitted since the pool was opened. Loop thread. */
+uint64_t workers_submitted(const struct workers *w);
 
 #endif

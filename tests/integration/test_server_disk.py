@@ -1,0 +1,64 @@
+"""The server's own disk is full: groups cannot commit, everybody can read, and it heals without a restart."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+from confluent_kafka import KafkaException, TopicPartition
+from harness import consumer, read_all, wait_until
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    where = tmp_path / "small"
+    where.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=70m", "tmpfs", where], capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield where
+    subprocess.run(["umount", "-l", where], check=True)
+
+
+def commit(c, offset):
+    """True when the server took it; what it says otherwise."""
+    k = consumer(c.bootstrap, **{"group.id": "g"})
+    try:
+        k.commit(offsets=[TopicPartition("demo", 0, offset, "x" * 3000)], asynchronous=False)
+        return True
+    except KafkaException as e:
+        return e.args[0].name()
+    finally:
+        k.close()
+
+
+def committed(c):
+    k = consumer(c.bootstrap, **{"group.id": "g"})
+    try:
+        return k.committed([TopicPartition("demo", 0)], timeout=20)[0].offset
+    finally:
+        k.close()
+
+
+def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, small_disk):
+    c = culex_factory()
+    c.server.stop()
+    shutil.rmtree(c.data / "server")
+    os.symlink(small_disk, c.data / "server")
+    c.server.start()
+    c.wait_topics()
+    c.publish("demo/x", [str(k) for k in range(100)])
+    assert commit(c, 1) is True
+    with open(small_disk / "fill", "wb", buffering=0) as f, pytest.raises(OSError):
+        while True:
+            f.write(bytes(1 << 16))
+    said = next(s for s in (commit(c, 2) for _ in range(100)) if s is not True)
+    assert said == "COORDINATOR_NOT_AVAILABLE"
+    c.server.wait_log(r"own store is broken")
+    assert len(read_all(c.bootstrap, "demo", 100)) == 100
+    os.remove(small_disk / "fill")
+    wait_until("commits are taken again", lambda: commit(c, 3) is True, 30, every=0.2)
+    assert committed(c) == 3
+    c.server.kill9()
+    c.server.start()
+    assert committed(c) == 3
+    assert c.server.running()
