@@ -18,6 +18,7 @@
 #include "kafka-server/broker/coordinator.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
+#include "tests/unit/memory_rows.h"
 
 #define CLIENTS      8
 #define INSTANCES    3 /* static ids that clients share, so that they fence one another */
@@ -30,6 +31,7 @@
 #define REBALANCE_MS 20000
 #define HEARTBEAT_MS 1000
 #define GROUP        "g"
+#define SIMPLE       "simple" /* a group of offsets alone, which is also deleted now and then */
 #define TOPIC        "t"
 
 #define CHECK(cond, ...)                                                                           \
@@ -42,19 +44,10 @@
         }                                                                                          \
     } while (0)
 
-/* --- rows in memory -------------------------------------------------------------------------- */
-
-struct row {
-    uint8_t *key, *value;
-    size_t key_len, value_len;
-    bool deleted; /* of a pending row: it deletes */
-    UT_hash_handle hh;
-    struct row *next;
-};
-
 /* --- clients --------------------------------------------------------------------------------- */
 
 enum phase { OUT, JOIN, SYNC, RUN };
+enum { SIMPLE_COMMIT = -1, SIMPLE_DELETE = -2 };
 
 struct op; /* a call that is on its way */
 
@@ -89,7 +82,7 @@ struct op {
 
 struct commit_op {
     struct journal_wait wait;
-    int partition;
+    int partition; /* SIMPLE_COMMIT, SIMPLE_DELETE: of the other group */
     int64_t value;
     struct commit_op *next;
 };
@@ -100,7 +93,6 @@ static struct world {
     unsigned kill_percent, fail_percent; /* of the commits */
     int step;
     int64_t mono_ms;
-    struct row *rows, *pending;
     struct journal *journal;
     struct coordinator *coordinator;
     bool dead;          /* the process is gone: nothing that it does reaches anybody */
@@ -111,6 +103,9 @@ static struct world {
     struct commit_op *commits;
     int64_t sequence;
     int64_t answered[PARTITIONS], attempted[PARTITIONS];
+    int64_t simple_floor; /* committed and answered, and not asked to be deleted since */
+    int64_t simple_deleted, simple_last;    /* what was asked last: to delete, and anything */
+    bool simple_gone;                       /* deleted and answered, and not committed since */
     const struct client *owners[INSTANCES]; /* who has asked for this instance id last */
     int32_t told_generation;
     char leaders[GENERATIONS][ID_BYTES_MAX];
@@ -146,91 +141,12 @@ static void *must(void *p)
     return p;
 }
 
-static void row_free(struct row *r)
-{
-    free(r->key);
-    free(r->value);
-    free(r);
-}
-
-static struct row *row_new(struct slice key, struct slice value, bool deleted)
-{
-    struct row *r = must(calloc(1, sizeof *r));
-    r->key = must(malloc(key.len + 1));
-    r->value = must(malloc(value.len + 1));
-    memcpy(r->key, key.data, key.len);
-    if (value.len > 0) {
-        memcpy(r->value, value.data, value.len);
-    }
-    r->key_len = key.len;
-    r->value_len = value.len;
-    r->deleted = deleted;
-    return r;
-}
-
-static void pending_add(struct row *r)
-{
-    struct row **p = &w.pending;
-    while (*p != NULL) {
-        p = &(*p)->next;
-    }
-    *p = r;
-}
-
-static enum err rows_put(void *arg, struct slice key, struct slice value)
-{
-    pending_add(row_new(key, value, false));
-    return OK;
-}
-
-static enum err rows_del(void *arg, struct slice key)
-{
-    pending_add(row_new(key, slice_make(NULL, 0), true));
-    return OK;
-}
-
-static void rows_rollback(void *arg)
-{
-    while (w.pending != NULL) {
-        struct row *r = w.pending;
-        w.pending = r->next;
-        row_free(r);
-    }
-}
-
 static enum err rows_commit(void *arg, struct errmsg *m)
 {
-    if (w.dead || (!w.quiet && chance(w.fail_percent))) {
-        return err_set(m, ERR_IO, "simulated");
-    }
-    while (w.pending != NULL) {
-        struct row *r = w.pending, *old = NULL;
-        w.pending = r->next;
-        HASH_FIND(hh, w.rows, r->key, r->key_len, old);
-        if (old != NULL) {
-            HASH_DELETE(hh, w.rows, old);
-            row_free(old);
-        }
-        if (r->deleted) {
-            row_free(r);
-        } else {
-            HASH_ADD_KEYPTR(hh, w.rows, r->key, r->key_len, r);
-        }
-    }
-    w.dead = w.dead || w.die_at_commit;
-    return OK;
-}
-
-static enum err rows_scan(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
-                          struct errmsg *m)
-{
-    for (struct row *r = w.rows; r != NULL; r = r->hh.next) {
-        if (r->key_len >= prefix.len && memcmp(r->key, prefix.data, prefix.len) == 0 &&
-            !fn(fn_arg, slice_make(r->key, r->key_len), slice_make(r->value, r->value_len))) {
-            break;
-        }
-    }
-    return OK;
+    mem.fail_commit = w.dead || (!w.quiet && chance(w.fail_percent)) ? ERR_IO : OK;
+    enum err e = memory_commit(arg, m);
+    w.dead = w.dead || (e == OK && w.die_at_commit);
+    return e;
 }
 
 /* --- the coordinator's life ------------------------------------------------------------------ */
@@ -244,8 +160,8 @@ static bool sweeps(void)
 
 static void coordinator_start(void)
 {
-    const struct journal_rows rows = {rows_put,      rows_del,  rows_commit,
-                                      rows_rollback, rows_scan, NULL};
+    const struct journal_rows rows = {memory_put,      memory_del,  rows_commit,
+                                      memory_rollback, memory_scan, NULL};
     struct config_server cfg = {
         .group_initial_rebalance_delay_ms = w.seed % 3 == 0 ? 500 : 0,
         .group_min_session_timeout_ms = 1000,
@@ -280,7 +196,7 @@ static void coordinator_kill(void)
 {
     w.dead = true;
     w.kills++;
-    rows_rollback(NULL);
+    memory_rollback(NULL);
     coordinator_close(w.coordinator);
     journal_close(w.journal);
     while (w.ops != NULL) {
@@ -524,7 +440,11 @@ static void commit_answered(struct journal_wait *wait, enum err e)
     struct commit_op *x = (struct commit_op *)wait;
     if (!w.dead && e == OK) {
         w.answered_seen++;
-        if (x->value > w.answered[x->partition]) {
+        if (x->partition == SIMPLE_COMMIT) {
+            w.simple_floor = x->value > w.simple_deleted ? x->value : 0;
+        } else if (x->partition == SIMPLE_DELETE) {
+            w.simple_gone = x->value == w.simple_last;
+        } else if (x->value > w.answered[x->partition]) {
             w.answered[x->partition] = x->value;
         }
     }
@@ -562,6 +482,43 @@ static void do_commit(struct client *c)
     CHECK(e == KERR_NONE, "error %d", e);
     w.attempted[x->partition] = x->value;
     journal_wait(w.journal, &x->wait);
+}
+
+static void simple_wait(int what)
+{
+    struct commit_op *x = must(calloc(1, sizeof *x));
+    x->partition = what;
+    x->value = w.simple_last = ++w.sequence;
+    w.simple_deleted = what == SIMPLE_DELETE ? x->value : w.simple_deleted;
+    x->wait.done = commit_answered;
+    x->next = w.commits;
+    w.commits = x;
+    journal_wait(w.journal, &x->wait);
+}
+
+/* Somebody who only keeps offsets here, and somebody who deletes them. */
+static void simple_act(void)
+{
+    struct coordinated *g = NULL;
+    if (chance(20)) {
+        enum kerr e = coordinator_delete_group(w.coordinator, slice_str(SIMPLE));
+        CHECK(e == KERR_NONE || e == KERR_GROUP_ID_NOT_FOUND, "error %d", e);
+        if (e == KERR_NONE) {
+            w.simple_floor = 0;
+            simple_wait(SIMPLE_DELETE);
+        }
+        return;
+    }
+    enum kerr e = coordinator_commit(w.coordinator, slice_str(SIMPLE), -1, slice_str(""),
+                                     slice_make(NULL, 0), true, &g);
+    CHECK(e == KERR_NONE || e == KERR_COORDINATOR_NOT_AVAILABLE, "error %d", e);
+    if (e == KERR_NONE) {
+        w.simple_gone = false;
+        simple_wait(SIMPLE_COMMIT);
+        e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), 0, w.sequence, -1,
+                                   slice_str(""), -1, -1);
+        CHECK(e == KERR_NONE, "error %d", e);
+    }
 }
 
 static void do_heartbeat(struct client *c)
@@ -664,18 +621,27 @@ static void check_offsets(void)
               p, w.answered[p], have);
         CHECK(have <= w.attempted[p], "partition %d: nobody committed %" PRId64, p, have);
         CHECK(e == NULL || slice_eq(e->row.metadata, slice_str("note")), "metadata");
-        struct row *r = NULL;
         struct buf key;
         struct offset_row row = {0};
         buf_init(&key, ROW_KEY_BYTES_MAX);
         offset_row_key(&key, slice_str(GROUP), slice_str(TOPIC), p);
-        HASH_FIND(hh, w.rows, key.data, key.len, r);
+        const struct memory_row *r = memory_find(buf_slice(&key));
         CHECK((r == NULL) == (e == NULL), "partition %d: what is shown is not what is stored", p);
         CHECK(r == NULL || (offset_row_decode(slice_make(r->value, r->value_len), &row) &&
                             row.offset == have),
               "partition %d: what is shown is not what is stored", p);
         buf_fini(&key);
     }
+}
+
+static void check_simple(void)
+{
+    const struct offsets *o = coordinator_offsets(w.coordinator, slice_str(SIMPLE));
+    const struct offset_entry *e = o != NULL ? offsets_find(o, slice_str(TOPIC), 0) : NULL;
+    int64_t have = e != NULL ? e->row.offset : 0;
+    CHECK(have >= w.simple_floor, "%" PRId64 " was answered, %" PRId64 " is there", w.simple_floor,
+          have);
+    CHECK(!w.simple_gone || have == 0, "deleted, and %" PRId64 " is there", have);
 }
 
 /* Whoever has been given its work in this generation keeps it, whatever restarts. */
@@ -754,9 +720,13 @@ static void step(void)
         }
         act(c);
     }
+    for (int i = 0; i < 3; i++) {
+        simple_act();
+    }
     flush_or_die();
     check_group();
     check_offsets();
+    check_simple();
 }
 
 static bool all_settled(void)
@@ -814,12 +784,7 @@ static void run(uint64_t seed)
               : "none");
     check_assignments();
     coordinator_kill();
-    struct row *r, *next;
-    HASH_ITER(hh, w.rows, r, next)
-    {
-        HASH_DELETE(hh, w.rows, r);
-        row_free(r);
-    }
+    memory_clear();
 }
 
 static void no_log(void *arg, enum log_level level, const char *line)

@@ -62,7 +62,7 @@ static void memory_rollback(void *arg)
     }
 }
 
-static const struct memory_row *memory_find(struct slice key)
+static inline const struct memory_row *memory_find(struct slice key)
 {
     for (size_t i = 0; i < mem.count; i++) {
         if (slice_eq(slice_make(mem.rows[i].key, mem.rows[i].key_len), key)) {
@@ -107,7 +107,7 @@ static enum err memory_scan(void *arg, struct slice prefix, store_row_fn *fn, vo
     return OK;
 }
 
-static void memory_clear(void)
+static inline void memory_clear(void)
 {
     memory_rollback(NULL);
     while (mem.count > 0) {
@@ -117,7 +117,7 @@ static void memory_clear(void)
     mem.commits = 0;
 }
 
-static struct journal *memory_journal(void)
+static inline struct journal *memory_journal(void)
 {
     const struct journal_rows rows = {memory_put,      memory_del,  memory_commit,
                                       memory_rollback, memory_scan, NULL};
