@@ -410,9 +410,9 @@ static void detach(struct instance *in)
 }
 
 /* With a second thread in the process, glibc brackets each read() and epoll_wait() with two atomic
- * exchanges, to make the thread cancellable at any point inside; it leaves them out for a thread that
- * is so already. Nobody cancels the broker's thread, and with cancellation disabled nobody can. It
- * is worth 5 % of a message. */
+ * exchanges, to make the thread cancellable at any point inside; it leaves them out for a thread
+ * that is so already. Nobody cancels the broker's thread, and with cancellation disabled nobody
+ * can. It is worth 5 % of a message. */
 static void cheapen_system_calls(void)
 {
     int before;

@@ -10,7 +10,7 @@ import subprocess
 from collections import Counter
 
 import pytest
-from harness import MOSQUITTO, PLUGIN, TOOLS, Broker, Mqtt, free_port, port_answers, wait_until
+from harness import MOSQUITTO, PLUGIN, TOOLS, Broker, Load, Mqtt, free_port, port_answers, wait_until
 
 pytestmark = [pytest.mark.broker]
 
@@ -57,6 +57,16 @@ class Capture:
 
     def values(self, stream):
         return [r["value"] for r in self.read(stream)]
+
+    def size(self):
+        """Bytes of the log's files, while it is being written."""
+        total = 0
+        for path in (self.data / "captured").rglob("*"):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # just removed
+                pass
+        return total
 
     def totals(self, stream):
         """The counters that the log has at the end."""
@@ -211,6 +221,31 @@ def test_every_acknowledged_publish_survives_kills_of_the_broker_once(make):
     counts = Counter(int(v) for v in c.values("demo"))
     assert acknowledged - set(counts) == set()
     assert [n for n, times in counts.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("ring", [65536, 1 << 20])
+def test_kills_under_load_with_rings_that_wrap(make, ring):
+    c = make().configure([stream("a", "demo/#", partitions=3), stream("b", "#", key="none", partitions=2)],
+                         store={"ring.bytes": ring})
+    acknowledged = set()
+    for n in range(3):
+        c.start()
+        first = n * 10_000_000
+        with Load(c.broker.port, "-n", 3, "-q", 1, "-s", 500, "-w", 100, "-d", 60, "-t", "demo", "-f", first) as load:
+            before = c.size()
+            wait_until("the log grows", lambda: c.size() > before + (2 << 20))
+            c.broker.kill9()
+            conns = load.result()["conns"]
+        acknowledged |= {(p, first + i) for p, (_, acked) in enumerate(conns) for i in range(acked)}
+    c.start().stop()
+    for name in ("a", "b"):
+        seen = [tuple(int(x, 16) for x in v.split(" ")[:2]) for v in c.values(name)]
+        assert len(seen) == len(set(seen)), "stored twice"
+        assert acknowledged - set(seen) == set(), "acknowledged, but not stored"
+        if name == "a":
+            for p in range(3):
+                mine = [s for q, s in seen if q == p]
+                assert mine == sorted(mine), "out of order"
 
 
 def test_frames_left_in_the_ring_are_stored_by_the_next_broker_once(make):
