@@ -2,9 +2,9 @@
  *
  * Start: the own store (groups, offsets) is opened before anything else; the captured one, which
  * has to read the broker's log, by a worker. The sockets listen at once, so that a client that
- * starts with us is not refused, but no request is handled before the captured store is open or
- * known not to be there (HOLD_MS at most): a client that has waited some milliseconds is better
- * off than one that was told that its topics do not exist.
+ * starts with us is not refused, but no request but ApiVersions is handled before the captured
+ * store is open or known not to be there (HOLD_MS at most): a client that has waited some
+ * milliseconds is better off than one that was told that its topics do not exist.
  *
  * Stores that are not there (no data directory yet, no plugin yet, an own store that broke) are
  * looked for once a second, for ever, and said once. Everything else works meanwhile.
@@ -38,7 +38,7 @@
 #include "shared/config/options.h"
 #include "shared/store/store.h"
 
-#define HOLD_MS        800
+#define HOLD_MS        10000
 #define TICK_MS        200
 #define LOOK_MS        1000  /* between two looks for a store that is not there */
 #define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
@@ -55,7 +55,7 @@ struct server_internal {
     struct event *signals[SIGNALS];
     int64_t timer_ms;  /* the deadline that `timer` is set to; INT64_MAX: none */
     int64_t next_own_ms, next_captured_ms; /* next look for a store */
-    int64_t hold_until_ms; /* no request is handled before; 0: over */
+    int64_t hold_until_ms; /* the latest end of server.holding */
     bool said_own, said_captured, ready, stopped;
     uint64_t work_seen; /* submitted at the last tick */
     int64_t quiet_ms;   /* since when nothing is read from disk; 0: memory is trimmed already */
@@ -72,8 +72,7 @@ struct server_internal {
 
 bool server_has_room(const struct server *s)
 {
-    return s->in->hold_until_ms == 0 &&
-           s->requests_in_flight < s->config.server.requests_in_flight_max;
+    return s->requests_in_flight < s->config.server.requests_in_flight_max;
 }
 
 /* --- threads poke the loop ------------------------------------------------------------------- */
@@ -260,6 +259,14 @@ static void take_captured(struct server *s)
              topics_count(s->topics), store_writer_alive(s->captured) ? "running" : "down");
 }
 
+static void end_hold(struct server *s)
+{
+    if (s->holding) {
+        s->holding = false;
+        api_release_held(s);
+    }
+}
+
 static void done_open(struct work *w)
 {
     struct server_internal *in =
@@ -267,7 +274,6 @@ static void done_open(struct work *w)
     struct server *s = in->server;
     unsigned held;
     in->opening = false;
-    in->hold_until_ms = 0;
     if (workers_closing(s->workers)) {
         if (in->opened != NULL) {
             store_close(in->opened);
@@ -283,6 +289,9 @@ static void done_open(struct work *w)
     } else if (log_limit_pass(&in->captured_limit, LOOK_SLOW_MS, &held)) {
         log_error("the captured streams cannot be opened, trying again: %s",
                   in->open_message.text);
+    }
+    if (!workers_closing(s->workers)) {
+        end_hold(s);
     }
 }
 
@@ -302,7 +311,7 @@ static void look_for_captured(struct server *s, int64_t now_ms)
 
 static void say_ready(struct server *s)
 {
-    if (!s->in->ready && s->in->hold_until_ms == 0) {
+    if (!s->in->ready && !s->holding) {
         s->in->ready = true;
         sd_notify(0, "READY=1");
         log_info("ready listeners=%zu topics=%zu", net_listener_count(s->net),
@@ -329,8 +338,9 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
     struct server_internal *in = s->in;
     struct errmsg m = {.text = ""};
     int64_t now_ms = clock_mono_ms();
-    if (in->hold_until_ms != 0 && now_ms >= in->hold_until_ms) {
-        in->hold_until_ms = 0;
+    if (s->holding && now_ms >= in->hold_until_ms) {
+        log_warn("opening the captured streams takes long: clients are told that there are none");
+        end_hold(s);
     }
     if (s->own != NULL) {
         enum err e = store_tick(s->own, clock_wall_ms(), &m);
@@ -476,7 +486,7 @@ void server_stop(struct server *s)
         return;
     }
     s->stopping = true;
-    s->in->hold_until_ms = 0;
+    end_hold(s);
     log_info("stopping in_flight=%d connections=%d", s->requests_in_flight,
              net_connection_count(s->net));
     sd_notify(0, "STOPPING=1");
@@ -640,7 +650,8 @@ enum err server_open(struct server *s, struct config *config, struct errmsg *m)
         uuid_to_text(&id, s->cluster_id);
     }
     look_for_captured(s, clock_mono_ms());
-    s->in->hold_until_ms = s->in->opening ? clock_mono_ms() + HOLD_MS : 0;
+    s->holding = s->in->opening;
+    s->in->hold_until_ms = clock_mono_ms() + HOLD_MS;
     e = open_net(s, m);
     if (e != OK) {
         return e;

@@ -44,6 +44,7 @@ struct fetch_wait;  /* api/api_fetch.c */
 struct fetch_sessions; /* broker/session.h */
 struct journal;     /* broker/journal.h */
 struct net;         /* net/net.h */
+struct request;     /* api/api.h */
 struct store;
 struct topics;      /* broker/topics.h */
 struct watches;     /* broker/watch.h */
@@ -69,6 +70,8 @@ struct server {
 
     uint64_t requests;           /* handled since the start */
     int32_t requests_in_flight;  /* handed to a handler and not answered yet */
+    bool holding;         /* the captured store is being opened: requests about topics wait */
+    struct request *held; /* those */
     bool stopping;               /* SIGTERM came: answer what is parked, take nothing new */
 
     struct server_internal *in; /* server.c only: timers, pipes, state of opening */

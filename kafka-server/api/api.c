@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include <event2/buffer.h>
+#include <utlist.h>
 
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/net/net.h"
@@ -101,6 +102,11 @@ static void reject_version(struct request *rq)
     request_close(rq, why);
 }
 
+static void forget_held(struct request *rq)
+{
+    DL_DELETE(rq->server->held, rq);
+}
+
 static void decode_and_handle(struct request *rq, struct slice body)
 {
     const struct codec_message *t = rq->api->codec->request;
@@ -123,8 +129,24 @@ static void decode_and_handle(struct request *rq, struct slice body)
               rq->header.client_id.len > 0 ? rq->header.client_id.data : "",
               net_conn_peer(rq->conn));
     rq->body = out;
+    if (rq->server->holding && rq->api->key != KAFKA_API_API_VERSIONS) {
+        rq->cancel = forget_held;
+        DL_APPEND(rq->server->held, rq);
+        return;
+    }
     topics_refresh(rq->server->topics);
     rq->api->handler(rq);
+}
+
+void api_release_held(struct server *s)
+{
+    topics_refresh(s->topics);
+    while (s->held != NULL) {
+        struct request *rq = s->held;
+        DL_DELETE(s->held, rq);
+        rq->cancel = NULL;
+        rq->api->handler(rq);
+    }
 }
 
 void api_on_frame(void *server, struct net_conn *c, uint8_t *frame, size_t len)

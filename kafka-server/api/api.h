@@ -31,6 +31,7 @@ struct request {
     void (*release)(void *arg);
     void *release_arg;
     int32_t records_max; /* records fields with bytes in the reply, at most; 0: copied */
+    struct request *prev, *next; /* server->held */
 };
 
 typedef void api_handler(struct request *rq);
@@ -56,6 +57,8 @@ void api_on_frame(void *server, struct net_conn *c, uint8_t *frame, size_t len);
 void api_on_gone(void *server, struct net_conn *c);
 bool api_has_room(void *server);
 
+/* Handles what came while server->holding, which is over. */
+void api_release_held(struct server *server);
 /* Answers all parked fetches with what they have. */
 void api_fetch_stop(struct server *server);
 

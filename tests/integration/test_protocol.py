@@ -523,3 +523,21 @@ def test_readers_of_history_and_of_now_do_not_disturb_each_other(c):
         for t in readers:
             t.join()
     assert not failures
+
+
+# --- start ------------------------------------------------------------------------------------------
+
+
+def test_first_answer_after_a_start_names_the_streams(c):
+    """A client that is told too early that its topic does not exist gives up."""
+    for _ in range(5):
+        c.server.kill9()
+        c.server.start(wait=False)
+
+        def connected():
+            try:
+                return Wire(c)
+            except OSError:
+                return None
+        with wait_until("the port answers", connected, every=0.0005) as w:
+            assert set(topic_ids(w)) == {"one", "live", "wide"}
