@@ -363,6 +363,7 @@ static enum err writer_open(struct store *s, struct errmsg *m)
 
 enum err store_open(struct store **out, const struct store_options *o, struct errmsg *m)
 {
+    int64_t began_us = clock_mono_us();
     *out = NULL;
     if (!o->dir || !*o->dir || (o->role == STORE_FOLLOWER && !o->follower_dir)) {
         return err_set(m, ERR_INVALID, "a store needs a directory, and a follower one of its own");
@@ -394,6 +395,13 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
         store_close(s);
         return e;
     }
+    struct page_header *h = atomic_load(&s->page)->h;
+    const struct store_catalog *c = store_catalog_ref(s);
+    log_info("store opened dir=%s role=%s topics=%zu segments=%u took_ms=%lld", s->dir,
+             o->role == STORE_WRITER ? "writer" : "follower", c->count,
+             atomic_load(&h->segment_now) - atomic_load(&h->segment_low) + 1,
+             (long long)((clock_mono_us() - began_us) / 1000));
+    store_catalog_unref(s, c);
     *out = s;
     return OK;
 }

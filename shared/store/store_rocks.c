@@ -23,6 +23,8 @@
 #include <sys/resource.h>
 #include <sys/statvfs.h>
 
+#include "shared/base/log.h"
+
 #define BLOCK_BYTES        (32u << 10)
 #define META_BUFFER_BYTES  (4u << 20)
 #define FILES_TO_ALLOW     65536 /* descriptors wanted at least, where the hard limit lets us */
@@ -94,6 +96,20 @@ static void allow_files(void)
     }
 }
 
+/* With a compaction filter RocksDB would rewrite every file once a month, and age moves it down. */
+static rocksdb_options_t *options_new(void)
+{
+    rocksdb_options_t *base = rocksdb_options_create(), *o = rocksdb_options_create();
+    char *text = NULL;
+    rocksdb_get_options_from_string(base, "ttl=0;periodic_compaction_seconds=0", o, &text);
+    if (text) { /* then it does so: slower, not wrong */
+        log_warn("store cannot turn off periodic compaction why=\"%s\"", text);
+        rocksdb_free(text);
+    }
+    rocksdb_options_destroy(base);
+    return o;
+}
+
 static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
 {
     rocksdb_options_t *o = r->options[CF_LOG];
@@ -106,7 +122,10 @@ static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
     rocksdb_options_set_stats_persist_period_sec(o, 0);
     rocksdb_options_set_skip_stats_update_on_db_open(o, 1);
     rocksdb_options_set_max_background_jobs(o, 2);
+    rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 0);
     rocksdb_options_set_max_bytes_for_level_base(o, 1ull << 44);
+    /* Whoever frees the last slice of a dropped file must not be who unlinks and closes it. */
+    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
     rocksdb_options_set_compression(o, rocksdb_no_compression);
     rocksdb_options_set_write_buffer_size(o, 4 * s->o.segment_bytes);
 
@@ -236,7 +255,7 @@ static enum err rocks_new(struct rocks **out, struct store *s, char *db_dir, str
     }
     allow_files();
     atomic_init(&r->refs, 1);
-    r->options[CF_LOG] = rocksdb_options_create();
+    r->options[CF_LOG] = options_new();
     set_common(r, s, wal_dir);
     *out = r;
     return OK;
