@@ -124,8 +124,6 @@ static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
     rocksdb_options_set_max_background_jobs(o, 2);
     rocksdb_options_set_level_compaction_dynamic_level_bytes(o, 0);
     rocksdb_options_set_max_bytes_for_level_base(o, 1ull << 44);
-    /* Whoever frees the last slice of a dropped file must not be who unlinks and closes it. */
-    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
     rocksdb_options_set_compression(o, rocksdb_no_compression);
     rocksdb_options_set_write_buffer_size(o, 4 * s->o.segment_bytes);
 
@@ -156,6 +154,9 @@ static void set_writer(struct rocks *r, struct store *s)
     uint64_t memtables = MEMTABLE_BYTES_MAX / s->o.segment_bytes;
     rocksdb_options_set_create_if_missing(o, 1);
     rocksdb_options_set_create_missing_column_families(o, 1);
+    /* Whoever frees the last slice of a dropped file must not be who unlinks it. Not in a follower,
+     * where this is an assertion that fails; there the janitor sees to it. */
+    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
     rocksdb_options_set_max_write_buffer_number(o, memtables < 3 ? 3 : memtables > 8 ? 8
                                                                        : (int)memtables);
     rocksdb_options_set_level0_file_num_compaction_trigger(o, 2);
