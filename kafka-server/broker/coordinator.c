@@ -23,6 +23,9 @@
 
 #define MEMBER_ID_PREFIX_BYTES_MAX 255 /* of the client's or instance's id; the rest is a UUID */
 #define UUID_HEX_BYTES             36
+/* A timer that is later than this was held up with everything else. */
+#define HELD_UP_MS       500
+#define HELD_UP_GRACE_MS 2000
 /* 2020: a wall clock that says less was not set yet (a board without a battery, before NTP). What
  * was written then has no age, or all offsets would expire when the clock is set. */
 #define WALL_CLOCK_SET_MS 1577836800000
@@ -59,6 +62,7 @@ struct coordinator {
     size_t bytes;              /* metadata and assignments of all groups */
     size_t offset_count;       /* of all groups */
     int64_t wake_ms, sweep_ms; /* mono */
+    int64_t grace_ms;          /* mono: no session ends before; see held_up */
     struct buf key, value;     /* of the row at hand */
     bool stopping;
 };
@@ -622,6 +626,22 @@ static void tick_group(struct coordinator *c, struct coordinated *g, struct grou
     touched(c, g);
 }
 
+/* Was the whole loop held up (the process stopped, the disk hung)? Then clients may have sent signs
+ * of life that wait in their sockets: they are heard first. Once: a machine that is always late
+ * must not keep the dead alive. */
+static bool held_up(struct coordinator *c, int64_t now_ms)
+{
+    bool late = c->grace_ms == 0 && now_ms - c->wake_ms >= HELD_UP_MS;
+    c->grace_ms = late ? now_ms + HELD_UP_GRACE_MS : 0;
+    return late;
+}
+
+int64_t coordinator_deadline_ms(const struct coordinator *c)
+{
+    int64_t wake_ms = c->wake_ms > c->grace_ms ? c->wake_ms : c->grace_ms;
+    return wake_ms < c->sweep_ms ? wake_ms : c->sweep_ms;
+}
+
 void coordinator_tick(struct coordinator *c, int64_t now_ms)
 {
     if (now_ms < coordinator_deadline_ms(c)) {
@@ -629,14 +649,19 @@ void coordinator_tick(struct coordinator *c, int64_t now_ms)
     }
     const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
     bool sweep = now_ms >= c->sweep_ms;
+    bool due = now_ms >= c->wake_ms && now_ms >= c->grace_ms && !held_up(c, now_ms);
     if (sweep) {
         c->sweep_ms = now_ms + c->sweep_interval_ms;
     }
-    c->wake_ms = INT64_MAX;
+    if (due) {
+        c->wake_ms = INT64_MAX;
+    }
     struct coordinated *g, *next;
     HASH_ITER(hh, c->groups, g, next)
     {
-        tick_group(c, g, now);
+        if (due) {
+            tick_group(c, g, now);
+        }
         if (sweep) {
             sweep_group(c, g, now.wall_ms);
         }
@@ -644,11 +669,6 @@ void coordinator_tick(struct coordinator *c, int64_t now_ms)
             drop(c, g);
         }
     }
-}
-
-int64_t coordinator_deadline_ms(const struct coordinator *c)
-{
-    return c->wake_ms < c->sweep_ms ? c->wake_ms : c->sweep_ms;
 }
 
 /* --- coming and going ------------------------------------------------------------------------ */

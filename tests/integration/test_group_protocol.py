@@ -1,6 +1,7 @@
 """Groups at the level of requests, where client libraries hide what happens: what a killed server remembers, what becomes of
 parked requests, and many members at once."""
 
+import signal
 import socket
 import struct
 import threading
@@ -47,8 +48,8 @@ class Reader:
 class Member:
     """One member on a connection of its own; versions before flexible ones, so that frames are easy to write."""
 
-    def __init__(self, culex, group="g", instance=None):
-        self.culex, self.group, self.instance = culex, group, instance
+    def __init__(self, culex, group="g", instance=None, session_ms=10000):
+        self.culex, self.group, self.instance, self.session_ms = culex, group, instance, session_ms
         self.id, self.generation, self.leads, self.members, self.assignment = "", -1, False, [], b""
         self.sock = None
 
@@ -75,7 +76,7 @@ class Member:
         return self.receive()
 
     def send_join(self):
-        self.send(JOIN, 5, string(self.group) + struct.pack(">ii", 10000, 20000) + string(self.id) +
+        self.send(JOIN, 5, string(self.group) + struct.pack(">ii", self.session_ms, 20000) + string(self.id) +
                   nullable(self.instance) + string("consumer") + struct.pack(">i", 1) + string("range") +
                   data(b"\0\0\0\0\0\1\0\4demo\0\0\0\0"))
 
@@ -111,9 +112,13 @@ class Member:
         self.assignment = r.bytes(r.get("i"))
         return error
 
+    def send_heartbeat(self):
+        self.send(HEARTBEAT, 3, string(self.group) + struct.pack(">i", self.generation) + string(self.id) +
+                  nullable(self.instance))
+
     def heartbeat(self):
-        return self.ask(HEARTBEAT, 3, string(self.group) + struct.pack(">i", self.generation) + string(self.id) +
-                        nullable(self.instance)).get("ih")[1]
+        self.send_heartbeat()
+        return self.receive().get("ih")[1]
 
     def commit(self, partition, offset, note=""):
         r = self.ask(COMMIT, 7, string(self.group) + struct.pack(">i", self.generation) + string(self.id) +
@@ -247,6 +252,33 @@ def test_member_whose_connection_broke_in_a_join_asks_again(member):
     assert a.join() == 0
     assert b.receive_join() == 0 and b.generation == a.generation
     assert len(a.members or b.members) == 2
+
+
+def test_silent_member_is_dropped_after_its_session_and_others_go_on(member):
+    a, b = member(session_ms=6000), member(session_ms=6000)
+    assert a.join() == 0 and a.sync() == 0
+    b.send_join()
+    assert b.receive_join() == MEMBER_ID_REQUIRED
+    b.send_join()
+    wait_until("b waits for a", lambda: a.heartbeat() == REBALANCE)
+    assert a.join() == 0 and b.receive_join() == 0 and a.sync() == 0 and b.sync() == 0
+    begin = time.monotonic()
+    b.close()  # a lost connection is no farewell: the session has to run out
+    wait_until("a hears of the rebalance", lambda: a.heartbeat() == REBALANCE, every=0.1)
+    assert 5.5 < time.monotonic() - begin < 8
+    assert a.join() == 0 and a.members == [a.id]
+    assert b.heartbeat() == UNKNOWN_MEMBER
+
+
+def test_members_outlive_a_server_that_was_stopped_for_longer_than_their_session(member):
+    a = member(session_ms=6000)
+    assert a.join() == 0 and a.sync() == 0
+    member.culex.server.signal(signal.SIGSTOP)
+    a.send_heartbeat()
+    time.sleep(7)  # what is tested is that this time does not count
+    member.culex.server.signal(signal.SIGCONT)
+    assert a.receive().get("ih")[1] == 0
+    assert a.heartbeat() == 0
 
 
 def test_two_hundred_members_that_start_together_are_stable_soon(member):

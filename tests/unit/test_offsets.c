@@ -387,6 +387,23 @@ static void test_deadline_is_that_of_the_next_timer(void **state)
     assert_true(coordinator_deadline_ms(c) > mono_ms);
 }
 
+static void test_sessions_do_not_end_while_the_server_was_held_up(void **state)
+{
+    char alive[128], dead[128];
+    make_stable("alive", alive);
+    make_stable("dead", dead);
+    mono_ms += 2 * 3600000; /* the process was stopped for longer than their sessions */
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(coordinator_heartbeat(c, slice_str("alive"), 1, slice_str(alive), none()),
+                     KERR_NONE);
+    assert_true(coordinator_deadline_ms(c) <= mono_ms + 2000);
+    pass(2000);
+    assert_int_equal(coordinator_heartbeat(c, slice_str("alive"), 1, slice_str(alive), none()),
+                     KERR_NONE);
+    assert_int_equal(coordinator_heartbeat(c, slice_str("dead"), 1, slice_str(dead), none()),
+                     KERR_UNKNOWN_MEMBER_ID);
+}
+
 /* --- deleting -------------------------------------------------------------------------------- */
 
 static void test_deleted_group_is_gone_with_its_offsets(void **state)
@@ -576,6 +593,7 @@ int main(void)
         T(test_cancelled_callers_hear_nothing),
         T(test_stop_answers_whoever_waits),
         T(test_deadline_is_that_of_the_next_timer),
+        T(test_sessions_do_not_end_while_the_server_was_held_up),
         T(test_deleted_group_is_gone_with_its_offsets),
         T(test_failed_deletion_leaves_the_group),
         T(test_group_with_members_is_not_deleted),
