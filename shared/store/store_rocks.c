@@ -156,7 +156,8 @@ static void set_writer(struct rocks *r, struct store *s)
     rocksdb_options_set_create_missing_column_families(o, 1);
     /* Whoever frees the last slice of a dropped file must not be who unlinks it. Not in a follower,
      * where this is an assertion that fails; there the janitor sees to it. */
-    rocksdb_options_set_avoid_unnecessary_blocking_io(o, 1);
+    rocksdb_readoptions_set_background_purge_on_iterator_cleanup(r->read_cached, 1);
+    rocksdb_readoptions_set_background_purge_on_iterator_cleanup(r->read_through, 1);
     rocksdb_options_set_max_write_buffer_number(o, memtables < 3 ? 3 : memtables > 8 ? 8
                                                                        : (int)memtables);
     rocksdb_options_set_level0_file_num_compaction_trigger(o, 2);
