@@ -68,6 +68,8 @@ static void run(struct store *s, const struct clean_job *job)
     } else {
         drop_files(s, job);
     }
+    /* Followers catch up when something moves, and only then let go of the files that went. */
+    page_publish(atomic_load(&s->page));
 }
 
 static void *cleaner_main(void *arg)

@@ -2,6 +2,7 @@
  * directories. */
 #include "tests/unit/store_kit.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -245,6 +246,56 @@ static void test_reads_race_with_flushes(void **state)
     kit_fini(&k);
 }
 
+/* Descriptors of this process of tables that have no name any more. */
+static int unlinked_tables(void)
+{
+    DIR *d = opendir("/proc/self/fd");
+    assert_non_null(d);
+    int n = 0;
+    for (struct dirent *f = readdir(d); f; f = readdir(d)) {
+        char target[512];
+        ssize_t len = readlinkat(dirfd(d), f->d_name, target, sizeof target - 1);
+        target[len > 0 ? len : 0] = 0;
+        n += strstr(target, ".sst (deleted)") != NULL;
+    }
+    closedir(d);
+    return n;
+}
+
+/* Files that retention drops are held for a while (the janitor), and then by nobody, although
+ * nothing is written. */
+static void test_dropped_files_are_let_go(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 64 << 10;
+    struct store *w = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(w, "a", 1);
+    int64_t end = 0;
+    for (int i = 0; i < 600; i++) {
+        end = kit_append(&k, w, t.uid, end, 1, 1000, 1000);
+        kit_commit(&k, w);
+    }
+    struct store *f = kit_open(&k, &k.follower);
+    kit_read_all(&k, f, t.uid, 0, end, 1 << 20);
+    KIT_OK(store_trim(w, t.uid, end, &k.m));
+    time_t give_up = time(NULL) + 20;
+    for (bool held = false, gone = false; !gone; held = held || unlinked_tables() > 0) {
+        enum err e = store_tick(w, 1000, &k.m);
+        assert_int_equal(e, OK);
+        gone = held && unlinked_tables() == 0;
+        assert_true(time(NULL) <= give_up);
+        struct timespec ms = {.tv_nsec = 5000000};
+        nanosleep(&ms, NULL);
+    }
+    end = kit_append(&k, w, t.uid, end, 1, 1000, 1000);
+    kit_commit(&k, w);
+    kit_read_all(&k, f, t.uid, end - 1, end, 1 << 20);
+    store_close(f);
+    store_close(w);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +305,7 @@ int main(void)
         cmocka_unit_test(test_follower_moves_to_a_directory_made_anew),
         cmocka_unit_test(test_page_of_an_earlier_boot_is_not_believed),
         cmocka_unit_test(test_reads_race_with_flushes),
+        cmocka_unit_test(test_dropped_files_are_let_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
