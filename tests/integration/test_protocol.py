@@ -174,11 +174,10 @@ def c(module_factory):
         {"name": "live", "filters": ["live/#"], "partitions": 2, "key": "topic"},
         {"name": "wide", "filters": ["wide/#"], "partitions": 40},
     ])
-    with culex.mqtt() as m:
-        for k in range(20):  # batches of their own: each is acknowledged before the next
+    with culex.mqtt() as m, Wire(culex) as w:
+        for k in range(20):  # batches of their own: each is stored before the next is published
             m.publish("one/x", f"{k:04d}" * 250)
-    with Wire(culex) as w:
-        wait_until("20 records are there", lambda: list_offsets(w, "one", 0, LATEST)[1] == 20)
+            wait_until("the record is there", lambda: list_offsets(w, "one", 0, LATEST)[1] == k + 1, every=0.001)
     return culex
 
 
