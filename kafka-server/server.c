@@ -43,7 +43,8 @@
 #define LOOK_MS        1000  /* between two looks for a store that is not there */
 #define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
 #define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
-#define TRIM_MS        3000 /* quiet for so long: memory kept for reads goes back to the system */
+#define TRIM_MS        3000 /* quiet for so long: memory kept for reads goes back to the system … */
+#define TRIM_BYTES     (8u << 20) /* … if it is worth the walk */
 #define TURNS_MAX      16 /* of commit and write, before events get their turn again */
 #define CLUSTER_ID_KEY "server/cluster.id"
 
@@ -58,7 +59,7 @@ struct server_internal {
     int64_t hold_until_ms; /* the latest end of server.holding */
     bool said_own, said_captured, ready, stopped;
     uint64_t work_seen; /* submitted at the last tick */
-    int64_t quiet_ms;   /* since when nothing is read from disk; 0: memory is trimmed already */
+    int64_t quiet_ms;   /* since when nothing is read from disk, or the last look at memory */
     struct log_limit own_limit, captured_limit, tick_limit;
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
@@ -319,16 +320,19 @@ static void say_ready(struct server *s)
     }
 }
 
-/* Gives memory that the allocator has kept back to the system, once, when nobody reads history. */
+/* Gives memory that the allocator has kept back to the system when nobody reads history: what
+ * readers have freed, and the follower, which builds and drops memtables as the writer writes. */
 static void trim_memory(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
     if (workers_submitted(s->workers) != in->work_seen) {
         in->work_seen = workers_submitted(s->workers);
         in->quiet_ms = now_ms;
-    } else if (in->quiet_ms != 0 && now_ms - in->quiet_ms > TRIM_MS) {
-        in->quiet_ms = 0;
-        malloc_trim(0);
+    } else if (now_ms - in->quiet_ms > TRIM_MS) {
+        in->quiet_ms = now_ms;
+        if (mallinfo2().fordblks > TRIM_BYTES) {
+            malloc_trim(0);
+        }
     }
 }
 

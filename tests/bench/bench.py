@@ -21,6 +21,7 @@ import harness  # noqa: E402
 from harness import BUILD, ROOT, TOOLS, Broker, Culex, Load, stored, wait_until  # noqa: E402
 
 ANCHOR_SUSTAINED = 33000  # messages/s: Mosquitto, a bridge and Kafka on two cores
+REST_SECONDS = 8
 HOME = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
 
 FULL = {"pairs": 5, "seconds": 4, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
@@ -271,6 +272,7 @@ def bench_catchup(size):
 
 
 def after(what, culex, plain, idle_plain, size):
+    time.sleep(REST_SECONDS)  # both give freed memory back when they have been quiet for a while
     s, b = memory(culex.server), memory(culex.broker)
     # Pages of the shared rings are in both processes' RSS; PSS counts each once.
     both = s["Pss"] + b["Pss"] - idle_plain["Pss"]
