@@ -435,7 +435,7 @@ ENTRY int mosquitto_plugin_version(int count, const int *versions)
 
 /* Memtables come and go as blocks of about 1 MB. Left to itself, glibc learns from the first one
  * that is freed to keep such blocks on its heap, where one small neighbour holds many of them:
- * 60 MB more after a few segments. With a fixed threshold each is a mapping that goes away whole. */
+ * 60 MB more after some segments. With a fixed threshold each is a mapping that goes away whole. */
 #define MALLOC_MMAP_BYTES (512 << 10)
 
 ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
