@@ -162,7 +162,8 @@ torture: $(TORTURE_BIN)
 .PHONY: torture
 
 # --- torture, too: every allocation and system call fails once; not for sanitizers, which have a malloc of theirs ---
-FAULTS_O := $(B)/tests/faults/torture.o $(B)/tests/faults/faults.o
+FAULTS_O := $(B)/tests/faults/torture.o $(B)/tests/faults/faults.o \
+            $(filter-out $(B)/plugins/capture/plugin.o,$(call obj,$(PLUGIN_SRC)))
 $(B)/faults: $(FAULTS_O) $(B)/libculex.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
 faults: $(B)/faults
