@@ -45,6 +45,7 @@ struct net_conn {
     bool reading; /* read_event is added */
     bool busy;    /* the frame is out, at the handler */
     bool ready;   /* on net->ready */
+    bool arriving; /* its frame is counted in net->arriving */
     bool starved; /* waits for memory or room; looked at when some is there */
     uint8_t *frame;
     size_t frame_len, frame_have;
@@ -54,6 +55,7 @@ struct net_conn {
     size_t charged; /* counted in net->memory for this connection */
 
     int64_t heard_ms; /* last byte read */
+    int64_t frame_ms; /* when the frame's length was known */
     int64_t taken_ms; /* last byte written, or first byte queued */
     struct net_conn *prev, *next;             /* net->conns */
     struct net_conn *ready_prev, *ready_next; /* net->ready */
@@ -93,6 +95,7 @@ struct net {
     int conn_count;
     struct conn_ip *ips;
     size_t memory; /* bytes: frames, bytes read ahead, replies, and what others took */
+    size_t arriving; /* of memory: reserved for frames that are not whole yet */
     size_t unsent;
     int starved_count;
     bool stopping;

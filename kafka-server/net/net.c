@@ -12,8 +12,9 @@
  * Memory: a frame counts from the moment its length is known, so that a peer cannot make us hold
  * what we did not agree to. Who does not fit is starved: not read from, looked at again when
  * memory comes back. Those who have their memory always go on, so the starved wait for them and
- * not for each other; those who hold memory and do not move are closed by the sweep
- * (NET_FRAME_STALL_MS, NET_REPLY_STALL_MS).
+ * not for each other; those who hold memory and do not move, or too slowly, are closed by the
+ * sweep (NET_FRAME_STALL_MS, NET_FRAME_BYTES_MS, NET_REPLY_STALL_MS). Small frames never wait, so
+ * that nobody who announces large ones can shut the others out.
  *
  * Closing only marks. net_turn writes once more what is queued and frees; nobody finds a
  * connection gone under its feet. */
@@ -29,6 +30,12 @@
 #include "shared/base/clock.h"
 
 #define NET_FRAMES_A_TURN 16 /* of one connection, then it is somebody else's turn */
+
+/* Requests and replies in hand use all memory up: no more are taken on. */
+static bool is_short_of_memory(const struct net *n)
+{
+    return n->memory - n->arriving > n->o.memory_bytes_max;
+}
 
 static void conn_mark_ready(struct net_conn *c)
 {
@@ -66,8 +73,18 @@ static void conn_set_starved(struct net_conn *c, bool starved)
     c->starved = starved;
 }
 
+/* The frame is whole, or will never be. */
+static void conn_frame_arrived(struct net_conn *c)
+{
+    if (c->arriving) {
+        c->arriving = false;
+        c->net->arriving -= c->frame_len;
+    }
+}
+
 static void conn_drop_frame(struct net_conn *c)
 {
+    conn_frame_arrived(c);
     free(c->frame);
     c->frame = NULL;
     c->frame_len = c->frame_have = 0;
@@ -187,10 +204,14 @@ static bool conn_begin_frame(struct net_conn *c)
         conn_complain(c, NET_ODD_LENGTH, "a frame that does not fit beside what was sent ahead");
         return false;
     }
-    if (len > net_memory_left(n) || (c->frame = malloc(len)) == NULL) {
+    if ((len > net_memory_left(n) && len > NET_SMALL_FRAME_BYTES) ||
+        (c->frame = malloc(len)) == NULL) {
         conn_set_starved(c, true);
         return false;
     }
+    c->frame_ms = clock_mono_ms();
+    c->arriving = true;
+    n->arriving += len;
     conn_take_ahead(c, 4);
     c->frame_len = len;
     c->frame_have = c->ahead_len < len ? c->ahead_len : len;
@@ -213,7 +234,8 @@ static void conn_advance(struct net_conn *c)
         if (c->frame_have < c->frame_len || evbuffer_get_length(c->out) > NET_REPLY_LOW_BYTES) {
             break;
         }
-        if (n->memory > n->o.memory_bytes_max || !n->cb.room(n->cb.arg)) {
+        conn_frame_arrived(c);
+        if (is_short_of_memory(n) || !n->cb.room(n->cb.arg)) {
             conn_set_starved(c, true);
             break;
         }
@@ -332,7 +354,7 @@ static void feed_starved(struct net *n)
 {
     struct net_conn *c, *next;
     DL_FOREACH_SAFE(n->conns, c, next) {
-        if (n->starved_count == 0 || net_memory_left(n) == 0 || !n->cb.room(n->cb.arg)) {
+        if (n->starved_count == 0 || is_short_of_memory(n) || !n->cb.room(n->cb.arg)) {
             return;
         }
         if (c->starved) {
@@ -381,8 +403,11 @@ static void sweep_conn(struct net_conn *c, int64_t now_ms, bool short_of_memory)
     } else if (c->busy || c->starved) {
         return;
     } else if (c->frame != NULL || c->ahead_len != 0) {
+        int64_t slow_ms = NET_FRAME_STALL_MS + (int64_t)(c->frame_len / NET_FRAME_BYTES_MS);
         if (now_ms - c->heard_ms > NET_FRAME_STALL_MS) {
             conn_complain(c, NET_SLOW, "half a frame came, and nothing more");
+        } else if (c->frame != NULL && now_ms - c->frame_ms > slow_ms) {
+            conn_complain(c, NET_SLOW, "a frame comes too slowly");
         }
     } else if (now_ms - c->heard_ms > n->o.idle_ms) {
         log_debug("connection idle for connections.max.idle.ms peer=%s", c->peer);

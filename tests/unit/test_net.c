@@ -411,6 +411,22 @@ static void test_memory_limit_makes_large_frames_take_turns(void **state)
     close(two);
 }
 
+static void test_small_frames_pass_while_others_have_reserved_all_memory(void **state)
+{
+    struct fixture *f = *state;
+    struct net_options o = options();
+    o.memory_bytes_max = 2u << 20;
+    net_set_options(f->net, &o);
+    int greedy = connect_pair(f), modest = connect_pair(f);
+    uint8_t head[8] = {0, 0x1f, 0xff, 0xf0};
+    send_all(f, greedy, head, sizeof head);
+    UNTIL(f, net_memory_left(f->net) < 100);
+    send_frame(f, modest, 1, 50000);
+    expect_reply(f, modest, 1);
+    close(greedy);
+    close(modest);
+}
+
 static void test_frame_larger_than_all_memory_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -483,6 +499,28 @@ static void test_idle_half_frame_and_stuck_connections_are_closed(void **state)
     close(half);
     close(stuck);
     close(parked);
+}
+
+static void test_frame_that_trickles_is_closed(void **state)
+{
+    struct fixture *f = *state;
+    int fd = connect_pair(f);
+    send_all(f, fd, "\0\1\0\0", 4); /* 64 KB */
+    turn_some(f);
+    uint8_t byte = 0;
+    for (int i = 0; i < 10 && net_connection_count(f->net) != 0; i++) {
+        send_all(f, fd, &byte, 1);
+        turn_some(f);
+        jump_ms(NET_FRAME_STALL_MS / 5);
+        for (int k = 0; k < 500 && net_connection_count(f->net) != 0; k++) {
+            turn(f); /* the sweep comes once a second; what it sees is the clock that has jumped */
+            if (k == 250 && i < 4) {
+                break;
+            }
+        }
+    }
+    assert_int_equal(net_connection_count(f->net), 0);
+    close(fd);
 }
 
 /* --- other protocols ------------------------------------------------------------------------- */
@@ -708,8 +746,10 @@ int main(void)
         TEST(test_slow_reader_gets_all_and_holds_back_its_own_requests),
         TEST(test_reply_is_given_back_when_the_peer_leaves),
         TEST(test_memory_limit_makes_large_frames_take_turns),
+        TEST(test_small_frames_pass_while_others_have_reserved_all_memory),
         TEST(test_frame_larger_than_all_memory_is_refused),
         TEST(test_idle_half_frame_and_stuck_connections_are_closed),
+        TEST(test_frame_that_trickles_is_closed),
         TEST(test_odd_peers_are_named_and_closed),
         TEST(test_localhost_listens_on_both_families),
         TEST(test_wildcard_tells_the_address_that_was_reached),
