@@ -205,11 +205,13 @@ demo:
 	@MQTT_PORT='$(MQTT_PORT)' KAFKA_PORT='$(KAFKA_PORT)' DATA='$(DATA)' BUILD_DIR='$(B)' packaging/demo/run
 
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(DOCDIR)/examples $(DESTDIR)$(UNITDIR) \
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(DOCDIR)/examples \
+	    $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(UNITDIR) \
 	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/culex
 	install -m 755 $(B)/culex-server $(B)/culex $(DESTDIR)$(BINDIR)
 	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
-	install -m 644 README.md CHANGELOG.md LICENSE docs/configuration.md $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
+	install -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
 	test -e $(DESTDIR)$(SYSCONFDIR)/culex/culex.json || \
 	    install -m 644 packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json
