@@ -277,7 +277,9 @@ enum err recover_publish(struct store *s, struct page *shared, const struct page
     struct page_header *h = shared->h;
     uint64_t boot = page_boot_now();
     bool known = atomic_load(&h->life) > 0 && atomic_load(&h->next_uid) <= s->next_uid;
-    bool doubt = !known || (atomic_load(&h->boot) != boot && !atomic_load(&h->clean));
+    /* 0: a writer was killed while it filled the page, below; its epochs are written already. */
+    uint64_t filled = atomic_load(&h->boot);
+    bool doubt = !known || (filled != 0 && filled != boot && !atomic_load(&h->clean));
     enum err e = OK;
     if (!known) {
         atomic_store(&h->next_uid, 0);

@@ -130,7 +130,10 @@ static enum err apply_limits(struct tick *t)
     enum err e = OK;
     for (size_t i = 0; i < c->count && e == OK; i++) {
         const struct store_topic *topic = &c->topics[i];
-        bool limited = topic->retention_bytes >= 0 || topic->retention_ms >= 0;
+        /* As in Kafka: without "delete" in the policy a record goes only when a newer one of its
+         * key has come. */
+        bool limited = (topic->cleanup & STORE_CLEANUP_DELETE) != 0 &&
+                       (topic->retention_bytes >= 0 || topic->retention_ms >= 0);
         for (uint32_t k = 0; limited && k < (uint32_t)topic->partition_count && e == OK; k++) {
             e = apply_topic_limits(t, topic->uid + k);
         }
