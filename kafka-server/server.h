@@ -39,16 +39,16 @@
 #include "shared/base/err.h"
 #include "shared/config/config.h"
 
-struct coordinator; /* broker/coordinator.h */
-struct fetch_wait;  /* api/api_fetch.c */
+struct coordinator;    /* broker/coordinator.h */
+struct fetch_wait;     /* api/api_fetch.c */
 struct fetch_sessions; /* broker/session.h */
-struct journal;     /* broker/journal.h */
-struct net;         /* net/net.h */
-struct request;     /* api/api.h */
+struct journal;        /* broker/journal.h */
+struct net;            /* net/net.h */
+struct request;        /* api/api.h */
 struct store;
-struct topics;      /* broker/topics.h */
-struct watches;     /* broker/watch.h */
-struct workers;     /* broker/workers.h */
+struct topics;  /* broker/topics.h */
+struct watches; /* broker/watch.h */
+struct workers; /* broker/workers.h */
 
 #define SERVER_STOP_MS 2000 /* from SIGTERM to the end, at most */
 
@@ -68,11 +68,11 @@ struct server {
     struct journal *journal;
     struct coordinator *coordinator;
 
-    uint64_t requests;           /* handled since the start */
-    int32_t requests_in_flight;  /* handed to a handler and not answered yet */
-    bool holding;         /* the captured store is being opened: requests about topics wait */
-    struct request *held; /* those */
-    bool stopping;               /* SIGTERM came: answer what is parked, take nothing new */
+    uint64_t requests;          /* handled since the start */
+    int32_t requests_in_flight; /* handed to a handler and not answered yet */
+    bool holding;               /* the captured store is being opened: requests about topics wait */
+    struct request *held;       /* those */
+    bool stopping;              /* SIGTERM came: answer what is parked, take nothing new */
 
     struct server_internal *in; /* server.c only: timers, pipes, state of opening */
 };

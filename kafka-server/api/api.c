@@ -284,8 +284,8 @@ static enum err encode(struct request *rq, const void *response, struct buf *b,
                        struct codec_holes *holes, struct errmsg *m)
 {
     buf_put_be32(b, 0);
-    codec_encode_response_header(rq->api->codec, rq->header.api_version,
-                                 rq->header.correlation_id, b);
+    codec_encode_response_header(rq->api->codec, rq->header.api_version, rq->header.correlation_id,
+                                 b);
     enum err e = codec_encode(rq->api->codec->response, rq->header.api_version, response, b,
                               holes->max != 0 ? holes : NULL, m);
     if (e != OK) {

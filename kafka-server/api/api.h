@@ -23,14 +23,14 @@ struct request {
     const struct api *api;
     struct request_header header;
     struct arena arena;
-    const void *body;   /* e.g. const struct fetch_request * */
-    void *parked;       /* the handler's own state while parked */
+    const void *body; /* e.g. const struct fetch_request * */
+    void *parked;     /* the handler's own state while parked */
     void (*cancel)(struct request *rq);
     /* When the reply has left or the connection is gone: frees what the reply borrowed (pinned
      * slices). */
     void (*release)(void *arg);
     void *release_arg;
-    int32_t records_max; /* records fields with bytes in the reply, at most; 0: copied */
+    int32_t records_max;         /* records fields with bytes in the reply, at most; 0: copied */
     struct request *prev, *next; /* server->held */
 };
 
@@ -67,12 +67,12 @@ void api_fetch_stop(struct server *server);
 
 /* Handlers, one family a file. */
 api_handler api_versions, api_metadata, api_describe_cluster, api_describe_topic_partitions,
-    api_describe_configs;                                       /* api_cluster.c */
-api_handler api_produce;                                        /* api_produce.c */
+    api_describe_configs;                                             /* api_cluster.c */
+api_handler api_produce;                                              /* api_produce.c */
 api_handler api_fetch, api_list_offsets, api_offset_for_leader_epoch; /* api_fetch.c, api_log.c */
 api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat, api_leave_group,
     api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,
-    api_offset_delete;                                          /* api_group.c, api_offset.c */
+    api_offset_delete; /* api_group.c, api_offset.c */
 
 /* Encodes response (a struct of the API's response message; borrowed memory in it must live in
  * rq->arena or until rq->release) and queues it. Ends rq: never touch it again. */

@@ -19,8 +19,8 @@
 #define OPERATION_READ             (1 << 3)
 #define OPERATION_DESCRIBE         (1 << 8)
 #define OPERATION_DESCRIBE_CONFIGS (1 << 10)
-#define TOPIC_OPERATIONS   (OPERATION_READ | OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
-#define CLUSTER_OPERATIONS (OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
+#define CLUSTER_OPERATIONS         (OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
+#define TOPIC_OPERATIONS           (OPERATION_READ | CLUSTER_OPERATIONS)
 
 static const char no_memory[] = "asked for more than a request may take";
 
@@ -60,8 +60,8 @@ void api_versions(struct request *rq)
     }
     p.error_code = q == NULL ? KERR_UNSUPPORTED_VERSION : KERR_NONE;
     p.api_keys_count = (int32_t)api_table_count;
-    p.api_keys = codec_new_array(&api_versions_response_api_keys_message, &rq->arena,
-                                 p.api_keys_count);
+    p.api_keys =
+        codec_new_array(&api_versions_response_api_keys_message, &rq->arena, p.api_keys_count);
     if (p.api_keys == NULL) {
         request_close(rq, no_memory);
         return;
@@ -240,8 +240,8 @@ struct paging {
     struct request *rq;
     struct describe_topic_partitions_response *p;
     int32_t *replicas;
-    int32_t left;         /* partitions that still fit */
-    struct kstr from;     /* topic of the cursor; len -1: none */
+    int32_t left;     /* partitions that still fit */
+    struct kstr from; /* topic of the cursor; len -1: none */
     int32_t from_partition;
 };
 
@@ -262,8 +262,8 @@ static int compare_asked(const void *a, const void *b)
 static bool fill_partitions(struct paging *g, struct describe_topic_partitions_response_topics *out,
                             const struct topic *t, int32_t first, int32_t count)
 {
-    out->partitions = codec_new_array(
-        &describe_topic_partitions_response_topics_partitions_message, &g->rq->arena, count);
+    out->partitions = codec_new_array(&describe_topic_partitions_response_topics_partitions_message,
+                                      &g->rq->arena, count);
     if (out->partitions == NULL) {
         return false;
     }
@@ -299,8 +299,7 @@ static bool page_topic(struct paging *g, struct kstr name, const struct topic *t
     if (g->from.len >= 0 && compare_kstr(name, g->from) < 0) {
         return true;
     }
-    int32_t first =
-        g->from.len >= 0 && compare_kstr(name, g->from) == 0 ? g->from_partition : 0;
+    int32_t first = g->from.len >= 0 && compare_kstr(name, g->from) == 0 ? g->from_partition : 0;
     if (g->left == 0) {
         *go_on = false;
         return set_cursor(g, name, first);
@@ -333,8 +332,8 @@ static bool page_topics(struct paging *g)
     const struct topics *topics = g->rq->server->topics;
     bool all = q->topics_count == 0;
     int32_t count = all ? (int32_t)topics_count(topics) : q->topics_count;
-    g->p->topics = codec_new_array(&describe_topic_partitions_response_topics_message,
-                                   &g->rq->arena, count);
+    g->p->topics =
+        codec_new_array(&describe_topic_partitions_response_topics_message, &g->rq->arena, count);
     if (g->p->topics == NULL) {
         return false;
     }
@@ -343,8 +342,8 @@ static bool page_topics(struct paging *g)
     }
     bool go_on = true;
     for (int32_t i = 0; i < count && go_on; i++) {
-        const struct topic *t = all ? topics_at(topics, (size_t)i)
-                                    : topics_find(topics, kstr_slice(q->topics[i].name));
+        const struct topic *t =
+            all ? topics_at(topics, (size_t)i) : topics_find(topics, kstr_slice(q->topics[i].name));
         struct kstr name = all ? kstr_make(t->row->name) : q->topics[i].name;
         bool twice = !all && i > 0 && compare_kstr(name, q->topics[i - 1].name) == 0;
         if (!twice && !page_topic(g, name, t, &go_on)) {

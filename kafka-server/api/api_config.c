@@ -30,9 +30,9 @@ enum {
 enum { SOURCE_TOPIC = 1, SOURCE_STATIC_BROKER = 4, SOURCE_DEFAULT = 5 };
 enum { RESOURCE_TOPIC = 2, RESOURCE_BROKER = 4 };
 
-#define VALUE_BYTES_MAX      (64u << 10) /* of one value */
-#define ATTRIBUTES_MAX       64          /* of one topic */
-#define SEGMENT_BYTES_UNSET  (16 << 20)  /* what the store takes without a limit */
+#define VALUE_BYTES_MAX     (64u << 10) /* of one value */
+#define ATTRIBUTES_MAX      64          /* of one topic */
+#define SEGMENT_BYTES_UNSET (16 << 20)  /* what the store takes without a limit */
 
 /* Where a topic's value comes from, when it is not the fixed one. */
 enum topic_value {
@@ -152,8 +152,7 @@ static void add_config(struct listing *l, const char *name, int8_t type, int8_t 
     if (!is_wanted(l, name)) {
         return;
     }
-    struct describe_configs_response_results_configs *c =
-        &l->out->configs[l->out->configs_count++];
+    struct describe_configs_response_results_configs *c = &l->out->configs[l->out->configs_count++];
     c->name = keep_text(l, name);
     c->value = keep_text(l, value);
     c->read_only = true;
@@ -205,8 +204,7 @@ static void topic_value(const struct listing *l, const struct topic *t, const st
     case VALUE_CLEANUP: {
         bool compact = t->row->cleanup & STORE_CLEANUP_COMPACT;
         bool delete = t->row->cleanup & STORE_CLEANUP_DELETE;
-        snprintf(text, room, "%s",
-                 !compact ? "delete" : delete ? "compact,delete" : "compact");
+        snprintf(text, room, "%s", !compact ? "delete" : delete ? "compact,delete" : "compact");
         break;
     }
     case VALUE_RETENTION_MS:
@@ -378,9 +376,9 @@ static void describe_broker(struct listing *l)
         const struct broker_row *row = &broker_rows[i];
         char value[4096];
         broker_value(l, row, value, sizeof value);
-        add_config(l, row->name, row->type, row->value != NULL ? SOURCE_DEFAULT
-                                                               : SOURCE_STATIC_BROKER,
-                   value, row->value, "Read by tools; cannot be changed.");
+        add_config(l, row->name, row->type,
+                   row->value != NULL ? SOURCE_DEFAULT : SOURCE_STATIC_BROKER, value, row->value,
+                   "Read by tools; cannot be changed.");
     }
     for (size_t i = 0; i < option_count(); i++) {
         add_option(l, i, &text);
@@ -393,8 +391,8 @@ void api_describe_configs(struct request *rq)
     const struct describe_configs_request *q = rq->body;
     struct describe_configs_response p;
     codec_init(&describe_configs_response_message, &p);
-    p.results = codec_new_array(&describe_configs_response_results_message, &rq->arena,
-                                q->resources_count);
+    p.results =
+        codec_new_array(&describe_configs_response_results_message, &rq->arena, q->resources_count);
     bool whole = p.results != NULL;
     p.results_count = whole ? q->resources_count : 0;
     for (int32_t i = 0; i < p.results_count && whole; i++) {

@@ -33,7 +33,7 @@
 #include "shared/base/log.h"
 
 #define FETCH_FLOOR_BYTES    (64u << 10)
-#define FETCH_AGAIN_MS       20 /* to the next try, when the disk does not have it yet */
+#define FETCH_AGAIN_MS       20        /* to the next try, when the disk does not have it yet */
 #define FETCH_PARTITIONS_MAX (1 << 20) /* of one request, its session included */
 
 enum fetch_state { FETCH_LOOKING, FETCH_READING, FETCH_PARKED };
@@ -56,9 +56,9 @@ struct fetch_wait {
     bool has_timer;
     int64_t deadline_ms;
     size_t bytes_min;
-    size_t taken;       /* from net's budget */
-    int32_t session_id; /* FETCH_SESSION_NONE: whole reply */
-    bool incremental;   /* reply names only what has changed */
+    size_t taken;                   /* from net's budget */
+    int32_t session_id;             /* FETCH_SESSION_NONE: whole reply */
+    bool incremental;               /* reply names only what has changed */
     struct fetch_wait *prev, *next; /* server->fetches */
 };
 
@@ -138,8 +138,8 @@ static bool is_news(struct session *s, const struct fetch_wait *fw, int32_t i)
 static bool fill_records(struct request *rq, const struct fetch_part *p, struct krecords *out)
 {
     if (p->pinned != NULL) {
-        *out = (struct krecords){p->pinned->iov, (int32_t)p->pinned->count,
-                                 (int32_t)p->pinned->bytes};
+        *out =
+            (struct krecords){p->pinned->iov, (int32_t)p->pinned->count, (int32_t)p->pinned->bytes};
         return true;
     }
     if (p->copied.len == 0) {
@@ -235,8 +235,7 @@ static bool fill_endpoints(struct fetch_wait *fw, struct fetch_response *p)
     if (!fenced || rq->header.api_version < 16) {
         return true;
     }
-    p->node_endpoints =
-        codec_new_array(&fetch_response_node_endpoints_message, &rq->arena, 1);
+    p->node_endpoints = codec_new_array(&fetch_response_node_endpoints_message, &rq->arena, 1);
     if (p->node_endpoints == NULL) {
         return false;
     }
@@ -340,8 +339,7 @@ static bool is_ready(const struct fetch_wait *fw)
         }
     }
     /* Gathering up to min bytes takes memory: when that is short, what there is goes out. */
-    bool short_of_memory =
-        f->bytes != 0 && net_memory_left(fw->server->net) < FETCH_READ_BYTES_MAX;
+    bool short_of_memory = f->bytes != 0 && net_memory_left(fw->server->net) < FETCH_READ_BYTES_MAX;
     return f->errors != 0 || f->bytes >= fw->bytes_min || f->count == 0 || short_of_memory ||
            fw->server->stopping || clock_mono_ms() >= fw->deadline_ms;
 }
@@ -386,8 +384,8 @@ static void done_read(struct work *w)
 static void take_memory(struct fetch_wait *fw)
 {
     size_t left = net_memory_left(fw->server->net);
-    size_t want = fw->fetch.bytes_left < FETCH_READ_BYTES_MAX ? fw->fetch.bytes_left
-                                                              : FETCH_READ_BYTES_MAX;
+    size_t want =
+        fw->fetch.bytes_left < FETCH_READ_BYTES_MAX ? fw->fetch.bytes_left : FETCH_READ_BYTES_MAX;
     size_t may = left > FETCH_FLOOR_BYTES ? left : FETCH_FLOOR_BYTES;
     want = want < may ? want : may;
     fw->fetch.bytes_left = want;
@@ -502,7 +500,8 @@ static bool ask_session(struct asked *a, struct request *rq, const struct sessio
     }
     struct slice last = {NULL, 0};
     const struct session_partition *sp;
-    DL_FOREACH(s->order, sp) {
+    DL_FOREACH(s->order, sp)
+    {
         struct session_key key = sp->key;
         if (!slice_eq(key.name, last)) {
             last.data = (const uint8_t *)arena_strndup(&rq->arena, (const char *)key.name.data,
@@ -626,7 +625,8 @@ void api_fetch(struct request *rq)
 void api_fetch_stop(struct server *server)
 {
     struct fetch_wait *fw, *next;
-    DL_FOREACH_SAFE(server->fetches, fw, next) {
+    DL_FOREACH_SAFE(server->fetches, fw, next)
+    {
         if (fw->state == FETCH_PARKED) {
             reply(fw);
         }

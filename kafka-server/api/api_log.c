@@ -69,10 +69,10 @@ static void run_lookups(struct work *w)
     for (int32_t i = 0; i < all->count; i++) {
         struct lookup *l = &all->list[i];
         struct errmsg m;
-        l->result = l->time == TIME_MAX
-                        ? store_find_max_timestamp(l->store, l->uid, &l->offset, &l->timestamp, &m)
-                        : store_find_timestamp(l->store, l->uid, l->time, &l->offset,
-                                               &l->timestamp, &m);
+        l->result =
+            l->time == TIME_MAX
+                ? store_find_max_timestamp(l->store, l->uid, &l->offset, &l->timestamp, &m)
+                : store_find_timestamp(l->store, l->uid, l->time, &l->offset, &l->timestamp, &m);
         if (l->result != OK && l->result != ERR_NOT_FOUND && l->result != ERR_AGAIN) {
             log_error("lookup by time failed uid=%u time=%lld error=%s: %s", l->uid,
                       (long long)l->time, err_name(l->result), m.text);
@@ -264,8 +264,8 @@ void api_offset_for_leader_epoch(struct request *rq)
         const struct topic *t = topics_find(rq->server->topics, kstr_slice(from->topic));
         to->topic = from->topic;
         to->partitions =
-            codec_new_array(&offset_for_leader_epoch_response_topics_partitions_message,
-                            &rq->arena, from->partitions_count);
+            codec_new_array(&offset_for_leader_epoch_response_topics_partitions_message, &rq->arena,
+                            from->partitions_count);
         whole = to->partitions != NULL;
         for (int32_t k = 0; whole && k < from->partitions_count; k++) {
             answer_epoch(t, &from->partitions[k], &to->partitions[k]);

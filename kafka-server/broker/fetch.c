@@ -13,7 +13,6 @@
 
 #include <stdlib.h>
 
-
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max)
 {
     *f = (struct fetch){.parts = parts, .count = count, .bytes_left = bytes_max};
@@ -103,8 +102,9 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
     }
     p->leader_epoch_now = o.leader_epoch;
     if (p->leader_epoch >= 0 && p->leader_epoch != o.leader_epoch) {
-        fail(f, p, p->leader_epoch < o.leader_epoch ? KERR_FENCED_LEADER_EPOCH
-                                                    : KERR_UNKNOWN_LEADER_EPOCH);
+        fail(f, p,
+             p->leader_epoch < o.leader_epoch ? KERR_FENCED_LEADER_EPOCH
+                                              : KERR_UNKNOWN_LEADER_EPOCH);
         return false;
     }
     bool first_look = p->end < 0;

@@ -12,7 +12,7 @@
 #include "kafka-server/broker/kerr.h"
 #include "shared/store/store.h"
 
-#define FETCH_LOOK_BYTES_MAX (2u << 20)  /* copied out of the tail ring in one go, on the loop */
+#define FETCH_LOOK_BYTES_MAX (2u << 20) /* copied out of the tail ring in one go, on the loop */
 /* Read from disk for one reply: little enough to stay in the processor's cache until it is sent. */
 #define FETCH_READ_BYTES_MAX (4u << 20)
 #define FETCH_PART_BYTES_MAX (256u << 20) /* a single batch larger than this is not served */
@@ -39,12 +39,12 @@ struct fetch_part {
 struct fetch {
     struct fetch_part *parts;
     int32_t count;
-    size_t bytes_left; /* of the reply */
-    size_t bytes;      /* read so far */
-    int32_t errors;    /* partitions with one */
-    int32_t cold;      /* partitions for fetch_read */
+    size_t bytes_left;  /* of the reply */
+    size_t bytes;       /* read so far */
+    int32_t errors;     /* partitions with one */
+    int32_t cold;       /* partitions for fetch_read */
     size_t batch_bytes; /* mean size of the batches of the last read: smaller rooms are not tried */
-    bool again;        /* fetch_read found something that cannot be read yet: try again soon */
+    bool again;         /* fetch_read found something that cannot be read yet: try again soon */
 };
 
 /* parts is taken (malloc); each has store, uid, next, limits and maybe error; the rest is set

@@ -12,10 +12,10 @@
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
 
-#define FETCH_SESSION_NONE          0  /* the id that says "no session" */
-#define FETCH_EPOCH_INITIAL         0  /* a client asks for a new session */
-#define FETCH_EPOCH_FINAL           (-1) /* a client wants none, and closes the one that it names */
-#define FETCH_SESSION_IDLE_MS       120000 /* unused for so long, it makes room for a new one */
+#define FETCH_SESSION_NONE           0    /* the id that says "no session" */
+#define FETCH_EPOCH_INITIAL          0    /* a client asks for a new session */
+#define FETCH_EPOCH_FINAL            (-1) /* unused for so long, it gives its slot up */
+#define FETCH_SESSION_IDLE_MS        120000    /* unused for so long, it makes room for a new one */
 #define FETCH_SESSION_PARTITIONS_MAX (1 << 20) /* in all sessions */
 
 /* Which partition: by the topic's id from Fetch 13 on, by its name before. */

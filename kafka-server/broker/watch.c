@@ -158,7 +158,8 @@ static void watch_drop(struct watches *ws, struct watch *watch)
 static void watch_fire(struct watches *ws, struct watch *watch)
 {
     struct waiter *w;
-    DL_FOREACH(watch->waiters, w) {
+    DL_FOREACH(watch->waiters, w)
+    {
         w->watch = &ws->fired;
     }
     DL_CONCAT(ws->fired.waiters, watch->waiters);

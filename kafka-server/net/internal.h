@@ -11,8 +11,8 @@
 #include "kafka-server/net/net.h"
 #include "shared/base/log.h"
 
-#define NET_READ_BYTES      (64u << 10) /* taken from a socket in one go, frames that are small */
-#define NET_BIG_READ_BYTES  (1u << 20)  /* and of one that is large */
+#define NET_READ_BYTES      (64u << 10)  /* taken from a socket in one go, frames that are small */
+#define NET_BIG_READ_BYTES  (1u << 20)   /* and of one that is large */
 #define NET_WRITE_BYTES     (512u << 10) /* given to a socket in one go: 0.2 ms */
 #define NET_BACKLOG         512
 #define NET_SWEEP_MS        1000
@@ -42,11 +42,11 @@ struct net_conn {
     void *user;
 
     struct event read_event, write_event;
-    bool reading; /* read_event is added */
-    bool busy;    /* the frame is out, at the handler */
-    bool ready;   /* on net->ready */
+    bool reading;  /* read_event is added */
+    bool busy;     /* the frame is out, at the handler */
+    bool ready;    /* on net->ready */
     bool arriving; /* its frame is counted in net->arriving */
-    bool starved; /* waits for memory or room; looked at when some is there */
+    bool starved;  /* waits for memory or room; looked at when some is there */
     uint8_t *frame;
     size_t frame_len, frame_have;
     uint8_t *ahead; /* bytes after the frame; freed when empty */
@@ -54,9 +54,9 @@ struct net_conn {
     struct evbuffer *out;
     size_t charged; /* counted in net->memory for this connection */
 
-    int64_t heard_ms; /* last byte read */
-    int64_t frame_ms; /* when the frame's length was known */
-    int64_t taken_ms; /* last byte written, or first byte queued */
+    int64_t heard_ms;                         /* last byte read */
+    int64_t frame_ms;                         /* when the frame's length was known */
+    int64_t taken_ms;                         /* last byte written, or first byte queued */
     struct net_conn *prev, *next;             /* net->conns */
     struct net_conn *ready_prev, *ready_next; /* net->ready */
 };
@@ -94,7 +94,7 @@ struct net {
     struct net_conn *ready; /* something to write, a frame to hand out, or to be freed */
     int conn_count;
     struct conn_ip *ips;
-    size_t memory; /* bytes: frames, bytes read ahead, replies, and what others took */
+    size_t memory;   /* bytes: frames, bytes read ahead, replies, and what others took */
     size_t arriving; /* of memory: reserved for frames that are not whole yet */
     size_t unsent;
     int starved_count;

@@ -142,9 +142,8 @@ static void resolve_localhost(int port, struct addrinfo out[2], struct sockaddr_
                                .ai_addr = (struct sockaddr *)v4,
                                .ai_addrlen = sizeof *v4,
                                .ai_next = &out[1]};
-    out[1] = (struct addrinfo){.ai_family = AF_INET6,
-                               .ai_addr = (struct sockaddr *)v6,
-                               .ai_addrlen = sizeof *v6};
+    out[1] = (struct addrinfo){
+        .ai_family = AF_INET6, .ai_addr = (struct sockaddr *)v6, .ai_addrlen = sizeof *v6};
 }
 
 static void say_what_clients_are_told(const struct net_listener *l)

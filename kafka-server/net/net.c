@@ -353,7 +353,8 @@ void net_conn_close(struct net_conn *c, const char *why)
 static void feed_starved(struct net *n)
 {
     struct net_conn *c, *next;
-    DL_FOREACH_SAFE(n->conns, c, next) {
+    DL_FOREACH_SAFE(n->conns, c, next)
+    {
         if (n->starved_count == 0 || is_short_of_memory(n) || !n->cb.room(n->cb.arg)) {
             return;
         }
@@ -421,7 +422,8 @@ static void on_sweep(evutil_socket_t fd, short what, void *arg)
     int64_t now_ms = clock_mono_ms();
     bool short_of_memory = n->starved_count != 0 && n->memory >= n->o.memory_bytes_max / 2;
     struct net_conn *c;
-    DL_FOREACH(n->conns, c) {
+    DL_FOREACH(n->conns, c)
+    {
         sweep_conn(c, now_ms, short_of_memory);
     }
 }
@@ -579,7 +581,8 @@ void net_stop(struct net *n)
         n->listeners[i].socket_count = 0;
     }
     struct net_conn *c;
-    DL_FOREACH(n->conns, c) {
+    DL_FOREACH(n->conns, c)
+    {
         conn_set_reading(c, false);
     }
 }

@@ -21,16 +21,16 @@
 #include "shared/base/err.h"
 
 #define NET_LISTENERS_MAX     16
-#define NET_ADDRESSES_MAX     8   /* of one listener: a name may resolve to several */
-#define NET_HOST_BYTES_MAX    256 /* NUL included */
-#define NET_NAME_BYTES_MAX    64  /* of a listener; NUL included */
-#define NET_FRAME_BYTES_MIN   8   /* key, version, correlation id */
+#define NET_ADDRESSES_MAX     8           /* of one listener: a name may resolve to several */
+#define NET_HOST_BYTES_MAX    256         /* NUL included */
+#define NET_NAME_BYTES_MAX    64          /* of a listener; NUL included */
+#define NET_FRAME_BYTES_MIN   8           /* key, version, correlation id */
 #define NET_AHEAD_BYTES_MAX   (64u << 10) /* read beyond the frame in hand */
 #define NET_REPLY_LOW_BYTES   (64u << 10) /* the next frame waits until less is left to write */
-#define NET_FRAME_STALL_MS    30000 /* half a frame, and nothing more came */
-#define NET_FRAME_BYTES_MS    256   /* a frame comes at this rate at least, after a stall's time */
+#define NET_FRAME_STALL_MS    30000       /* half a frame, and nothing more came */
+#define NET_FRAME_BYTES_MS    256 /* a frame comes at this rate at least, after a stall's time */
 #define NET_SMALL_FRAME_BYTES (64u << 10) /* read whatever memory others have reserved */
-#define NET_REPLY_STALL_MS    10000 /* nothing taken of a reply, while memory is short */
+#define NET_REPLY_STALL_MS    10000       /* nothing taken of a reply, while memory is short */
 
 struct net;
 struct net_conn;

@@ -141,8 +141,7 @@ void store_wait(struct store *s, uint32_t seen, int timeout_ms)
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += timeout_ms / 1000 + 1;
     pthread_mutex_lock(&s->lock);
-    while (s->sequence == seen &&
-           pthread_cond_timedwait(&s->moved, &s->lock, &until) == 0) {
+    while (s->sequence == seen && pthread_cond_timedwait(&s->moved, &s->lock, &until) == 0) {
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -183,8 +182,11 @@ static struct fetch fetch_of(int count, int64_t offset, size_t bytes_max)
 {
     struct fetch_part *parts = calloc((size_t)count, sizeof *parts);
     for (int i = 0; i < count; i++) {
-        parts[i] = (struct fetch_part){.store = &fake, .uid = (uint32_t)i, .next = offset,
-                                       .bytes_max = 1 << 20, .leader_epoch = -1,
+        parts[i] = (struct fetch_part){.store = &fake,
+                                       .uid = (uint32_t)i,
+                                       .next = offset,
+                                       .bytes_max = 1 << 20,
+                                       .leader_epoch = -1,
                                        .last_fetched_epoch = -1};
     }
     struct fetch f;

@@ -18,9 +18,9 @@
 #include "kafka-server/net/internal.h"
 #include "shared/base/clock.h"
 
-#define PATIENCE_MS  10000 /* for an event that must come */
-#define FRAMES_MAX   1024
-#define FRAME_MAX    (8u << 20)
+#define PATIENCE_MS 10000 /* for an event that must come */
+#define FRAMES_MAX  1024
+#define FRAME_MAX   (8u << 20)
 
 /* A net whose handler notes frames and answers when it is told to. */
 struct fixture {
@@ -115,15 +115,15 @@ static void turn(struct fixture *f)
 }
 
 /* Turns the loop until the condition holds; fails the test when it does not in time. */
-#define UNTIL(f, condition)                                             \
-    do {                                                                \
-        int64_t end_ = clock_mono_ms() + PATIENCE_MS;                   \
-        while (!(condition)) {                                          \
-            turn(f);                                                    \
-            if (clock_mono_ms() > end_) {                               \
-                fail_msg("did not happen: %s", #condition);             \
-            }                                                           \
-        }                                                               \
+#define UNTIL(f, condition)                                                                        \
+    do {                                                                                           \
+        int64_t end_ = clock_mono_ms() + PATIENCE_MS;                                              \
+        while (!(condition)) {                                                                     \
+            turn(f);                                                                               \
+            if (clock_mono_ms() > end_) {                                                          \
+                fail_msg("did not happen: %s", #condition);                                        \
+            }                                                                                      \
+        }                                                                                          \
     } while (0)
 
 static void turn_some(struct fixture *f)
@@ -721,8 +721,8 @@ static void test_listeners_are_read_or_refused_with_a_sentence(void **state)
     }
     struct net_endpoint e[NET_LISTENERS_MAX];
     size_t count;
-    assert_int_equal(net_endpoints_parse(cases[1].listeners, cases[1].advertised, "", e, &count,
-                                         NULL), OK);
+    assert_int_equal(
+        net_endpoints_parse(cases[1].listeners, cases[1].advertised, "", e, &count, NULL), OK);
     assert_int_equal(count, 2);
     assert_string_equal(e[0].host, "");
     assert_string_equal(e[1].host, "::1");

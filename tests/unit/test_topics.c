@@ -65,7 +65,7 @@ void store_catalog_unref(struct store *s, const struct store_catalog *c)
     }
 }
 
-#define NAMES(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(,) NULL})
+#define NAMES(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 
 static struct store own, captured;
 static struct topics *topics;
