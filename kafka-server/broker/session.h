@@ -14,7 +14,7 @@
 
 #define FETCH_SESSION_NONE           0    /* the id that says "no session" */
 #define FETCH_EPOCH_INITIAL          0    /* a client asks for a new session */
-#define FETCH_EPOCH_FINAL            (-1) /* unused for so long, it gives its slot up */
+#define FETCH_EPOCH_FINAL            (-1) /* a client wants none, and the one it names closed */
 #define FETCH_SESSION_IDLE_MS        120000    /* unused for so long, it makes room for a new one */
 #define FETCH_SESSION_PARTITIONS_MAX (1 << 20) /* in all sessions */
 
