@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 from collections import Counter
 
@@ -527,6 +528,17 @@ def test_sighup_under_load_loses_nothing(make):
     assert [int(v) for v in c.values("demo")] == list(range(4000))
 
 
+def publish_raw(port):
+    """Connects, publishes nothing with QoS 1 on demo/x, waits for the PUBACK and for the end of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
+        s.sendall(bytes.fromhex("100d00044d5154540402003c000161"))
+        assert s.recv(4) == bytes.fromhex("20020000")
+        s.sendall(bytes.fromhex("320a000664656d6f2f780001"))
+        assert s.recv(4) == bytes.fromhex("40020001")
+        s.sendall(bytes.fromhex("e000"))
+        assert s.recv(1) == b""
+
+
 # --- listeners ----------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +561,20 @@ def test_per_listener_settings_share_one_log(make):
     c.stop()
     assert [int(v) for v in c.values("demo")] == list(range(20))
     assert c.totals("demo")["stored"] == 20
+
+
+def test_publishers_of_two_listeners_that_come_and_go_are_told_apart(make):
+    """The broker hands out the memory of one client to the next: equal addresses are not the same publish."""
+    c = make(per_listener=True).configure([stream(partitions=1, key="none")])
+    port = second_listener(c, {"config": c.config_path})
+    c.start()
+    wait_until("the second listener answers", lambda: port_answers(port))
+    for _ in range(60):
+        publish_raw(c.broker.port)
+        publish_raw(port)
+    c.stop()
+    assert len(c.values("demo")) == 120
+    assert c.totals("demo")["stored"] == 120
 
 
 def test_per_listener_settings_show_counters(make):
