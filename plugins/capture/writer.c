@@ -24,12 +24,15 @@
 #include "shared/base/clock.h"
 
 #include <errno.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define TICK_BYTES_MAX     (4u << 20)
 #define TICK_FRAMES_MAX    16384
@@ -48,6 +51,8 @@
 #define JOIN_S             30
 #define LOST_LOG_MS        10000
 #define TIMER_SLACK_NS     1000
+#define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
+#define LOCKED_STEP_MS     50
 #define POSITION_KEY       "capture/ring"
 #define POSITION_BYTES     16
 
@@ -78,6 +83,9 @@ struct writer {
     int64_t next_try_us, housekeeping_us, shown_us;
     int backoff_ms;
     struct log_limit lost_log;
+    _Atomic uint32_t opened;  /* futex: 1 when the thread has tried to open ring and store … */
+    enum err opened_err;      /* … and what came of it */
+    struct buf *mistakes;     /* capture_open's, until then */
 };
 
 /* --- builders --------------------------------------------------------------------------------- */
@@ -378,13 +386,29 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
 
 /* --- ring and store --------------------------------------------------------------------------- */
 
+/* A ring that cannot be read may hold acknowledged publishes all the same: it is put aside, for a
+ * version that can, and a new one takes its place. */
+static void ring_set_aside(const struct capture *c, const char *why)
+{
+    char aside[PATH_MAX];
+    int n = snprintf(aside, sizeof aside, "%s.unreadable-%lld", c->ring_path,
+                     (long long)clock_wall_ms());
+    if (n > 0 && (size_t)n < sizeof aside && rename(c->ring_path, aside) == 0) {
+        log_error("capture ring put aside, publishes in it are not in the log file=%s: %s", aside,
+                  why);
+    }
+}
+
 /* A ring of another size is replaced, unless it still holds what was acknowledged. */
 static uint64_t ring_bytes_now(const struct capture *c)
 {
     uint64_t bytes = (uint64_t)c->store_config.ring_bytes;
     struct ring old;
     struct errmsg m;
-    if (ring_open_reader(&old, c->ring_path, &m) == OK) {
+    enum err e = ring_open_reader(&old, c->ring_path, &m);
+    if (e == ERR_VERSION || e == ERR_CORRUPT) {
+        ring_set_aside(c, m.text);
+    } else if (e == OK) {
         if (old.bytes != bytes && ring_head(&old) != ring_consumed(&old)) {
             log_warn("ring.bytes takes effect at the next start: the ring still holds publishes");
             bytes = old.bytes;
@@ -403,7 +427,7 @@ static enum err make_dir(const char *path, struct errmsg *m)
     return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
 }
 
-enum err writer_open_ring(struct writer *w, struct errmsg *m)
+static enum err writer_open_ring(struct writer *w, struct errmsg *m)
 {
     struct capture *c = w->c;
     if (atomic_load(&c->ring_ready)) {
@@ -473,7 +497,7 @@ static void writer_close_store(struct writer *w)
     }
 }
 
-enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m)
+static enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m)
 {
     const struct config_store *s = &w->c->store_config;
     struct store_options o = {
@@ -649,12 +673,46 @@ static void writer_drain(struct writer *w)
     }
 }
 
-static void *writer_main(void *arg)
+/* Ring and store, as far as they can be had. ERR_LOCKED and contradictions are for the caller. */
+static enum err open_all(struct writer *w, struct buf *mistakes)
 {
-    struct writer *w = arg;
+    struct errmsg m;
+    enum err e = writer_open_ring(w, &m);
+    if (e && e != ERR_LOCKED) {
+        capture_set_state(w->c, STATE_NO_RING, m.text);
+        return OK;
+    }
+    enum err s = e ? e : writer_open_store(w, mistakes, &m);
+    if (s == ERR_LOCKED) {
+        buf_printf(mistakes, "%s\n", m.text);
+        return s;
+    }
+    if (s == ERR_INVALID && mistakes->len) {
+        return s;
+    }
+    if (s) {
+        capture_set_state(w->c, STATE_NO_STORE, m.text);
+    }
+    return OK;
+}
+
+/* A broker that was killed holds its locks until the kernel is done with it. */
+static enum err open_patiently(struct writer *w, struct buf *mistakes)
+{
+    for (int waited = 0;; waited += LOCKED_STEP_MS) {
+        size_t before = mistakes->len;
+        enum err e = open_all(w, mistakes);
+        if (e != ERR_LOCKED || waited >= LOCKED_WAIT_MS) {
+            return e;
+        }
+        mistakes->len = before;
+        (void)futex_wait_ms(&w->c->stop, 0, LOCKED_STEP_MS);
+    }
+}
+
+static void writer_loop(struct writer *w)
+{
     struct capture *c = w->c;
-    (void)prctl(PR_SET_NAME, "culex-writer", 0, 0, 0);         /* for people who look */
-    (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0); /* naps are shorter than its default */
     while (!atomic_load(&c->stop)) {
         writer_take_set(w);
         writer_housekeeping(w);
@@ -673,6 +731,36 @@ static void *writer_main(void *arg)
         writer_rest(w, frames);
     }
     writer_drain(w);
+}
+
+/* Descriptors of ring and store live in a table of this thread and those that it starts. The broker
+ * keeps the other table to itself, and so the kernel's cheap way to look up a descriptor in each
+ * system call, which it has only for a table that no two threads share. Before Linux 5.9 the call
+ * fails, and all share one table. */
+static void own_descriptors(void)
+{
+    (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, CLOSE_RANGE_UNSHARE);
+}
+
+static void *writer_main(void *arg)
+{
+    struct writer *w = arg;
+    struct capture *c = w->c;
+    (void)prctl(PR_SET_NAME, "culex-writer", 0, 0, 0);       /* for people who look */
+    (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0); /* naps are shorter than its default */
+    own_descriptors();
+    w->opened_err = open_patiently(w, w->mistakes);
+    w->mistakes = NULL;
+    enum err e = w->opened_err;
+    atomic_store(&w->opened, 1);
+    futex_wake(&w->opened);
+    if (!e) {
+        writer_loop(w);
+    }
+    writer_close_store(w);
+    if (atomic_load(&c->ring_ready)) {
+        ring_close(&c->ring);
+    }
     return NULL;
 }
 
@@ -690,8 +778,10 @@ enum err writer_new(struct capture *c)
     return OK;
 }
 
-enum err writer_start(struct capture *c)
+enum err writer_start(struct capture *c, struct buf *mistakes)
 {
+    struct writer *w = c->writer;
+    w->mistakes = mistakes;
     /* The broker's signals are for the broker's thread. */
     sigset_t all, before;
     sigfillset(&all);
@@ -699,7 +789,14 @@ enum err writer_start(struct capture *c)
     int error = pthread_create(&c->thread, NULL, writer_main, c->writer);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     c->thread_running = error == 0;
-    return error ? ERR_NOMEM : OK;
+    if (error) {
+        buf_printf(mistakes, "cannot start the writer thread: %s\n", strerror(error));
+        return ERR_NOMEM;
+    }
+    while (!atomic_load(&w->opened)) {
+        (void)futex_wait_ms(&w->opened, 0, BACKOFF_MS_MAX); /* recovery takes what it takes */
+    }
+    return w->opened_err;
 }
 
 static bool writer_join(struct capture *c)
@@ -725,10 +822,10 @@ bool writer_stop(struct capture *c)
             log_error("the writer hangs in the disk: left behind");
             return false;
         }
-        stats_log_final(c);
+        if (!w->opened_err) {
+            stats_log_final(c);
+        }
     }
-    writer_close_store(w);
-    ring_close(&c->ring);
     streams_free(&w->by_id);
     for (struct slot *slot = w->spare, *next; slot; slot = next) {
         next = slot->next;
