@@ -12,7 +12,6 @@
 
 #include <stdlib.h>
 
-
 enum { SIDE_OWN, SIDE_CAPTURED, SIDES };
 
 struct topics {
@@ -91,7 +90,13 @@ static size_t merge(const struct topics *t, const struct store_catalog *const *c
     return n;
 }
 
-/* Tells of the topics of the old catalog of a store that its new one does not have. */
+static bool same_id(const struct uuid *a, const struct uuid *b)
+{
+    return memcmp(a->b, b->b, sizeof a->b) == 0;
+}
+
+/* Tells of the topics of the old catalog of a store that its new one does not have, or has
+ * made anew. */
 static void tell_gone(struct topics *t, const struct store_catalog *before,
                       const struct store_catalog *after)
 {
@@ -100,13 +105,14 @@ static void tell_gone(struct topics *t, const struct store_catalog *before,
     }
     size_t k = 0;
     for (size_t i = 0; i < before->count; i++) {
-        const char *name = before->topics[i].name;
-        while (k < after->count && strcmp(after->topics[k].name, name) < 0) {
+        const struct store_topic *was = &before->topics[i];
+        while (k < after->count && strcmp(after->topics[k].name, was->name) < 0) {
             k++;
         }
-        if ((k == after->count || strcmp(after->topics[k].name, name) != 0) &&
-            topics_find(t, slice_str(name)) == NULL) {
-            t->gone(t->gone_arg, name);
+        bool same_name = k < after->count && strcmp(after->topics[k].name, was->name) == 0;
+        bool made_anew = same_name && !same_id(&after->topics[k].id, &was->id);
+        if (made_anew || (!same_name && topics_find(t, slice_str(was->name)) == NULL)) {
+            t->gone(t->gone_arg, was->name);
         }
     }
 }

@@ -140,6 +140,15 @@ static void test_refresh_takes_over_what_is_new_and_tells_what_is_gone(void **st
     assert_string_equal(buf_text(&gone), "a ");
 }
 
+static void test_topic_made_anew_is_told_as_gone(void **state)
+{
+    set_catalog(&captured, NAMES("a", "c", "d"));
+    captured.catalog->topics[1].id.b[15] = 1;
+    topics_refresh(topics);
+    assert_names("a b c d e ");
+    assert_string_equal(buf_text(&gone), "c ");
+}
+
 static void test_store_that_is_away_is_not_a_deleted_topic(void **state)
 {
     topics_set_stores(topics, &own, NULL);
@@ -296,6 +305,7 @@ int main(void)
         TOPICS(test_both_stores_are_one_list_and_captured_wins),
         TOPICS(test_topics_are_found_by_name_and_id_and_no_others),
         TOPICS(test_refresh_takes_over_what_is_new_and_tells_what_is_gone),
+        TOPICS(test_topic_made_anew_is_told_as_gone),
         TOPICS(test_store_that_is_away_is_not_a_deleted_topic),
         TOPICS(test_partitions_are_bounded),
         TOPICS(test_names_follow_kafkas_rule),
