@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
@@ -62,9 +63,12 @@ static void print_settings(void)
 static int parse_arguments(int argc, char **argv, struct arguments *a)
 {
     static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'},   {"data", required_argument, NULL, 'd'},
-        {"check-config", no_argument, NULL, 'k'},   {"help-config", no_argument, NULL, 's'},
-        {"version", no_argument, NULL, 'v'},        {"help", no_argument, NULL, 'h'},
+        {"config", required_argument, NULL, 'c'},
+        {"data", required_argument, NULL, 'd'},
+        {"check-config", no_argument, NULL, 'k'},
+        {"help-config", no_argument, NULL, 's'},
+        {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     for (int ch; (ch = getopt_long(argc, argv, "c:d:h", options, NULL)) != -1;) {
@@ -100,6 +104,21 @@ static int parse_arguments(int argc, char **argv, struct arguments *a)
     return -1;
 }
 
+/* A path on the command line begins where the user is. The directory need not be there yet. */
+static char *absolute_path(const char *path)
+{
+    char *here, *out = NULL;
+    if (path[0] == '/') {
+        return strdup(path);
+    }
+    here = getcwd(NULL, 0);
+    if (here != NULL && asprintf(&out, "%s/%s", here, path) < 0) {
+        out = NULL;
+    }
+    free(here);
+    return out;
+}
+
 /* Reads the configuration, the command line on top. False: said what is wrong. */
 static bool load(struct config *c, const struct arguments *a)
 {
@@ -115,8 +134,10 @@ static bool load(struct config *c, const struct arguments *a)
         return false;
     }
     if (a->data != NULL) {
-        char *data = strdup(a->data);
+        char *data = absolute_path(a->data);
         if (data == NULL) {
+            fprintf(stderr, "culex-server: --data %s: no memory, or no working directory\n",
+                    a->data);
             return false;
         }
         free(c->data);

@@ -33,9 +33,11 @@ static const char *const durability_choices[] = {"flush", "fsync", NULL};
 static const char *const cleanup_choices[] = {"delete", "compact", NULL};
 static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
 
-static enum err check_not_empty(const char *text, struct errmsg *m)
+/* Plugin and server have different working directories: a relative path would be two places. */
+static enum err check_data(const char *text, struct errmsg *m)
 {
-    return *text ? OK : err_set(m, ERR_INVALID, "is empty; a path belongs here");
+    return *text == '/' ? OK : err_set(m, ERR_INVALID, "\"%s\" is not an absolute path, like "
+                                       "/var/lib/culex", text);
 }
 
 static enum err check_stream_name(const char *text, struct errmsg *m)
@@ -132,8 +134,9 @@ static enum err check_protocol_map(const char *text, struct errmsg *m)
 /* The order is the order of the documentation. */
 const struct option_row option_rows[] = {
     {TOP(data), .name = "data", .type = OPTION_STRING, .default_text = "/var/lib/culex",
-     .check = check_not_empty,
-     .doc = "Data directory. The plugin writes DATA/captured, culex-server writes DATA/server."},
+     .check = check_data,
+     .doc = "Data directory, an absolute path. The plugin writes DATA/captured, culex-server writes "
+            "DATA/server."},
     {TOP(sys_interval_ms), .name = "sys.interval.ms", .type = OPTION_INT, .min = 100,
      .max = 3600000, .default_text = "5000", .reload = true,
      .doc = "How often the plugin publishes its counters under $SYS/broker/culex/."},
@@ -191,8 +194,8 @@ const struct option_row option_rows[] = {
      .doc = "Bytes kept per partition, as in Kafka. -1: no limit."},
     {STREAM(compact), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
      .choices = cleanup_choices, .reload = true,
-     .doc = "delete, or compact: keep the newest record of each key; a retained empty publish is "
-            "then a tombstone."},
+     .doc = "delete, or compact: retention.ms and retention.bytes then remove nothing, and a "
+            "retained empty publish is a tombstone. Older records of a key are not removed yet."},
     {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
      .choices = on_full_choices, .reload = true,
      .doc = "What happens to a publish when the capture ring is full (the disk is full, broken "
