@@ -40,6 +40,8 @@
 
 #define HOLD_MS        10000
 #define TICK_MS        200
+#define LOCKED_WAIT_MS 2000
+#define LOCKED_STEP_MS 20
 #define LOOK_MS        1000  /* between two looks for a store that is not there */
 #define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
 #define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
@@ -151,6 +153,20 @@ static enum err open_coordinator(struct server *s, struct errmsg *m)
     return e;
 }
 
+/* A server that was killed holds its lock until the kernel is done with it. Only at the start: the
+ * loop must not wait. */
+static enum err open_patiently(struct server *s, const struct store_options *o, struct errmsg *m)
+{
+    static const struct timespec step = {0, LOCKED_STEP_MS * 1000000L};
+    enum err e = store_open(&s->own, o, m);
+    for (int waited = 0; e == ERR_LOCKED && s->net == NULL && waited < LOCKED_WAIT_MS;
+         waited += LOCKED_STEP_MS) {
+        nanosleep(&step, NULL);
+        e = store_open(&s->own, o, m);
+    }
+    return e;
+}
+
 static enum err open_own(struct server *s, struct errmsg *m)
 {
     struct stat st;
@@ -162,7 +178,7 @@ static enum err open_own(struct server *s, struct errmsg *m)
     struct store_options o = {.dir = s->in->dir_own, .role = STORE_WRITER,
                               .cache_bytes = (uint64_t)s->config.store.cache_bytes,
                               .tail_bytes = 1 << 20};
-    enum err e = store_open(&s->own, &o, m);
+    enum err e = open_patiently(s, &o, m);
     if (e != OK) {
         return e;
     }
