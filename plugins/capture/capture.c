@@ -33,8 +33,6 @@
 #include <unistd.h>
 
 #define WAIT_STEP_US       100
-#define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
-#define LOCKED_STEP_MS     50
 #define REFUSED_LOG_MS     10000
 #define FANOUT_BYTES_MAX   (64u << 20) /* of one publish in all its streams: it is one commit */
 
@@ -294,43 +292,6 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
 
 /* --- life ------------------------------------------------------------------------------------- */
 
-/* Ring and store, as far as they can be had. ERR_LOCKED and contradictions are for the caller. */
-static enum err open_all(struct capture *c, struct buf *mistakes)
-{
-    struct errmsg m;
-    enum err e = writer_open_ring(c->writer, &m);
-    if (e && e != ERR_LOCKED) {
-        capture_set_state(c, STATE_NO_RING, m.text);
-        return OK;
-    }
-    enum err s = e ? e : writer_open_store(c->writer, mistakes, &m);
-    if (s == ERR_LOCKED) {
-        buf_printf(mistakes, "%s\n", m.text);
-        return s;
-    }
-    if (s == ERR_INVALID && mistakes->len) {
-        return s;
-    }
-    if (s) {
-        capture_set_state(c, STATE_NO_STORE, m.text);
-    }
-    return OK;
-}
-
-/* A broker that was killed holds its locks until the kernel is done with it. */
-static enum err open_patiently(struct capture *c, struct buf *mistakes)
-{
-    for (int waited = 0;; waited += LOCKED_STEP_MS) {
-        size_t before = mistakes->len;
-        enum err e = open_all(c, mistakes);
-        if (e != ERR_LOCKED || waited >= LOCKED_WAIT_MS) {
-            return e;
-        }
-        mistakes->len = before;
-        nap_us(LOCKED_STEP_MS * 1000);
-    }
-}
-
 static void capture_free(struct capture *c)
 {
     if (!writer_stop(c)) {
@@ -380,12 +341,9 @@ enum err capture_open(struct capture **out, struct config *config, struct buf *m
     if (!e && (!c->set || writer_new(c))) {
         e = ERR_NOMEM;
     }
-    e = e ? e : open_patiently(c, mistakes);
+    e = e ? e : writer_start(c, mistakes);
     if (!e && c->set->config.stream_count == 0) {
         log_warn("no streams are configured: nothing will be captured");
-    }
-    if (!e && (e = writer_start(c)) != OK) {
-        buf_printf(mistakes, "cannot start the writer thread\n");
     }
     if (e) {
         capture_free(c);

@@ -120,7 +120,7 @@ struct capture {
     bool pass;                      /* stats.c: a pass over the counters is under way */
     uint64_t shown[16];             /* stats.c: what was published last, hashed */
 
-    /* Made by one thread, then used by the broker's thread (writing) and the writer (reading). */
+    /* Opened by the writer, then used by the broker's thread (writing) and the writer (reading). */
     struct ring ring;
     _Atomic bool ring_ready; /* release: ring may be used */
 
@@ -183,11 +183,11 @@ struct writer_stream {
 };
 
 struct writer;
-/* Tries ring and store once; broker's thread before the writer runs, writer's thread afterwards. */
 enum err writer_new(struct capture *c) MUST_CHECK;
-enum err writer_open_ring(struct writer *w, struct errmsg *m) MUST_CHECK;
-enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m) MUST_CHECK;
-enum err writer_start(struct capture *c) MUST_CHECK;
+/* Starts the thread and waits until it has opened ring and store, or knows that it cannot: then it
+ * goes on trying. ERR_LOCKED, ERR_INVALID (the configuration contradicts the store): sentences in
+ * mistakes. Only that thread touches ring file and store, from opening to closing. */
+enum err writer_start(struct capture *c, struct buf *mistakes) MUST_CHECK;
 /* Joins the thread after a last drain; frees the writer. false: it hangs in the disk, and the
  * capture must stay. */
 bool writer_stop(struct capture *c);
