@@ -82,6 +82,17 @@ def port_answers(port):
         return False
 
 
+def mqtt_answers(port):
+    """Mosquitto 2.0 loses a SIGTERM that comes after its port is open and before its loop runs, so a
+    broker is up when it answers a CONNECT."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as s:
+            s.sendall(bytes.fromhex("100c00044d515454040200 3c0000"))
+            return len(s.recv(4)) > 0
+    except OSError:
+        return False
+
+
 class Process:
     """One program with its output in a file; start, stop, kill, wait, look into the log."""
 
@@ -182,7 +193,7 @@ class Broker(Process):
         self.launch(argv + [MOSQUITTO, "-c", self.conf_path], env=sanitizer_env(preload=True))
         if wait:
             wait_until("the broker answers",
-                       lambda: self.check_running() and port_answers(self.port))
+                       lambda: self.check_running() and mqtt_answers(self.port))
         return self
 
     def check_running(self):
