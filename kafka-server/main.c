@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "kafka-server/net/net.h"
@@ -38,6 +39,8 @@ static const char usage[] =
     "  --help           print this\n"
     "\n"
     "SIGTERM stops it; SIGHUP reopens the log file and reads the configuration again.\n";
+
+#define CLOSE_MS 400 /* after the last reply; with server.c's grace it is less than SERVER_STOP_MS */
 
 struct arguments {
     const char *config;
@@ -166,6 +169,20 @@ static void raise_file_limit(void)
     }
 }
 
+static void leave(int signal_number)
+{
+    _exit(EXIT_SUCCESS);
+}
+
+/* All that was answered is written; what closing does beyond that (waiting for a worker that opens
+ * a large log, say) must not keep whoever stops us waiting. */
+static void leave_soon(void)
+{
+    static const struct itimerval soon = {.it_value = {0, CLOSE_MS * 1000}};
+    signal(SIGALRM, leave);
+    setitimer(ITIMER_REAL, &soon, NULL);
+}
+
 static int serve(struct config *c)
 {
     static struct server s;
@@ -173,6 +190,9 @@ static int serve(struct config *c)
     enum err e = server_open(&s, c, &m);
     if (e == OK) {
         e = server_run(&s);
+        if (e == OK) {
+            leave_soon();
+        }
     } else {
         log_error("culex-server cannot start: %s", m.text);
     }
