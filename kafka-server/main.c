@@ -40,7 +40,7 @@ static const char usage[] =
     "\n"
     "SIGTERM stops it; SIGHUP reopens the log file and reads the configuration again.\n";
 
-#define CLOSE_MS 400 /* after the last reply; with server.c's grace it is less than SERVER_STOP_MS */
+#define CLOSE_MS 400 /* after the last reply; with the grace for replies less than SERVER_STOP_MS */
 
 struct arguments {
     const char *config;
