@@ -137,7 +137,6 @@ static enum err attach(struct store *s, struct errmsg *m)
     }
     s->follower->life = life;
     atomic_store(&s->follower->sequence, atomic_load(&page->h->sequence) - 1);
-    catalog_swap(s, c);
     swap_rocks(s, r);
     struct page *old_page = atomic_exchange(&s->page, page);
     struct page *old_view = atomic_exchange(&s->view, view);
@@ -145,6 +144,7 @@ static enum err attach(struct store *s, struct errmsg *m)
     if (old_view != old_page) {
         retire_page(s, old_view);
     }
+    catalog_swap(s, c); /* last: who sees the new topics finds their ends */
     janitor_stop(s->follower->janitor);
     s->follower->janitor = janitor_start(s->dir);
     return OK;
