@@ -20,8 +20,8 @@ struct topics;
 struct topics *topics_new(void);
 void topics_free(struct topics *t);
 
-/* Told for each topic that a refresh found to be gone: deleted, or made anew under its old name; not
- * merely out of reach. */
+/* Told for each topic that a refresh found to be gone: deleted, or made anew under its old name;
+ * not merely out of reach. */
 typedef void topics_gone_fn(void *arg, const char *name);
 void topics_on_gone(struct topics *t, topics_gone_fn *fn, void *arg);
 
