@@ -135,8 +135,8 @@ static enum err check_protocol_map(const char *text, struct errmsg *m)
 const struct option_row option_rows[] = {
     {TOP(data), .name = "data", .type = OPTION_STRING, .default_text = "/var/lib/culex",
      .check = check_data,
-     .doc = "Data directory, an absolute path. The plugin writes DATA/captured, culex-server writes "
-            "DATA/server."},
+     .doc = "Data directory, an absolute path. The plugin writes DATA/captured, culex-server "
+            "writes DATA/server."},
     {TOP(sys_interval_ms), .name = "sys.interval.ms", .type = OPTION_INT, .min = 100,
      .max = 3600000, .default_text = "5000", .reload = true,
      .doc = "How often the plugin publishes its counters under $SYS/broker/culex/."},

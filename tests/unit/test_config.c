@@ -234,7 +234,10 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
          ":1: server.log.level: \"loud\" is none of its values; error, warn, info or debug"},
         {"{\"store\": {\"ring.bytes\": 1}}",
          ":1: store.ring.bytes: 1 is too small; 65536 to 1073741824"},
-        {"{\"data\": \"\"}", ":1: data: is empty; a path belongs here"},
+        {"{\"data\": \"\"}",
+         ":1: data: \"\" is not an absolute path, like /var/lib/culex"},
+        {"{\"data\": \"data\"}",
+         ":1: data: \"data\" is not an absolute path, like /var/lib/culex"},
         {"{\"defaults\": {\"name\": \"x\", \"partitions\": 0}, \"streams\": [{" DEMO "}]}",
          ":1: defaults.name: has no default; it belongs into each stream"
          "|:1: defaults.partitions: 0 is too small; 1 to 1024"},
