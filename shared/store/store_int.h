@@ -280,7 +280,8 @@ struct store {
     size_t dead_cursor;    /* next closed segment to look into for dead bytes; SIZE_MAX: none */
     uint32_t drop_below;   /* segments below may go */
     uint32_t dropped_below; /* segments below have gone, or are on their way */
-    int64_t drop_again_ms; /* the last drop is repeated then; 0: it was */
+    int64_t drop_again_ms; /* the last drop is repeated then … */
+    int drops_left;        /* … so many times */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
     uint32_t blocker_segment; /* what keeps the oldest segment alive: */
     uint32_t blocker_uid;

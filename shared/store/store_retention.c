@@ -27,7 +27,8 @@
 #define SETTLED_SEGMENTS   3    /* newest closed ones that may still be in L0 or a memtable */
 #define MERGE_COUNT        8    /* small neighbours that become one */
 #define INTERVAL_MS_MIN    100
-#define DROP_AGAIN_MS      10000 /* files that were still in L0 when their segments went */
+#define DROP_AGAIN_MS      10000 /* files that were in L0 or being moved when their segments went */
+#define DROP_REPEATS       6
 
 struct tick {
     struct store *s;
@@ -583,9 +584,10 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     if (!cleaner_idle(s)) {
         return OK;
     }
-    bool again = s->drop_again_ms > 0 && t->now_ms >= s->drop_again_ms;
-    if (s->drop_below > s->dropped_below || again) {
-        s->drop_again_ms = again ? 0 : t->now_ms + DROP_AGAIN_MS;
+    bool more = s->drop_below > s->dropped_below;
+    if (more || (s->drops_left > 0 && t->now_ms >= s->drop_again_ms)) {
+        s->drops_left = more ? DROP_REPEATS : s->drops_left - 1;
+        s->drop_again_ms = t->now_ms + DROP_AGAIN_MS;
         *job = (struct clean_job){.to = s->drop_below};
         return OK;
     }
