@@ -277,6 +277,27 @@ def test_another_ring_size_does_not_lose_what_the_ring_holds(make):
     assert (c.data / "capture.ring").stat().st_size > 2 << 20
 
 
+def test_a_ring_of_another_version_is_put_aside_with_what_it_holds(make):
+    c = make().configure([stream()])
+    c.break_store()
+    c.start()
+    with c.mqtt() as m:
+        m.publish_all([("demo/x", "acknowledged %d" % i) for i in range(100)])
+    c.broker.kill9()
+    c.mend_store()
+    with open(c.data / "capture.ring", "r+b") as ring:
+        ring.seek(8)  # the version, behind the magic
+        ring.write(bytes([99]))
+    c.start()
+    with c.mqtt() as m:
+        m.publish("demo/x", "new")
+    c.stop()
+    assert c.values("demo") == ["new"]
+    aside = [p for p in c.data.iterdir() if p.name.startswith("capture.ring.unreadable-")]
+    assert len(aside) == 1 and b"acknowledged 99" in aside[0].read_bytes()
+    assert f"put aside, publishes in it are not in the log file={aside[0]}" in c.broker.log()
+
+
 # --- a ring that is full ------------------------------------------------------------------------------------------
 
 SMALL = {"ring.bytes": 65536}

@@ -1,11 +1,13 @@
 """Starting, stopping and going on: server and broker in any order, alone, restarted, twice on one directory."""
 
+import fcntl
 import os
 import re
 import signal
 import socket
 import stat
 import time
+from pathlib import Path
 
 import pytest
 from harness import Server, api_versions, consumer, end_offsets, free_port, read_all, stored, wait_until
@@ -19,6 +21,22 @@ def test_server_before_the_broker_waits_and_says_so(culex_factory):
     c.wait_topics()
     c.publish("demo/x", ["late"])
     assert [r.value for r in read_all(c.bootstrap, "demo", 1)] == [b"late"]
+
+
+def test_server_waits_for_the_lock_of_one_that_is_just_going(culex):
+    """As after a kill: the kernel lets go of the lock a moment after the next server has started."""
+    culex.server.stop()
+    lock = culex.data / "server" / "lock"
+    with open(lock, "r+b") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        culex.server.start(wait=False)
+        blocked_in = Path(f"/proc/{culex.server.proc.pid}/wchan")
+
+        def pauses():
+            assert culex.server.running(), culex.server.log()
+            return "nanosleep" in blocked_in.read_text()
+        wait_until("the server has found the lock taken and pauses", pauses, every=0.001)
+    culex.server.wait_ready()
 
 
 def test_history_is_served_while_the_broker_is_down(culex):

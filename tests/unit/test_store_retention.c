@@ -95,6 +95,32 @@ static void test_bytes_of_a_stream_are_limited(void **state)
     kit_fini(&k);
 }
 
+/* As in Kafka: with "compact" alone neither age nor size removes a record. */
+static void test_limits_leave_compacted_streams_alone(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = limited(&k, s, "a", 1000, 1000);
+    struct store_topic compacted = limited(&k, s, "b", 1000, 1000);
+    compacted.cleanup = STORE_CLEANUP_COMPACT;
+    KIT_OK(store_topic_alter(s, &compacted, &k.m));
+    for (int i = 0; i < 100; i++) {
+        (void)kit_append(&k, s, t.uid, i, 1, 1000000 + i * 100, 100);
+        (void)kit_append(&k, s, compacted.uid, i, 1, 1000000 + i * 100, 100);
+        kit_commit(&k, s);
+        tick(&k, s, 1000000 + i * 100);
+    }
+    for (int i = 0; i < 100; i++) {
+        tick(&k, s, 2000000 + i * 1000);
+    }
+    assert_int_equal(kit_offsets(s, t.uid).log_start, 100);
+    assert_int_equal(kit_offsets(s, compacted.uid).log_start, 0);
+    kit_read_all(&k, s, compacted.uid, 0, 100, 1 << 20);
+    store_close(s);
+    kit_fini(&k);
+}
+
 static void test_age_of_a_stream_is_limited(void **state)
 {
     struct kit k;
@@ -312,6 +338,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_of_a_stream_are_limited),
+        cmocka_unit_test(test_limits_leave_compacted_streams_alone),
         cmocka_unit_test(test_age_of_a_stream_is_limited),
         cmocka_unit_test(test_bytes_of_the_store_are_limited),
         cmocka_unit_test(test_mostly_dead_segments_are_rewritten),
