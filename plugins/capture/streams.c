@@ -9,14 +9,15 @@
  *   not configured, in the store     stays readable; frames left in the ring still go into it, with
  *                                    the key and headers that its attributes remember
  *
- * Attributes are the stream's settings as JSON, each under "mqtt." and its name: what the server
- * shows as the topic's configuration. */
+ * Attributes are the stream's settings as JSON, each under "mqtt." and its name (the filters under
+ * mqtt.filter): what the server shows as the topic's configuration. */
 #include "plugins/capture/internal.h"
 
 #include <jansson.h>
 #include <stdio.h>
 
 #define ATTRIBUTE_PREFIX      "mqtt."
+#define FILTERS_NAME          ATTRIBUTE_PREFIX "filter" /* one setting, as mqtt.key; a list */
 #define ATTRIBUTE_BYTES_MAX   (64u << 10) /* of one value as text */
 #define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes; more are only counted */
 
@@ -43,13 +44,12 @@ static void put_filters(json_t *object, const struct config_stream *s)
     for (uint32_t i = 0; i < s->filter_count; i++) {
         bytes += strlen(s->filters[i]) + 8;
         if (bytes > FILTERS_BYTES_MAX / 2) { /* escapes may double a byte, and rarely more */
-            json_object_set_new(object, ATTRIBUTE_PREFIX "filters.count",
-                                json_integer(s->filter_count));
+            json_object_set_new(object, FILTERS_NAME ".count", json_integer(s->filter_count));
             break;
         }
         json_array_append_new(filters, json_string(s->filters[i]));
     }
-    json_object_set_new(object, ATTRIBUTE_PREFIX "filters", filters);
+    json_object_set_new(object, FILTERS_NAME, filters);
 }
 
 /* JSON text, malloc'd; NULL without memory. */
@@ -74,7 +74,7 @@ static char *stream_attributes(const struct config_stream *s)
     char *out = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
     if (out && strlen(out) > STORE_ATTRIBUTES_BYTES_MAX - 1) {
         free(out);
-        json_object_del(object, ATTRIBUTE_PREFIX "filters");
+        json_object_del(object, FILTERS_NAME);
         out = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
     }
     buf_fini(&text);

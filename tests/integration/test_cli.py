@@ -80,7 +80,7 @@ def publish(culex, count):
 
 @pytest.fixture(scope="module")
 def running(module_factory):
-    c = module_factory(streams=[{"name": "demo", "filters": ["demo/#"], "partitions": 4, "retention.ms": 86400000},
+    c = module_factory(streams=[{"name": "demo", "filters": ["demo/#", "more/+"], "partitions": 4, "retention.ms": 86400000},
                                 {"name": "idle", "filters": ["idle"], "partitions": 1}])
     publish(c, 50)
     d = Driver("librdkafka", c.bootstrap, "demo", "readers", 0)
@@ -96,6 +96,8 @@ def test_streams_lists_what_there_is(running):
     demo, idle = ask(c, "streams")
     assert (demo["stream"], demo["records"], demo["end"], len(demo["partitions"])) == ("demo", 50, 50, 4)
     assert demo["retention"] == "1 d" and demo["settings"]["cleanup.policy"] == "delete"
+    assert demo["settings"]["mqtt.filter"] == "demo/#,more/+" and demo["settings"]["mqtt.key"] == "topic"
+    assert "mqtt.filters" not in demo["settings"]
     assert (idle["stream"], idle["records"]) == ("idle", 0)
     lines = run("streams", "-s", c.bootstrap).stdout.splitlines()
     assert lines[0].split() == ["STREAM", "PARTITIONS", "RECORDS", "WRITTEN", "RETENTION"]
