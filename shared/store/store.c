@@ -10,7 +10,8 @@
  *
  * The lock is one of the open file description (fcntl): it ends with the process however it ends,
  * lives through the fork of a daemon, and a follower can ask whether it is held without taking
- * it. */
+ * it. Of the file's bytes, the first is the store; the second is taken when the page is filled, so
+ * whoever finds it held knows that a living writer vouches for the page. */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -26,6 +27,8 @@
 
 #define FORMAT_TEXT_MAX 128
 #define TAIL_STEP_BYTES 4096u
+
+enum { LOCK_STORE, LOCK_PAGE }; /* bytes of the file "lock" */
 
 static const char format_magic[5] = {'c', 'u', 'l', 'e', 'x'};
 
@@ -169,7 +172,7 @@ static enum err take_lock(struct store *s, struct errmsg *m)
     if (s->lock_fd < 0) {
         return os_failed(m, errno, "cannot open", path);
     }
-    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_STORE, .l_len = 1};
     if (fcntl(s->lock_fd, F_OFD_SETLK, &l) != 0) {
         if (errno != EAGAIN && errno != EACCES) {
             return os_failed(m, errno, "cannot lock", path);
@@ -185,11 +188,16 @@ static enum err take_lock(struct store *s, struct errmsg *m)
     return OK;
 }
 
-bool store_writer_alive(struct store *s)
+enum err lock_page(struct store *s, struct errmsg *m)
 {
-    if (s->o.role == STORE_WRITER) {
-        return true;
-    }
+    struct flock l = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_PAGE, .l_len = 1};
+    return fcntl(s->lock_fd, F_OFD_SETLK, &l) == 0
+               ? OK
+               : os_failed(m, errno, "cannot lock the page of", s->dir);
+}
+
+static bool lock_held(const struct store *s, int byte)
+{
     char path[PATH_MAX];
     if (path_in(s, "lock", path, NULL) != OK) {
         return false;
@@ -198,10 +206,20 @@ bool store_writer_alive(struct store *s)
     if (fd < 0) {
         return false;
     }
-    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    struct flock l = {.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
     bool held = fcntl(fd, F_OFD_GETLK, &l) == 0 && l.l_type == F_WRLCK;
     close(fd);
     return held;
+}
+
+bool lock_page_held(const struct store *s)
+{
+    return lock_held(s, LOCK_PAGE);
+}
+
+bool store_writer_alive(struct store *s)
+{
+    return s->o.role == STORE_WRITER || lock_held(s, LOCK_STORE);
 }
 
 /* --- open ------------------------------------------------------------------------------------- */

@@ -90,12 +90,19 @@ static void retire_page(struct store *s, struct page *p)
     }
 }
 
+/* Was it filled since the machine booted? 0: it is being filled. */
+static bool page_is_true(const struct store *s, const struct page *page)
+{
+    uint64_t boot = atomic_load(&page->h->boot);
+    return boot == page_boot_now() || (boot != 0 && lock_page_held(s));
+}
+
 /* Chooses where offsets come from, as of this life of the page. */
 static enum err choose_view(struct store *s, struct page *page, struct rocks *r,
                             const struct store_catalog *c, uint32_t next_uid, struct page **view,
                             struct errmsg *m)
 {
-    if (atomic_load(&page->h->boot) == page_boot_now()) {
+    if (page_is_true(s, page)) {
         *view = page;
         return OK;
     }
@@ -251,7 +258,7 @@ static void look_at_life(struct store *s)
     struct follower *f = s->follower;
     struct page *page = atomic_load(&s->page);
     uint64_t life = atomic_load(&page->h->life);
-    if (life == f->life || atomic_load(&page->h->boot) != page_boot_now()) {
+    if (life == f->life || !page_is_true(s, page)) {
         return;
     }
     f->life = life;

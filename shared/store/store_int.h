@@ -150,6 +150,9 @@ enum err page_reserve(struct page *p, uint32_t uids, const char *dir, struct err
 /* False: the directory holds another page by now, or none. */
 bool page_is_current(const struct page *p, const char *dir);
 uint64_t page_boot_now(void);
+/* Writer: the page is filled, and tells the truth for as long as this process lives. */
+enum err lock_page(struct store *s, struct errmsg *m) MUST_CHECK;
+bool lock_page_held(const struct store *s); /* does a living writer say so? */
 void page_publish(struct page *p); /* sequence + 1, wakes */
 
 /* --- partitions of a writer ------------------------------------------------------------------- */

@@ -10,6 +10,8 @@
  * are exactly what was published. After a crash of the machine they may be newer or older than what
  * the WAL kept. So the page carries the boot id of the writer that filled it, and a follower that
  * finds another boot than its own takes the ends from the database until a writer has come by.
+ * Where writer and follower are shown different boot ids (a container that has one of its own, and
+ * a service in it with a /proc of its own), the writer's lock tells that the page is of now.
  *
  * Blocks are allocated before an entry is used (page_reserve), so that a full disk is an error
  * there and not a SIGBUS here. A page that does not fit is replaced by rename, never resized in

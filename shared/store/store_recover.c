@@ -320,7 +320,10 @@ enum err recover_publish(struct store *s, struct page *shared, const struct page
     atomic_store(&h->pid, (uint32_t)getpid());
     atomic_store(&h->clean, 0);
     atomic_store(&h->boot, boot);
-    atomic_fetch_add(&h->life, 1);
-    page_publish(shared);
-    return OK;
+    e = lock_page(s, m);
+    if (e == OK) {
+        atomic_fetch_add(&h->life, 1);
+        page_publish(shared);
+    }
+    return e;
 }

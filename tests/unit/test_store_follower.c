@@ -155,6 +155,17 @@ static void test_follower_moves_to_a_directory_made_anew(void **state)
     kit_fini(&k);
 }
 
+static void spoil_page(const struct kit *k, long at, uint64_t value)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/page", k->dir);
+    FILE *page = fopen(path, "r+");
+    assert_non_null(page);
+    assert_int_equal(fseek(page, at, SEEK_SET), 0);
+    assert_int_equal(fwrite(&value, sizeof value, 1, page), 1);
+    assert_int_equal(fclose(page), 0);
+}
+
 /* The page of another boot is not believed: ends come from the database until a writer opens. */
 static void test_page_of_an_earlier_boot_is_not_believed(void **state)
 {
@@ -165,17 +176,8 @@ static void test_page_of_an_earlier_boot_is_not_believed(void **state)
     kit_append(&k, w, t.uid, 0, 7, 1000, 0);
     kit_commit(&k, w);
     store_close(w);
-    char path[400];
-    snprintf(path, sizeof path, "%s/page", k.dir);
-    FILE *page = fopen(path, "r+");
-    assert_non_null(page);
-    uint64_t other_boot = 42;
-    int64_t wrong_end = 1000;
-    fseek(page, 32, SEEK_SET);
-    fwrite(&other_boot, 8, 1, page);
-    fseek(page, 4096 + 8, SEEK_SET);
-    fwrite(&wrong_end, 8, 1, page);
-    fclose(page);
+    spoil_page(&k, 32, 42);         /* the boot id */
+    spoil_page(&k, 4096 + 8, 1000); /* the end */
     struct store *f = kit_open(&k, &k.follower);
     assert_int_equal(kit_offsets(f, t.uid).end, 7);
     assert_int_equal(kit_offsets(f, t.uid + 1).end, 0);
@@ -194,6 +196,30 @@ static void test_page_of_an_earlier_boot_is_not_believed(void **state)
     kit_commit(&k, w);
     wait_end(f, t.uid, 8);
     assert_int_equal(kit_offsets(f, t.uid).leader_epoch, 1);
+    kit_read_all(&k, f, t.uid, 0, 8, 1 << 20);
+    store_close(f);
+    store_close(w);
+    kit_fini(&k);
+}
+
+/* A service with a /proc of its own, in a container, is shown another boot id than the broker. */
+static void test_page_of_a_living_writer_is_believed_whatever_its_boot_id(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *w = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(w, "a", 1);
+    spoil_page(&k, 32, 42);
+    struct store *f = kit_open(&k, &k.follower);
+    kit_append(&k, w, t.uid, 0, 7, 1000, 0);
+    kit_commit(&k, w);
+    wait_end(f, t.uid, 7);
+    store_close(w);
+    w = kit_open(&k, &k.writer);
+    spoil_page(&k, 32, 42);
+    kit_append(&k, w, t.uid, 7, 1, 1000, 0);
+    kit_commit(&k, w);
+    wait_end(f, t.uid, 8);
     kit_read_all(&k, f, t.uid, 0, 8, 1 << 20);
     store_close(f);
     store_close(w);
@@ -309,6 +335,7 @@ int main(void)
         cmocka_unit_test(test_follower_opens_while_nobody_writes),
         cmocka_unit_test(test_follower_moves_to_a_directory_made_anew),
         cmocka_unit_test(test_page_of_an_earlier_boot_is_not_believed),
+        cmocka_unit_test(test_page_of_a_living_writer_is_believed_whatever_its_boot_id),
         cmocka_unit_test(test_reads_race_with_flushes),
         cmocka_unit_test(test_dropped_files_are_let_go),
     };
