@@ -333,15 +333,10 @@ static void park(struct fetch_wait *fw)
 static bool is_ready(const struct fetch_wait *fw)
 {
     const struct fetch *f = &fw->fetch;
-    for (int32_t i = 0; i < f->count; i++) {
-        if (f->parts[i].diverging_epoch >= 0) {
-            return true;
-        }
-    }
     /* Gathering up to min bytes takes memory: when that is short, what there is goes out. */
     bool short_of_memory = f->bytes != 0 && net_memory_left(fw->server->net) < FETCH_READ_BYTES_MAX;
-    return f->errors != 0 || f->bytes >= fw->bytes_min || f->count == 0 || short_of_memory ||
-           fw->server->stopping || clock_mono_ms() >= fw->deadline_ms;
+    return fetch_is_enough(f, fw->bytes_min) || short_of_memory || fw->server->stopping ||
+           clock_mono_ms() >= fw->deadline_ms;
 }
 
 static void settle(struct fetch_wait *fw)

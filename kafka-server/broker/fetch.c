@@ -22,7 +22,7 @@ void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t
         p->diverging_epoch = -1;
         p->diverging_end = -1;
         buf_init(&p->copied, FETCH_PART_BYTES_MAX);
-        f->errors += p->error != KERR_NONE;
+        f->unknown += p->error != KERR_NONE;
     }
 }
 
@@ -54,11 +54,27 @@ size_t fetch_held_bytes(const struct fetch *f)
 
 static void fail(struct fetch *f, struct fetch_part *p, enum kerr error)
 {
-    if (p->error == KERR_NONE) {
-        f->errors++;
-    }
+    f->errors++;
     p->error = error;
     p->end = p->log_start = -1;
+}
+
+bool fetch_is_enough(const struct fetch *f, size_t bytes_min)
+{
+    if (f->errors != 0 || f->unknown == f->count) {
+        return true;
+    }
+    size_t bytes = 0;
+    for (int32_t i = 0; i < f->count; i++) {
+        const struct fetch_part *p = &f->parts[i];
+        size_t have = fetch_part_bytes(p);
+        bool more = p->next < p->end && f->bytes != 0;
+        bytes += more && p->bytes_max > have ? p->bytes_max : have;
+        if (p->diverging_epoch >= 0) {
+            return true;
+        }
+    }
+    return bytes >= bytes_min;
 }
 
 static void count_bytes(struct fetch *f, size_t bytes)

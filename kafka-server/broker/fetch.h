@@ -41,7 +41,8 @@ struct fetch {
     int32_t count;
     size_t bytes_left;  /* of the reply */
     size_t bytes;       /* read so far */
-    int32_t errors;     /* partitions with one */
+    int32_t unknown;    /* partitions that had an error before anybody looked */
+    int32_t errors;     /* partitions in which looking or reading found one */
     int32_t cold;       /* partitions for fetch_read */
     size_t batch_bytes; /* mean size of the batches of the last read: smaller rooms are not tried */
     bool again;         /* fetch_read found something that cannot be read yet: try again soon */
@@ -54,6 +55,12 @@ void fetch_fini(struct fetch *f);
 void fetch_look(struct fetch *f);
 /* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
 void fetch_read(struct fetch *f);
+
+/* Is there nothing to wait for any more? Kafka's rule: enough bytes, an error, or a log that has
+ * parted from the client's; a partition that is not known at all keeps nobody from waiting for the
+ * others. One that has more than was taken counts as much as its limit allows: whole batches seldom
+ * fill it to the byte, and waiting would bring no more. */
+bool fetch_is_enough(const struct fetch *f, size_t bytes_min);
 
 /* Bytes read of one partition. */
 size_t fetch_part_bytes(const struct fetch_part *p);

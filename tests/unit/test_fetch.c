@@ -177,17 +177,23 @@ static int tear_down(void **state)
     return fake.slices_out != 0; /* what was pinned was given back */
 }
 
-/* A fetch of `count` partitions from `offset`, 1 MB each. */
+/* A partition from `offset`, 1 MB of it. */
+static struct fetch_part part_of(int uid, int64_t offset)
+{
+    return (struct fetch_part){.store = &fake,
+                               .uid = (uint32_t)uid,
+                               .next = offset,
+                               .bytes_max = 1 << 20,
+                               .leader_epoch = -1,
+                               .last_fetched_epoch = -1};
+}
+
+/* A fetch of `count` partitions. */
 static struct fetch fetch_of(int count, int64_t offset, size_t bytes_max)
 {
     struct fetch_part *parts = calloc((size_t)count, sizeof *parts);
     for (int i = 0; i < count; i++) {
-        parts[i] = (struct fetch_part){.store = &fake,
-                                       .uid = (uint32_t)i,
-                                       .next = offset,
-                                       .bytes_max = 1 << 20,
-                                       .leader_epoch = -1,
-                                       .last_fetched_epoch = -1};
+        parts[i] = part_of(i, offset);
     }
     struct fetch f;
     fetch_init(&f, parts, count, bytes_max);
@@ -324,6 +330,45 @@ static void test_one_look_copies_a_bounded_number_of_bytes(void **state)
     fetch_look(&f);
     assert_true(f.bytes <= FETCH_LOOK_BYTES_MAX);
     assert_true(f.bytes > 0);
+    fetch_fini(&f);
+}
+
+/* A fetch of a partition that nobody knows, and of `known` others from the end of the log. */
+static struct fetch fetch_with_unknown(int known)
+{
+    struct fetch_part *parts = calloc((size_t)known + 1, sizeof *parts);
+    parts[0] = (struct fetch_part){.error = KERR_UNKNOWN_TOPIC_OR_PARTITION};
+    for (int i = 1; i <= known; i++) {
+        parts[i] = part_of(i, 100);
+    }
+    struct fetch f;
+    fetch_init(&f, parts, known + 1, 1 << 20);
+    fetch_look(&f);
+    return f;
+}
+
+static void test_unknown_partition_keeps_nobody_from_waiting_for_others(void **state)
+{
+    struct fetch f = fetch_with_unknown(1);
+    assert_false(fetch_is_enough(&f, 1));
+    append(1, 10);
+    fetch_look(&f);
+    assert_true(fetch_is_enough(&f, 1));
+    fetch_fini(&f);
+    f = fetch_with_unknown(0);
+    assert_true(fetch_is_enough(&f, 1)); /* there are no others */
+    fetch_fini(&f);
+}
+
+static void test_full_partition_is_enough_though_batches_do_not_fill_it(void **state)
+{
+    struct fetch f = fetch_of(2, 90, 1 << 20);
+    f.parts[0].next = 0;
+    f.parts[0].bytes_max = 3500;
+    fetch_look(&f);
+    assert_int_equal(f.bytes, 3000 + 1000);
+    assert_true(fetch_is_enough(&f, 3500 + 1000));
+    assert_false(fetch_is_enough(&f, 3500 + 1001)); /* the other one may still bring more */
     fetch_fini(&f);
 }
 
@@ -614,6 +659,8 @@ int main(void)
         TEST(test_client_with_a_log_of_its_own_is_told_where_it_parted),
         TEST(test_looks_add_up_while_a_consumer_waits_for_more),
         TEST(test_one_look_copies_a_bounded_number_of_bytes),
+        TEST(test_unknown_partition_keeps_nobody_from_waiting_for_others),
+        TEST(test_full_partition_is_enough_though_batches_do_not_fill_it),
         TEST(test_history_is_left_to_a_worker),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
         TEST(test_reading_stays_within_the_limits),
