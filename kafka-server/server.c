@@ -48,6 +48,7 @@
 #define TRIM_MS        3000 /* quiet for so long: memory kept for reads goes back to the system … */
 #define TRIM_BYTES     (8u << 20) /* … if it is worth the walk */
 #define TURNS_MAX      16 /* of commit and write, before events get their turn again */
+#define FETCH_SESSIONS_BYTES_MAX (128u << 20)
 #define CLUSTER_ID_KEY "server/cluster.id"
 
 enum { ON_TERM, ON_INT, ON_HUP, SIGNALS };
@@ -593,7 +594,8 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     const struct config_server *c = &s->config.server;
     s->topics = topics_new();
     s->watches = watches_new(poke, s);
-    s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots);
+    s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots,
+                                     FETCH_SESSIONS_BYTES_MAX);
     if (s->topics == NULL || s->watches == NULL || s->sessions == NULL) {
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }

@@ -513,8 +513,9 @@ static bool ask_session(struct asked *a, struct request *rq, const struct sessio
     return true;
 }
 
-/* Takes what the request adds, changes and forgets into the session. */
-static void update_session(struct session *s, const struct fetch_request *q)
+/* Takes what the request adds, changes and forgets into the session. False: it is full, and has not
+ * taken all. */
+static bool update_session(struct session *s, const struct fetch_request *q)
 {
     for (int32_t i = 0; i < q->topics_count; i++) {
         const struct fetch_request_topics *t = &q->topics[i];
@@ -523,8 +524,7 @@ static void update_session(struct session *s, const struct fetch_request *q)
                                       t->partitions[k].partition};
             struct session_want want = want_of(&t->partitions[k]);
             if (fetch_session_set(s, &key, &want) != OK) {
-                log_warn("a fetch session is full session=%d partitions=%d", s->id, s->count);
-                return;
+                return false;
             }
         }
     }
@@ -535,6 +535,19 @@ static void update_session(struct session *s, const struct fetch_request *q)
             fetch_session_forget(s, &key);
         }
     }
+    return true;
+}
+
+/* Opens a session with what the request names; NULL: none can be had, and replies stay whole. */
+static struct session *open_session(struct request *rq, bool by_id, int64_t now_ms)
+{
+    struct fetch_sessions *fs = rq->server->sessions;
+    struct session *s = fetch_session_open(fs, by_id, now_ms);
+    if (s != NULL && !update_session(s, rq->body)) {
+        fetch_session_close(fs, s);
+        s = NULL;
+    }
+    return s;
 }
 
 /* Decides what is read and how the reply looks. KERR_NONE: a is filled, and is the caller's. */
@@ -545,7 +558,6 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
     bool by_id = rq->header.api_version >= 13;
     int64_t now_ms = clock_mono_ms();
     struct session *s = NULL;
-    *session_id = FETCH_SESSION_NONE;
     *incremental = q->session_epoch > FETCH_EPOCH_INITIAL;
     if (*incremental) {
         enum kerr error =
@@ -553,7 +565,10 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
         if (error != KERR_NONE) {
             return error;
         }
-        update_session(s, q);
+        if (!update_session(s, q)) { /* the client begins again, and names all of it */
+            fetch_session_close(fs, s);
+            return KERR_FETCH_SESSION_ID_NOT_FOUND;
+        }
         *session_id = s->id;
         return ask_session(a, rq, s) ? KERR_NONE : KERR_INVALID_REQUEST;
     }
@@ -564,13 +579,9 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
     if (!ask_request(a, rq)) {
         return KERR_INVALID_REQUEST;
     }
-    s = q->session_epoch == FETCH_EPOCH_INITIAL && a->count != 0
-            ? fetch_session_open(fs, by_id, now_ms)
-            : NULL;
-    if (s != NULL) {
-        update_session(s, q);
-        *session_id = s->id;
-    }
+    s = q->session_epoch == FETCH_EPOCH_INITIAL && a->count != 0 ? open_session(rq, by_id, now_ms)
+                                                                  : NULL;
+    *session_id = s != NULL ? s->id : FETCH_SESSION_NONE;
     return KERR_NONE;
 }
 

@@ -7,8 +7,9 @@
  *
  * A client that loses its session (evicted, server restarted) gets error 70 and begins again; so
  * nothing here is stored. Slots are few and named in the configuration; a session unused for
- * FETCH_SESSION_IDLE_MS gives its slot to a new one. Keys of partitions are bytes (number, then
- * id or name) so that one table serves both kinds of request. */
+ * FETCH_SESSION_IDLE_MS gives its slot to a new one. Bytes are few, too, since a client may name
+ * what it likes: who finds no room is served whole replies. Keys of partitions are bytes (number,
+ * then id or name) so that one table serves both kinds of request. */
 #include "kafka-server/broker/session.h"
 
 #include <stdlib.h>
@@ -21,18 +22,20 @@
 
 struct fetch_sessions {
     int slots;
+    size_t bytes_max;
     int count;
-    int64_t partitions; /* in all sessions */
+    size_t bytes; /* of all sessions' partitions */
     struct session *by_id;
     struct session *recent;
     uint8_t key[KEY_BYTES_MAX]; /* of the lookup at hand */
 };
 
-struct fetch_sessions *fetch_sessions_new(int slots)
+struct fetch_sessions *fetch_sessions_new(int slots, size_t bytes_max)
 {
     struct fetch_sessions *fs = calloc(1, sizeof *fs);
     if (fs != NULL) {
         fs->slots = slots;
+        fs->bytes_max = bytes_max;
     }
     return fs;
 }
@@ -53,12 +56,17 @@ size_t fetch_sessions_count(const struct fetch_sessions *fs)
     return (size_t)fs->count;
 }
 
+static size_t partition_bytes(uint32_t key_len)
+{
+    return sizeof(struct session_partition) + key_len;
+}
+
 static void drop_partition(struct session *s, struct session_partition *p)
 {
     HASH_DEL(s->by_key, p);
     DL_DELETE(s->order, p);
     s->count--;
-    s->owner->partitions--;
+    s->owner->bytes -= partition_bytes(p->key_len);
     free(p);
 }
 
@@ -158,14 +166,15 @@ enum err fetch_session_set(struct session *s, const struct session_key *key,
     struct session_partition *p = fetch_session_get(s, key);
     if (p == NULL) {
         uint32_t len = key_bytes(s, key);
-        if (s->owner->partitions >= FETCH_SESSION_PARTITIONS_MAX) {
+        if (partition_bytes(len) > s->owner->bytes_max - s->owner->bytes) {
             return ERR_FULL;
         }
-        p = calloc(1, sizeof *p + len);
+        p = calloc(1, partition_bytes(len));
         if (p == NULL) {
             return ERR_NOMEM;
         }
         memcpy(p->hash_key, s->owner->key, len);
+        p->key_len = len;
         p->key.partition = key->partition;
         p->key.id = key->id;
         p->key.name = s->by_id ? (struct slice){NULL, 0} : slice_make(p->hash_key + 4, len - 4);
@@ -173,7 +182,7 @@ enum err fetch_session_set(struct session *s, const struct session_key *key,
         HASH_ADD_KEYPTR(hh, s->by_key, p->hash_key, len, p);
         DL_APPEND(s->order, p);
         s->count++;
-        s->owner->partitions++;
+        s->owner->bytes += partition_bytes(len);
     }
     p->want = *want;
     return OK;

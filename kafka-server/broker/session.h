@@ -15,8 +15,7 @@
 #define FETCH_SESSION_NONE           0    /* the id that says "no session" */
 #define FETCH_EPOCH_INITIAL          0    /* a client asks for a new session */
 #define FETCH_EPOCH_FINAL            (-1) /* a client wants none, and the one it names closed */
-#define FETCH_SESSION_IDLE_MS        120000    /* unused for so long, it makes room for a new one */
-#define FETCH_SESSION_PARTITIONS_MAX (1 << 20) /* in all sessions */
+#define FETCH_SESSION_IDLE_MS        120000 /* unused for so long, it makes room for a new one */
 
 /* Which partition: by the topic's id from Fetch 13 on, by its name before. */
 struct session_key {
@@ -39,6 +38,7 @@ struct session_partition {
     int64_t sent_end, sent_start; /* high watermark and log start that the client knows; -1: none */
     struct session_partition *prev, *next;
     UT_hash_handle hh;
+    uint32_t key_len;
     uint8_t hash_key[]; /* partition, then id or name */
 };
 
@@ -57,7 +57,8 @@ struct session {
 
 struct fetch_sessions;
 
-struct fetch_sessions *fetch_sessions_new(int slots);
+/* bytes_max: of the partitions of all sessions, names included. */
+struct fetch_sessions *fetch_sessions_new(int slots, size_t bytes_max);
 void fetch_sessions_free(struct fetch_sessions *fs);
 size_t fetch_sessions_count(const struct fetch_sessions *fs);
 
@@ -71,7 +72,7 @@ enum kerr fetch_session_continue(struct fetch_sessions *fs, int32_t id, int32_t 
                                  int64_t now_ms, struct session **out);
 void fetch_session_close(struct fetch_sessions *fs, struct session *s);
 
-/* Adds or changes. ERR_FULL: FETCH_SESSION_PARTITIONS_MAX; ERR_NOMEM. */
+/* Adds or changes. ERR_FULL: bytes_max; ERR_NOMEM. */
 enum err fetch_session_set(struct session *s, const struct session_key *key,
                            const struct session_want *want) MUST_CHECK;
 void fetch_session_forget(struct session *s, const struct session_key *key);

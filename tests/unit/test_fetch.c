@@ -458,7 +458,7 @@ static const struct session_want want = {7, 1000, -1, -1};
 
 static void test_session_counts_its_epochs(void **state)
 {
-    struct fetch_sessions *fs = fetch_sessions_new(10);
+    struct fetch_sessions *fs = fetch_sessions_new(10, 1 << 20);
     struct session *s = fetch_session_open(fs, false, 0), *same;
     int32_t id = s->id;
     assert_int_not_equal(id, FETCH_SESSION_NONE);
@@ -480,7 +480,7 @@ static void test_session_counts_its_epochs(void **state)
 
 static void test_session_remembers_changes_and_forgets(void **state)
 {
-    struct fetch_sessions *fs = fetch_sessions_new(10);
+    struct fetch_sessions *fs = fetch_sessions_new(10, 1 << 20);
     struct session *s = fetch_session_open(fs, false, 0);
     struct session_key a0 = key_of("a", 0), a1 = key_of("a", 1), b0 = key_of("b", 0);
     assert_int_equal(fetch_session_set(s, &a0, &want), OK);
@@ -504,7 +504,7 @@ static void test_session_remembers_changes_and_forgets(void **state)
 
 static void test_idle_sessions_make_room_and_busy_ones_do_not(void **state)
 {
-    struct fetch_sessions *fs = fetch_sessions_new(2);
+    struct fetch_sessions *fs = fetch_sessions_new(2, 1 << 20);
     struct session *first = fetch_session_open(fs, true, 0), *same;
     int32_t first_id = first->id;
     assert_non_null(fetch_session_open(fs, true, 1000));
@@ -519,7 +519,7 @@ static void test_idle_sessions_make_room_and_busy_ones_do_not(void **state)
 
 static void test_session_by_id_tells_topics_apart_by_id(void **state)
 {
-    struct fetch_sessions *fs = fetch_sessions_new(2);
+    struct fetch_sessions *fs = fetch_sessions_new(2, 1 << 20);
     struct session *s = fetch_session_open(fs, true, 0);
     struct session_key x = {.partition = 0}, y = {.partition = 0};
     x.id.b[15] = 1;
@@ -528,6 +528,29 @@ static void test_session_by_id_tells_topics_apart_by_id(void **state)
     assert_null(fetch_session_get(s, &y));
     assert_int_equal(fetch_session_set(s, &y, &want), OK);
     assert_int_equal(s->count, 2);
+    fetch_sessions_free(fs);
+}
+
+static void test_sessions_hold_a_bounded_number_of_bytes(void **state)
+{
+    static char name[30000];
+    memset(name, 'n', sizeof name - 1);
+    struct fetch_sessions *fs = fetch_sessions_new(2, 100000);
+    struct session *a = fetch_session_open(fs, false, 0), *b = fetch_session_open(fs, false, 0);
+    struct session_key key[4];
+    for (int i = 0; i < 4; i++) {
+        key[i] = key_of(name, i);
+    }
+    assert_int_equal(fetch_session_set(a, &key[0], &want), OK);
+    assert_int_equal(fetch_session_set(a, &key[1], &want), OK);
+    assert_int_equal(fetch_session_set(b, &key[2], &want), OK);
+    assert_int_equal(fetch_session_set(b, &key[3], &want), ERR_FULL);
+    assert_int_equal(fetch_session_set(a, &key[0], &want), OK); /* is there already */
+    fetch_session_forget(a, &key[0]);
+    assert_int_equal(fetch_session_set(b, &key[3], &want), OK);
+    assert_int_equal(fetch_session_set(b, &key[0], &want), ERR_FULL);
+    fetch_session_close(fs, a);
+    assert_int_equal(fetch_session_set(b, &key[0], &want), OK);
     fetch_sessions_free(fs);
 }
 
@@ -669,6 +692,7 @@ int main(void)
         TEST(test_session_remembers_changes_and_forgets),
         TEST(test_idle_sessions_make_room_and_busy_ones_do_not),
         TEST(test_session_by_id_tells_topics_apart_by_id),
+        TEST(test_sessions_hold_a_bounded_number_of_bytes),
         TEST(test_waiter_is_called_once_when_its_partition_grows),
         TEST(test_append_between_look_and_wait_is_not_missed),
         TEST(test_waiters_of_one_partition_may_come_and_go),
