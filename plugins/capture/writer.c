@@ -77,9 +77,6 @@ struct writer {
     uint64_t read_pos;
     uint64_t recovered_end; /* frames below it were there at start */
     bool position_known;    /* the row is of this run */
-    uint64_t sync_pos;      /* of the last commit; on disk when sync_uid is up to sync_end */
-    uint32_t sync_uid;
-    int64_t sync_end;
     int64_t next_try_us, housekeeping_us, shown_us;
     int backoff_ms;
     struct log_limit lost_log;
@@ -211,8 +208,6 @@ static enum err slot_append(struct writer *w, struct slot *slot)
         s->tick_bytes += batch.len;
         s->tick_partition = slot->partition;
         s->tick_offset = base + (int64_t)count - 1;
-        w->sync_uid = uid;
-        w->sync_end = base + (int64_t)count;
     }
     batch_builder_reset(&slot->batch);
     if (slot->partition == s->sticky) {
@@ -376,7 +371,7 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
         store_rollback(w->store);
     } else if (*frames) {
         ring_consume(&w->c->ring, pos);
-        w->read_pos = w->sync_pos = pos;
+        w->read_pos = pos;
         counter_add(&w->c->commits, 1);
     }
     touched_end(w, e == OK);
@@ -614,20 +609,20 @@ static void writer_housekeeping(struct writer *w)
     }
 }
 
-/* Tells a waiting fsync publish when the last commit is on disk. True while one waits. */
-static bool writer_sync_waits(struct writer *w)
+/* A publish with durability = fsync is in the log and waits for the disk. */
+static bool sync_due(const struct writer *w)
 {
-    struct capture *c = w->c;
-    uint64_t durable = atomic_load(&c->durable_pos);
-    if (atomic_load(&c->sync_wanted) <= durable) {
-        return false;
+    uint64_t wanted = atomic_load(&w->c->sync_wanted);
+    return wanted > atomic_load(&w->c->durable_pos) && wanted <= w->read_pos;
+}
+
+static enum err writer_sync(struct writer *w, struct errmsg *m)
+{
+    enum err e = sync_due(w) ? store_sync(w->store, m) : OK;
+    if (e == OK && sync_due(w)) {
+        atomic_store(&w->c->durable_pos, w->read_pos);
     }
-    struct store_offsets o;
-    if (w->store && w->sync_pos > durable && store_offsets(w->store, w->sync_uid, &o) == OK &&
-        o.durable >= w->sync_end) {
-        atomic_store(&c->durable_pos, w->sync_pos);
-    }
-    return atomic_load(&c->sync_wanted) > atomic_load(&c->durable_pos);
+    return e;
 }
 
 static void writer_sleep(struct writer *w)
@@ -635,7 +630,8 @@ static void writer_sleep(struct writer *w)
     struct capture *c = w->c;
     atomic_store(&c->sleeping, 1);
     atomic_thread_fence(memory_order_seq_cst);
-    if (ring_head(&c->ring) == w->read_pos && !next_set_waits(c) && !atomic_load(&c->stop)) {
+    if (ring_head(&c->ring) == w->read_pos && !sync_due(w) && !next_set_waits(c) &&
+        !atomic_load(&c->stop)) {
         (void)futex_wait_ms(&c->sleeping, 1, IDLE_MS); /* woken, timed out, interrupted: all fine */
     }
     atomic_store(&c->sleeping, 0);
@@ -644,9 +640,7 @@ static void writer_sleep(struct writer *w)
 static void writer_rest(struct writer *w, unsigned frames)
 {
     struct capture *c = w->c;
-    if (writer_sync_waits(w)) {
-        (void)futex_wait_us(&c->stop, 0, NAP_FEW_US);
-    } else if (frames == 0) {
+    if (frames == 0) {
         writer_sleep(w);
     } else if (ring_head(&c->ring) - w->read_pos < c->ring.bytes / 8) {
         (void)futex_wait_us(&c->stop, 0, frames < FRAMES_MANY ? NAP_FEW_US : NAP_MANY_US);
@@ -723,6 +717,7 @@ static void writer_loop(struct writer *w)
         struct errmsg m;
         unsigned frames;
         enum err e = writer_tick(w, &frames, &m);
+        e = e ? e : writer_sync(w, &m);
         if (e) {
             writer_failed(w, e, m.text);
             continue;

@@ -2,7 +2,8 @@
  *
  * Each interval in which something was committed the thread takes the ends of the partitions that
  * moved, syncs the files of the WAL, and publishes those ends as durable. While nothing is
- * committed it sleeps on a condition.
+ * committed it sleeps on a condition. Who cannot wait for that syncs by itself (store_sync): one
+ * call for all that is committed.
  *
  * It opens the files itself and calls fdatasync on them, beside RocksDB: its own call for that runs
  * into an assertion when a write has just failed, and it would take the lock of the log. RocksDB
@@ -107,6 +108,17 @@ enum err sync_wal(struct store *s, struct errmsg *m)
     return e;
 }
 
+enum err store_sync(struct store *s, struct errmsg *m)
+{
+    struct errmsg why;
+    enum err e = sync_wal(s, &why);
+    if (e != OK) {
+        store_broken(s, &why);
+        return err_set(m, e, "%s", why.text);
+    }
+    return OK;
+}
+
 /* --- the thread ------------------------------------------------------------------------------- */
 
 /* Publishes the ends as of before the sync. Called without the lock. */
@@ -116,9 +128,7 @@ static void sync_once(struct store *s, const struct uid_list *l, int64_t *ends)
     for (size_t i = 0; i < l->count; i++) {
         ends[i] = atomic_load_explicit(&page->entries[l->uids[i]].end, memory_order_acquire);
     }
-    struct errmsg why;
-    if (sync_wal(s, &why) != OK) {
-        store_broken(s, &why);
+    if (store_sync(s, NULL) != OK) {
         return;
     }
     for (size_t i = 0; i < l->count; i++) {
