@@ -11,7 +11,11 @@
  * The lock is one of the open file description (fcntl): it ends with the process however it ends,
  * lives through the fork of a daemon, and a follower can ask whether it is held without taking
  * it. Of the file's bytes, the first is the store; the second is taken when the page is filled, so
- * whoever finds it held knows that a living writer vouches for the page. */
+ * whoever finds it held knows that a living writer vouches for the page.
+ *
+ * A directory that is moved away, removed or replaced while a writer has it open is noticed by the
+ * inode of its page (store_tick, store_close). RocksDB goes by names: what it finds under them and
+ * does not know it deletes, when it closes at the latest, and that would be the other store. */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -286,15 +290,12 @@ static enum err check_rows(struct store *s, struct errmsg *m)
     return e;
 }
 
-/* Directory, lock, FORMAT, RocksDB. */
+/* Lock, FORMAT, RocksDB. */
 static enum err open_files(struct store *s, struct errmsg *m)
 {
-    enum err e = make_dir(s->dir, m);
-    if (e == OK) {
-        e = format_read(s, m);
-        if (e == ERR_NOT_FOUND) {
-            e = check_empty(s, m);
-        }
+    enum err e = format_read(s, m);
+    if (e == ERR_NOT_FOUND) {
+        e = check_empty(s, m);
     }
     if (e == OK) {
         e = take_lock(s, m);
@@ -402,11 +403,14 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
     sync_init(s);
     buf_init(&s->pending, PENDING_BYTES_MAX);
     s->batch = rocksdb_writebatch_create();
-    set_defaults(s);
     enum err e;
     if (!s->dir || !s->follower_dir || !s->catalog || !s->tail) {
         e = err_set(m, ERR_NOMEM, "store %s: out of memory", o->dir);
     } else {
+        e = o->role == STORE_WRITER ? make_dir(s->dir, m) : OK;
+    }
+    if (e == OK) {
+        set_defaults(s);
         e = o->role == STORE_WRITER ? writer_open(s, m) : follower_open(s, m);
     }
     if (e != OK) {
@@ -426,12 +430,26 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
 
 /* --- close ------------------------------------------------------------------------------------ */
 
+enum err store_in_place(struct store *s, struct errmsg *m)
+{
+    if (page_is_current(atomic_load(&s->page), s->dir)) {
+        return OK;
+    }
+    char *text = NULL;
+    struct errmsg why;
+    rocksdb_disable_file_deletions(s->rocks->db, &text);
+    rocksdb_free(text); /* it cannot fail: it counts */
+    (void)err_set(&why, ERR_IO, "store %s: the directory was removed or replaced", s->dir);
+    store_broken(s, &why);
+    return err_set(m, ERR_IO, "%s", why.text);
+}
+
 /* A last sync; then the page says that there is nothing to doubt. */
 static void writer_finish(struct store *s)
 {
     struct page *page = atomic_load(&s->page);
     struct errmsg m;
-    if (store_state(s) != STORE_OK) {
+    if (store_in_place(s, NULL) != OK || store_state(s) != STORE_OK) {
         return;
     }
     if (sync_wal(s, &m) != OK) {

@@ -6,7 +6,11 @@
  * Files must not go before the rows that say why: a log start that the power takes back would point
  * at nothing. So the WAL is synced first; only then files are dropped, and only then does the
  * compaction filter learn what is dead. (The filter runs in other compactions too: what it may
- * drop, it may drop at any time.) */
+ * drop, it may drop at any time.)
+ *
+ * RocksDB drops whole files of the lower level only. What is still in a memtable, in L0 or on its
+ * way down is brought there first, which costs next to nothing: the filter keeps no batch of a dead
+ * segment. So when a job is done its files are gone, and nobody has to look again. */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -19,10 +23,27 @@ struct cleaner {
     struct clean_job job;
 };
 
+enum { COMPACT_UPPER = 0, COMPACT_ALL = 2 }; /* rocksdb::BottommostLevelCompaction */
+
+static void compact_range(struct store *s, const struct clean_job *job, int levels)
+{
+    uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
+    log_key_put(from, job->from, 0, 0);
+    log_key_put(to, job->to - 1, UINT32_MAX, -1);
+    rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
+    rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
+    rocksdb_compactoptions_set_bottommost_level_compaction(o, (unsigned char)levels);
+    rocksdb_compact_range_cf_opt(s->rocks->db, s->rocks->cf[CF_LOG], o, (const char *)from,
+                                 sizeof from, (const char *)to, sizeof to);
+    rocksdb_compactoptions_destroy(o);
+}
+
 static void drop_files(struct store *s, const struct clean_job *job)
 {
     uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
     char *text = NULL;
+    atomic_store_explicit(&s->dead_below, job->to, memory_order_release);
+    compact_range(s, job, COMPACT_UPPER);
     log_key_put(from, job->from, 0, 0);
     log_key_put(to, job->to - 1, UINT32_MAX, -1); /* the range includes its end */
     rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)from,
@@ -34,7 +55,7 @@ static void drop_files(struct store *s, const struct clean_job *job)
     }
 }
 
-static void compact_range(struct store *s, const struct clean_job *job)
+static void rewrite(struct store *s, const struct clean_job *job)
 {
     for (size_t i = 0; i < job->dead_count; i++) {
         struct part *p = part_get(s, job->dead[i].uid);
@@ -42,29 +63,16 @@ static void compact_range(struct store *s, const struct clean_job *job)
             atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
         }
     }
-    uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
-    log_key_put(from, job->from, 0, 0);
-    log_key_put(to, job->to - 1, UINT32_MAX, -1);
-    rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
-    rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
-    rocksdb_compactoptions_set_bottommost_level_compaction(o, 2); /* force, for the filter */
-    rocksdb_compact_range_cf_opt(s->rocks->db, s->rocks->cf[CF_LOG], o, (const char *)from,
-                                 sizeof from, (const char *)to, sizeof to);
-    rocksdb_compactoptions_destroy(o);
+    compact_range(s, job, COMPACT_ALL);
 }
 
 static void run(struct store *s, const struct clean_job *job)
 {
-    struct errmsg why;
-    if (store_state(s) != STORE_OK) {
-        return;
-    }
-    if (sync_wal(s, &why) != OK) {
-        store_broken(s, &why);
+    if (store_state(s) != STORE_OK || store_sync(s, NULL) != OK) {
         return;
     }
     if (job->compact) {
-        compact_range(s, job);
+        rewrite(s, job);
     } else {
         drop_files(s, job);
     }

@@ -279,12 +279,11 @@ struct store {
     uint64_t appended_since_space;
     bool no_space;
     struct cleaner *cleaner;
+    _Atomic uint32_t dead_below; /* the compaction filter may drop segments below */
     uint32_t sweep_uid;    /* next uid to look for rows of dead partitions; UINT32_MAX: done */
     size_t dead_cursor;    /* next closed segment to look into for dead bytes; SIZE_MAX: none */
     uint32_t drop_below;   /* segments below may go */
     uint32_t dropped_below; /* segments below have gone, or are on their way */
-    int64_t drop_again_ms; /* the last drop is repeated then … */
-    int drops_left;        /* … so many times */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
     uint32_t blocker_segment; /* what keeps the oldest segment alive: */
     uint32_t blocker_uid;
@@ -312,6 +311,9 @@ struct store {
 
 void store_bump(struct store *s); /* local change: store_sequence moves, waiters wake */
 void store_broken(struct store *s, const struct errmsg *why);
+/* Writer: OK while the directory that the path names is the one that was opened. Else the store is
+ * broken, and nothing of it is deleted any more: RocksDB would do that by name. */
+enum err store_in_place(struct store *s, struct errmsg *m) MUST_CHECK;
 /* store_sync.c */
 void sync_init(struct store *s);
 void sync_fini(struct store *s);

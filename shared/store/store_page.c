@@ -262,8 +262,10 @@ bool page_is_current(const struct page *p, const char *dir)
     char path[PATH_MAX];
     struct stat st;
     int n = snprintf(path, sizeof path, "%s/page", dir);
-    return n > 0 && (size_t)n < sizeof path && stat(path, &st) == 0 && st.st_ino == p->inode &&
-           st.st_dev == p->device;
+    if (n < 0 || (size_t)n >= sizeof path || stat(path, &st) != 0) {
+        return errno != ENOENT && errno != ENOTDIR; /* anything else says nothing about it */
+    }
+    return st.st_ino == p->inode && st.st_dev == p->device;
 }
 
 /* --- waiting ---------------------------------------------------------------------------------- */

@@ -27,8 +27,6 @@
 #define SETTLED_SEGMENTS   3    /* newest closed ones that may still be in L0 or a memtable */
 #define MERGE_COUNT        8    /* small neighbours that become one */
 #define INTERVAL_MS_MIN    100
-#define DROP_AGAIN_MS      10000 /* files that were in L0 or being moved when their segments went */
-#define DROP_REPEATS       6
 
 struct tick {
     struct store *s;
@@ -584,10 +582,7 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     if (!cleaner_idle(s)) {
         return OK;
     }
-    bool more = s->drop_below > s->dropped_below;
-    if (more || (s->drops_left > 0 && t->now_ms >= s->drop_again_ms)) {
-        s->drops_left = more ? DROP_REPEATS : s->drops_left - 1;
-        s->drop_again_ms = t->now_ms + DROP_AGAIN_MS;
+    if (s->drop_below > s->dropped_below) {
         *job = (struct clean_job){.to = s->drop_below};
         return OK;
     }
@@ -617,8 +612,12 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     if (store_state(s) != STORE_OK) {
         return err_set(m, ERR_IO, "store %s failed and must be opened again", s->dir);
     }
+    enum err e = store_in_place(s, m);
+    if (e != OK) {
+        return e;
+    }
     tick_open(&t, s, now_ms);
-    enum err e = close_by_age(&t, m);
+    e = close_by_age(&t, m);
     if (e != OK) {
         goto out;
     }

@@ -188,8 +188,8 @@ static void set_meta(struct rocks *r)
 
 /* --- the compaction filter -------------------------------------------------------------------- */
 
-/* Drops batches of dead partitions and those that end at or below what the cleaner allowed. Runs on
- * a RocksDB thread. What it does not understand it keeps. */
+/* Drops batches of dead segments and partitions and those that end at or below what the cleaner
+ * allowed. Runs on a RocksDB thread. What it does not understand it keeps. */
 static unsigned char filter_drops(void *arg, int level, const char *key, size_t key_len,
                                   const char *value, size_t value_len, char **new_value,
                                   size_t *new_value_len, unsigned char *changed)
@@ -198,6 +198,10 @@ static unsigned char filter_drops(void *arg, int level, const char *key, size_t 
     struct batch_header h;
     if (key_len != LOG_KEY_BYTES) {
         return 0;
+    }
+    if (be32_get((const uint8_t *)key) <
+        atomic_load_explicit(&s->dead_below, memory_order_acquire)) {
+        return 1;
     }
     struct part *p = part_get(s, be32_get((const uint8_t *)key + 4));
     if (!p || batch_read_header(slice_make(value, value_len), &h) != OK) {

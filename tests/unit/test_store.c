@@ -387,6 +387,46 @@ static void test_killed_writer_loses_nothing(void **state)
     kit_fini(&k);
 }
 
+/* Whoever restores a backup forgets to stop the writer: its closing must not delete by name what it
+ * finds. */
+static void test_directory_that_was_replaced_is_left_alone(void **state)
+{
+    struct kit k;
+    char old[sizeof k.dir + 16], restored[sizeof k.dir + 16];
+    kit_init(&k);
+    snprintf(old, sizeof old, "%s.old", k.dir);
+    snprintf(restored, sizeof restored, "%s.restored", k.dir);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(s, "a", 1);
+    int64_t end = kit_append(&k, s, t.uid, 0, 5, 1000, 1000);
+    kit_commit(&k, s);
+    store_close(s);
+    store_close(kit_open(&k, &k.writer)); /* now it is in a table */
+    assert_int_equal(rename(k.dir, restored), 0);
+    for (int ticked = 0; ticked < 2; ticked++) {
+        s = kit_open(&k, &k.writer);
+        assert_int_equal(kit_topic(s, "b", 1).uid, t.uid);
+        (void)kit_append(&k, s, t.uid, 0, 1, 1000, 10);
+        kit_commit(&k, s);
+        KIT_OK(store_tick(s, 1000, &k.m));
+        assert_int_equal(rename(k.dir, old), 0);
+        assert_int_equal(rename(restored, k.dir), 0);
+        if (ticked) {
+            assert_int_equal(store_tick(s, 1000, &k.m), ERR_IO);
+            assert_non_null(strstr(k.m.text, "replaced"));
+            assert_int_equal(store_state(s), STORE_BROKEN);
+        }
+        store_close(s);
+        s = kit_open(&k, &k.writer);
+        assert_int_equal(kit_offsets(s, t.uid).end, end);
+        kit_read_all(&k, s, t.uid, 0, end, 1 << 20);
+        store_close(s);
+        assert_int_equal(rename(k.dir, restored), 0);
+        kit_remove(old);
+    }
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,6 +443,7 @@ int main(void)
         cmocka_unit_test(test_newer_and_foreign_stores_are_refused),
         cmocka_unit_test(test_wait_ends_with_commit_and_wake),
         cmocka_unit_test(test_killed_writer_loses_nothing),
+        cmocka_unit_test(test_directory_that_was_replaced_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

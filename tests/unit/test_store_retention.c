@@ -41,7 +41,7 @@ static void wait_bytes(struct kit *k, struct store *s, int64_t now_ms, uint64_t 
 {
     time_t give_up = time(NULL) + 20;
     while (log_bytes(s) > at_most) {
-        tick(k, s, now_ms += 50);
+        tick(k, s, now_ms);
         if (time(NULL) > give_up) {
             fail_msg("store has %llu bytes instead of %llu", (unsigned long long)log_bytes(s),
                      (unsigned long long)at_most);
