@@ -24,6 +24,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "shared/base/clock.h"
@@ -31,6 +32,7 @@
 
 #define FORMAT_TEXT_MAX 128
 #define TAIL_STEP_BYTES 4096u
+#define SEGMENTS_OF_DISK 64 /* at least so many fit it */
 
 enum { LOCK_STORE, LOCK_PAGE }; /* bytes of the file "lock" */
 
@@ -228,14 +230,26 @@ bool store_writer_alive(struct store *s)
 
 /* --- open ------------------------------------------------------------------------------------- */
 
+/* A small disk has small segments, because RocksDB needs room for some of them at any time. */
+static uint64_t segment_bytes_default(const struct store *s)
+{
+    uint64_t part = s->o.limit_bytes / 1024;
+    uint64_t bytes = s->o.limit_bytes == 0      ? SEGMENT_BYTES_DEFAULT
+                     : part < SEGMENT_BYTES_MIN ? SEGMENT_BYTES_MIN
+                                                : part;
+    struct statvfs v;
+    if (statvfs(s->dir, &v) == 0) {
+        uint64_t disk = (uint64_t)v.f_blocks * v.f_frsize / SEGMENTS_OF_DISK;
+        bytes = disk < bytes ? disk : bytes;
+    }
+    return bytes;
+}
+
 static void set_defaults(struct store *s)
 {
     struct store_options *o = &s->o;
     if (o->segment_bytes == 0) {
-        uint64_t part = o->limit_bytes / 1024;
-        o->segment_bytes = o->limit_bytes == 0        ? SEGMENT_BYTES_DEFAULT
-                           : part < SEGMENT_BYTES_MIN ? SEGMENT_BYTES_MIN
-                                                      : part;
+        o->segment_bytes = segment_bytes_default(s);
     }
     if (o->segment_bytes < SEGMENT_BYTES_FLOOR) {
         o->segment_bytes = SEGMENT_BYTES_FLOOR;
@@ -410,7 +424,7 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
         e = o->role == STORE_WRITER ? make_dir(s->dir, m) : OK;
     }
     if (e == OK) {
-        set_defaults(s);
+        set_defaults(s); /* they depend on the disk */
         e = o->role == STORE_WRITER ? writer_open(s, m) : follower_open(s, m);
     }
     if (e != OK) {
