@@ -222,11 +222,13 @@ install: all
 
 # Keeps what is the user's: the configuration, if it is not the sample any more, and the data.
 uninstall:
+	@DESTDIR='$(DESTDIR)' packaging/before-uninstall '$(SYSCONFDIR)'
 	rm -f $(DESTDIR)$(BINDIR)/culex-server $(DESTDIR)$(BINDIR)/culex $(DESTDIR)$(LIBDIR)/culex_capture.so \
 	    $(DESTDIR)$(UNITDIR)/culex-server.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
 	if cmp -s packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; then \
 	    rm -f $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; rmdir $(DESTDIR)$(SYSCONFDIR)/culex; fi
 	rm -rf $(DESTDIR)$(DOCDIR)
+	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 docker-test:
 	docker/test.sh

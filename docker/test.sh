@@ -245,7 +245,7 @@ check_history "broker killed and back"
 check_group "broker killed and back"
 
 say "asking from the host's side, port $KAFKA_PORT, and for the server's health"
-docker run --rm --network host "culex-tools:$tag" timeout 30 kcat -b "localhost:$KAFKA_PORT" -C -t demo -o beginning -c 1 -q >/dev/null ||
+docker run --rm --network host "culex-tools:$tag" timeout 30 kcat -b "127.0.0.1:$KAFKA_PORT" -C -t demo -o beginning -c 1 -q >/dev/null ||
     fail "a client on the host cannot read"
 passed "a client on the host can read"
 server_id=$(container server)

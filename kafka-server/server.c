@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
+#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -465,6 +466,16 @@ static void apply_row(struct server *s, const struct config *fresh, size_t i, st
     }
 }
 
+/* Sentences, one a line. */
+static void log_mistakes(const char *text)
+{
+    while (*text != '\0') {
+        size_t len = strcspn(text, "\n");
+        log_error("%.*s", (int)len, text);
+        text += len + (text[len] == '\n');
+    }
+}
+
 static void on_hup(evutil_socket_t fd, short what, void *arg)
 {
     struct server *s = arg;
@@ -483,13 +494,13 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
             coordinator_reload(s->coordinator, &s->config.server);
         }
     } else {
-        log_error("configuration not taken over: %s", buf_text(&fresh.mistakes));
+        log_mistakes(buf_text(&fresh.mistakes));
     }
     config_fini(&fresh);
     buf_fini(&was);
     buf_fini(&is);
     apply_logging(&s->config.server);
-    log_info("log reopened, configuration read again");
+    log_info("log reopened, configuration %s", e == OK ? "read again" : "not taken over");
     sd_notify(0, "READY=1");
 }
 
@@ -642,6 +653,33 @@ static enum err name_directories(struct server *s, struct errmsg *m)
     return OK;
 }
 
+static const char *user_name(uid_t uid, char text[32])
+{
+    const struct passwd *p = getpwuid(uid);
+    snprintf(text, 32, "%s", p != NULL ? p->pw_name : "");
+    if (text[0] == '\0') {
+        snprintf(text, 32, "%u", (unsigned)uid);
+    }
+    return text;
+}
+
+/* What two users make in one directory, one of them cannot read: sooner or later something fails
+ * for it that does not name the cause. */
+static void warn_of_another_user(const struct server *s)
+{
+    const char *const paths[] = {s->config.data, s->in->dir_own, s->in->dir_captured};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        struct stat st;
+        char owner[32], user[32];
+        if (stat(paths[i], &st) == 0 && st.st_uid != geteuid()) {
+            log_warn("the data belongs to another user; broker and server must run as the same one "
+                     "dir=%s owner=%s user=%s",
+                     paths[i], user_name(st.st_uid, owner), user_name(geteuid(), user));
+            return;
+        }
+    }
+}
+
 enum err server_open(struct server *s, struct config *config, struct errmsg *m)
 {
     *s = (struct server){.config = *config};
@@ -656,7 +694,10 @@ enum err server_open(struct server *s, struct config *config, struct errmsg *m)
     s->in->quiet_ms = clock_mono_ms(); /* opening leaves memory behind, too */
     api_init();
     enum err e = name_directories(s, m);
-    e = e == OK ? open_loop(s, m) : e;
+    if (e == OK) {
+        warn_of_another_user(s);
+        e = open_loop(s, m);
+    }
     e = e == OK ? open_broker(s, m) : e;
     if (e != OK) {
         return e;

@@ -23,6 +23,15 @@ def test_server_before_the_broker_waits_and_says_so(culex_factory):
     assert [r.value for r in read_all(c.bootstrap, "demo", 1)] == [b"late"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_server_warns_of_data_that_another_user_made(culex_factory):
+    c = culex_factory(start=False)
+    c.data.mkdir(exist_ok=True)
+    os.chown(c.data, 54321, -1)
+    c.server.start()
+    c.server.wait_log(rf"belongs to another user.* dir={c.data} owner=54321 user=root")
+
+
 def test_server_waits_for_the_lock_of_one_that_is_just_going(culex):
     """As after a kill: the kernel lets go of the lock a moment after the next server has started."""
     culex.server.stop()
@@ -176,6 +185,19 @@ def test_sighup_reopens_the_log_file(culex_factory):
     c.server.signal(signal.SIGHUP)
     wait_until("the log is there again", log.exists)
     assert api_versions(c.server.port) is not None
+
+
+def test_sighup_with_a_mistake_changes_nothing_and_names_each(culex):
+    good = culex.config_path.read_text()
+    culex.config_path.write_text('{ "strems": [],\n  "serv": {} }\n')
+    culex.server.signal(signal.SIGHUP)
+    culex.server.wait_log(r"configuration not taken over")
+    named = [line for line in culex.server.log().splitlines() if f"{culex.config_path}:" in line]
+    assert len(named) == 2 and "strems" in named[0] and "serv" in named[1], culex.server.log()
+    culex.config_path.write_text(good)
+    culex.server.signal(signal.SIGHUP)
+    culex.server.wait_log(r"configuration read again")
+    assert api_versions(culex.server.port) is not None
 
 
 def test_broker_survives_sighup(culex):
