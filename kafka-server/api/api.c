@@ -128,6 +128,7 @@ static void decode_and_handle(struct request *rq, struct slice body)
               rq->header.client_id.len > 0 ? rq->header.client_id.len : 0,
               rq->header.client_id.len > 0 ? rq->header.client_id.data : "",
               net_conn_peer(rq->conn));
+    net_conn_hold(rq->conn, rq->arena.used);
     rq->body = out;
     if (rq->server->holding && rq->api->key != KAFKA_API_API_VERSIONS) {
         rq->cancel = forget_held;

@@ -622,6 +622,8 @@ void api_fetch(struct request *rq)
         .incremental = incremental,
     };
     fetch_init(&fw->fetch, a.parts, a.count, bytes_max);
+    net_conn_hold(rq->conn, rq->arena.used +
+                                (size_t)a.count * (sizeof *a.parts + sizeof *fw->waiters));
     DL_APPEND(server->fetches, fw);
     rq->parked = fw;
     rq->cancel = on_cancel;

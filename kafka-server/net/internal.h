@@ -49,13 +49,14 @@ struct net_conn {
     bool starved;  /* waits for memory or room; looked at when some is there */
     uint8_t *frame;
     size_t frame_len, frame_have;
+    size_t held;    /* what the handler has made of the frame */
     uint8_t *ahead; /* bytes after the frame; freed when empty */
     size_t ahead_len;
     struct evbuffer *out;
     size_t charged; /* counted in net->memory for this connection */
 
     int64_t heard_ms;                         /* last byte read */
-    int64_t frame_ms;                         /* when the frame's length was known */
+    int64_t frame_ms;                         /* its length was known; then, it was handed out */
     int64_t taken_ms;                         /* last byte written, or first byte queued */
     struct net_conn *prev, *next;             /* net->conns */
     struct net_conn *ready_prev, *ready_next; /* net->ready */

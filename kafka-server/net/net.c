@@ -13,8 +13,8 @@
  * what we did not agree to. Who does not fit is starved: not read from, looked at again when
  * memory comes back. Those who have their memory always go on, so the starved wait for them and
  * not for each other; those who hold memory and do not move, or too slowly, are closed by the
- * sweep (NET_FRAME_STALL_MS, NET_FRAME_BYTES_MS, NET_REPLY_STALL_MS). Small frames never wait, so
- * that nobody who announces large ones can shut the others out.
+ * sweep (NET_FRAME_STALL_MS, NET_FRAME_BYTES_MS, NET_REPLY_STALL_MS, NET_HOLD_MS). Small frames
+ * never wait, so that nobody who announces large ones can shut the others out.
  *
  * Closing only marks. net_turn writes once more what is queued and frees; nobody finds a
  * connection gone under its feet. */
@@ -49,7 +49,7 @@ static void conn_mark_ready(struct net_conn *c)
 static void conn_charge(struct net_conn *c)
 {
     size_t out = evbuffer_get_length(c->out);
-    size_t now = (c->frame != NULL ? c->frame_len : 0) + c->ahead_len + out;
+    size_t now = (c->frame != NULL ? c->frame_len : 0) + c->held + c->ahead_len + out;
     c->net->memory += now - c->charged;
     c->charged = now;
 }
@@ -87,7 +87,7 @@ static void conn_drop_frame(struct net_conn *c)
     conn_frame_arrived(c);
     free(c->frame);
     c->frame = NULL;
-    c->frame_len = c->frame_have = 0;
+    c->frame_len = c->frame_have = c->held = 0;
 }
 
 static void conn_end_frame(struct net_conn *c)
@@ -244,6 +244,7 @@ static void conn_advance(struct net_conn *c)
             break;
         }
         c->busy = true;
+        c->frame_ms = clock_mono_ms();
         n->cb.frame(n->cb.arg, c, c->frame, c->frame_len);
     }
     if (c->state == CONN_OPEN) {
@@ -319,6 +320,13 @@ static void conn_write(struct net_conn *c)
     } else if (left != 0 && c->state == CONN_OPEN) {
         event_add(&c->write_event, NULL);
     }
+}
+
+void net_conn_hold(struct net_conn *c, size_t bytes)
+{
+    ASSERT(c->busy);
+    c->held = bytes;
+    conn_charge(c);
 }
 
 void net_conn_reply(struct net_conn *c, struct evbuffer *reply)
@@ -401,7 +409,12 @@ static void sweep_conn(struct net_conn *c, int64_t now_ms, bool short_of_memory)
         if (now_ms - c->taken_ms > limit) {
             conn_complain(c, NET_SLOW, "the peer does not take its replies");
         }
-    } else if (c->busy || c->starved) {
+    } else if (c->busy) {
+        if (short_of_memory && c->charged > NET_SMALL_FRAME_BYTES &&
+            now_ms - c->frame_ms > NET_HOLD_MS) {
+            conn_complain(c, NET_SLOW, "its request waits, and holds memory that others need");
+        }
+    } else if (c->starved) {
         return;
     } else if (c->frame != NULL || c->ahead_len != 0) {
         int64_t slow_ms = NET_FRAME_STALL_MS + (int64_t)(c->frame_len / NET_FRAME_BYTES_MS);

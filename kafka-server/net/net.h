@@ -7,7 +7,8 @@
  *
  * Everything has a limit: connections, connections of one address, bytes of a frame, bytes held
  * for requests and replies of all connections (when they are used up, reading stops until some
- * are given back, and who takes its replies too slowly is closed), idle time. A peer that speaks
+ * are given back, and who takes its replies too slowly, or lets a large request wait, is closed),
+ * idle time. A peer that speaks
  * something else is closed with one log line that says what it looked like.
  *
  * Loop thread only. */
@@ -31,6 +32,7 @@
 #define NET_FRAME_BYTES_MS    256 /* a frame comes at this rate at least, after a stall's time */
 #define NET_SMALL_FRAME_BYTES (64u << 10) /* read whatever memory others have reserved */
 #define NET_REPLY_STALL_MS    10000       /* nothing taken of a reply, while memory is short */
+#define NET_HOLD_MS           10000       /* a large request waits for its reply, likewise */
 
 struct net;
 struct net_conn;
@@ -108,6 +110,9 @@ void net_memory_give(struct net *n, size_t bytes);
 
 /* --- one connection -------------------------------------------------------------------------- */
 
+/* What the handler has made of the frame in hand takes so many bytes: they count as the
+ * connection's until the frame ends. */
+void net_conn_hold(struct net_conn *c, size_t bytes);
 /* Queues a reply and ends the frame in hand. Everything in `reply` moves. */
 void net_conn_reply(struct net_conn *c, struct evbuffer *reply);
 /* Ends the frame in hand without a reply. */

@@ -36,6 +36,7 @@ struct fixture {
 };
 
 static struct fixture *now; /* of the test at hand, for callbacks that have no argument */
+static int64_t jump_us;     /* of the clock, see jump_ms */
 
 static void on_beat(evutil_socket_t fd, short what, void *arg)
 {
@@ -91,6 +92,7 @@ static int set_up(void **state)
     struct timeval tv = {0, 5000};
     event_add(f->beat, &tv);
     f->answer = f->room = true;
+    jump_us = 0;
     assert_int_equal(net_open(&f->net, f->base, &o, &cb, NULL), OK);
     *state = now = f;
     return 0;
@@ -440,9 +442,24 @@ static void test_frame_larger_than_all_memory_is_refused(void **state)
     close(fd);
 }
 
-/* --- time ------------------------------------------------------------------------------------ */
+static void test_what_a_handler_holds_counts_until_its_reply(void **state)
+{
+    struct fixture *f = *state;
+    int fd = connect_pair(f);
+    f->answer = false;
+    send_frame(f, fd, 1, 8);
+    UNTIL(f, f->frames == 1);
+    size_t before = net_memory_used(f->net);
+    net_conn_hold(f->in_hand[0], 1000);
+    net_conn_hold(f->in_hand[0], 5000);
+    assert_int_equal(net_memory_used(f->net), before + 5000);
+    answer_frame(f, 0);
+    expect_reply(f, fd, 1);
+    assert_int_equal(net_memory_used(f->net), 0);
+    close(fd);
+}
 
-static int64_t jump_us;
+/* --- time ------------------------------------------------------------------------------------ */
 
 static int64_t jumping_us(void)
 {
@@ -499,6 +516,36 @@ static void test_idle_half_frame_and_stuck_connections_are_closed(void **state)
     close(half);
     close(stuck);
     close(parked);
+}
+
+static void test_large_request_does_not_wait_where_others_need_its_memory(void **state)
+{
+    struct fixture *f = *state;
+    struct net_options o = options();
+    o.memory_bytes_max = 2u << 20;
+    net_set_options(f->net, &o);
+    int large = connect_pair(f), small = connect_pair(f), next = connect_pair(f);
+    f->answer = false;
+    send_frame(f, large, 1, 1000);
+    UNTIL(f, f->frames == 1);
+    net_conn_hold(f->in_hand[0], 1u << 20);
+    send_frame(f, small, 2, 1000);
+    UNTIL(f, f->frames == 2);
+    net_conn_hold(f->in_hand[0], 3u << 20);
+    jump_ms(NET_HOLD_MS * 10);
+    for (int k = 0; k < 250; k++) { /* longer than it takes the sweep to come round */
+        turn(f);
+    }
+    assert_int_equal(net_connection_count(f->net), 3); /* nobody needs it yet */
+    send_frame(f, next, 3, 1000);
+    UNTIL(f, f->frames == 3);
+    assert_int_equal(f->gone, 1);
+    expect_closed(f, large);
+    assert_int_equal(f->number[2], 3);
+    assert_int_equal(net_connection_count(f->net), 2);
+    close(large);
+    close(small);
+    close(next);
 }
 
 static void test_frame_that_trickles_is_closed(void **state)
@@ -748,7 +795,9 @@ int main(void)
         TEST(test_memory_limit_makes_large_frames_take_turns),
         TEST(test_small_frames_pass_while_others_have_reserved_all_memory),
         TEST(test_frame_larger_than_all_memory_is_refused),
+        TEST(test_what_a_handler_holds_counts_until_its_reply),
         TEST(test_idle_half_frame_and_stuck_connections_are_closed),
+        TEST(test_large_request_does_not_wait_where_others_need_its_memory),
         TEST(test_frame_that_trickles_is_closed),
         TEST(test_odd_peers_are_named_and_closed),
         TEST(test_localhost_listens_on_both_families),
