@@ -19,6 +19,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+
+/* Without memory an element is not added, and its hh.tbl is NULL: left to itself uthash ends the
+ * process, which is the broker. */
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 
 #define CACHE_LINE 64

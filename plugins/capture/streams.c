@@ -145,6 +145,10 @@ static struct writer_stream *entry_of(struct capture *c, struct writer_stream **
         }
         w->partition_count = t->partition_count;
         HASH_ADD(hh, *by_id, id, sizeof w->id, w);
+        if (!w->hh.tbl) {
+            writer_stream_free(w);
+            return NULL;
+        }
     }
     w->uid = t->uid; /* a mended store may have made it anew */
     return w;

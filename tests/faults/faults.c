@@ -89,6 +89,7 @@ static bool due(enum fault fault)
 void *__libc_malloc(size_t n);
 void *__libc_calloc(size_t count, size_t n);
 void *__libc_realloc(void *p, size_t n);
+void *__libc_memalign(size_t alignment, size_t n);
 void __libc_free(void *p);
 
 void *malloc(size_t n)
@@ -109,6 +110,13 @@ void *realloc(void *old, size_t n)
 {
     void *p = due(FAULT_ALLOCATION) ? NULL : __libc_realloc(old, n);
     live += p != NULL && old == NULL;
+    return p;
+}
+
+void *aligned_alloc(size_t alignment, size_t n)
+{
+    void *p = due(FAULT_ALLOCATION) ? NULL : __libc_memalign(alignment, n);
+    live += p != NULL;
     return p;
 }
 

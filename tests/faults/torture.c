@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "plugins/capture/capture.h"
+#include "plugins/capture/internal.h"
 #include "shared/base/arena.h"
 #include "shared/base/log.h"
 #include "shared/base/ring.h"
@@ -435,6 +435,36 @@ static bool capture_verify(enum err e)
     return good;
 }
 
+/* --- streams of the plugin -------------------------------------------------------------------- */
+
+static struct store *streams_store; /* open, with one topic */
+
+static void streams_prepare(void)
+{
+    if (!streams_store) {
+        struct store_topic t = {
+            .name = "t", .partition_count = 2, .cleanup = STORE_CLEANUP_DELETE, .attributes = "{}"};
+        remove_path();
+        ASSERT(store_open(&streams_store, store_how(), NULL) == OK);
+        ASSERT(store_topic_create(streams_store, &t, NULL) == OK);
+    }
+}
+
+/* Brings an empty configuration and the store together, as the writer does. */
+static enum err streams_run(void)
+{
+    static struct capture c;
+    struct stream_set set = {.config = {.stream_count = 0}};
+    struct writer_stream *by_id = NULL;
+    c = (struct capture){.lock = PTHREAD_MUTEX_INITIALIZER};
+    enum err e = streams_sync(&c, streams_store, &by_id, &set, NULL, NULL);
+    ASSERT(e != OK || HASH_COUNT(by_id) == 1);
+    streams_free(&by_id);
+    free(c.known);
+    free(atomic_load(&c.counters));
+    return e;
+}
+
 /* --- the runner ------------------------------------------------------------------------------- */
 
 #define CALLS  1u /* fails system calls */
@@ -460,6 +490,7 @@ static const struct scenario {
     {"batch-walk-zstd", MEMORY, golden_is_zstd, walk_run, NULL, 0},
     {"filter-tree", MEMORY, NULL, filter_run, NULL, 0},
     {"config", CALLS | MEMORY, config_write, config_run, NULL, 0},
+    {"streams", MEMORY, streams_prepare, streams_run, NULL, 0},
     {"store", CALLS, store_prepare, store_run, store_verify, ROUNDS_SLOW},
     {"capture", CALLS, capture_prepare, capture_run, capture_verify, ROUNDS_SLOW},
 };
@@ -553,6 +584,9 @@ int main(int argc, char **argv)
         if (argc < 2 || strcmp(argv[1], scenarios[i].name) == 0) {
             *(run_scenario(&scenarios[i]) ? &passed : &failed) += 1;
         }
+    }
+    if (streams_store) {
+        store_close(streams_store);
     }
     buf_fini(&golden);
     remove_all(root);
