@@ -291,8 +291,18 @@ def test_min_bytes_gathers_several_publishes(c, w):
 
 def test_error_ends_a_wait_at_once(w):
     start = time.monotonic()
-    got = fetch(w, [("one", 0, 20, 100), ("nope", 0, 0, 100)], wait=10000)[2]
+    got = fetch(w, [("one", 0, 20, 100), ("live", 0, 1 << 40, 100)], wait=10000)[2]
+    assert time.monotonic() - start < 3 and got["live", 0]["error"] == 1
+    got = fetch(w, [("nope", 0, 0, 100)], wait=10000)[2]
     assert time.monotonic() - start < 3 and got["nope", 0]["error"] == 3
+
+
+def test_unknown_topic_does_not_end_the_wait_for_others(w):
+    """As in Kafka; else a consumer that has lost one of its topics would ask again without a pause."""
+    start = time.monotonic()
+    got = fetch(w, [("one", 0, 20, 100), ("nope", 0, 0, 100)], wait=700)[2]
+    assert time.monotonic() - start > 0.6
+    assert got["nope", 0]["error"] == 3 and got["one", 0]["error"] == 0
 
 
 def test_parked_fetch_holds_up_only_its_own_connection(c, w):
