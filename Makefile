@@ -233,10 +233,13 @@ uninstall:
 docker-test:
 	docker/test.sh
 
+systemd-test:
+	tests/systemd.sh
+
 debian-matrix:
 	@FULL='$(FULL)' tests/debian-matrix.sh
 
-.PHONY: demo install uninstall docker-test debian-matrix
+.PHONY: demo install uninstall docker-test systemd-test debian-matrix
 
 # --- test and bench: tests/run, tests/bench ---------------------------------------------------------------
 TESTTOOLS := build/testtools
