@@ -12,7 +12,6 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
 #include "shared/base/log.h"
 
@@ -111,7 +110,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *a)
 static char *absolute_path(const char *path)
 {
     char *here, *out = NULL;
-    if (path[0] == '/') {
+    if (path[0] == '/' || path[0] == '\0') { /* nothing is no path, and config says so */
         return strdup(path);
     }
     here = getcwd(NULL, 0);
@@ -125,35 +124,20 @@ static char *absolute_path(const char *path)
 /* Reads the configuration, the command line on top. False: said what is wrong. */
 static bool load(struct config *c, const struct arguments *a)
 {
-    struct net_endpoint endpoints[NET_LISTENERS_MAX];
-    size_t count;
-    struct errmsg m;
+    char *data = a->data != NULL ? absolute_path(a->data) : NULL;
+    if (a->data != NULL && data == NULL) {
+        fprintf(stderr, "culex-server: --data %s: no memory, or no working directory\n", a->data);
+        return false;
+    }
     enum err e = config_init(c);
     e = e == OK ? config_load(c, a->config) : e;
+    e = e == OK && data != NULL ? config_give_data(c, "--data", data) : e;
     if (e != OK) {
         const char *text = buf_text(&c->mistakes);
-        fputs(text[0] != '\0' ? text : err_name(e), stderr);
-        fputs(text[0] != '\0' && text[strlen(text) - 1] == '\n' ? "" : "\n", stderr);
-        return false;
+        fprintf(stderr, text[0] != '\0' ? "%s" : "%s\n", text[0] != '\0' ? text : err_name(e));
     }
-    if (a->data != NULL) {
-        char *data = absolute_path(a->data);
-        if (data == NULL) {
-            fprintf(stderr, "culex-server: --data %s: no memory, or no working directory\n",
-                    a->data);
-            return false;
-        }
-        free(c->data);
-        c->data = data;
-    }
-    e = net_endpoints_parse(c->server.listeners, c->server.advertised_listeners,
-                            c->server.listener_security_protocol_map, endpoints, &count, &m);
-    if (e != OK) {
-        fprintf(stderr, "%s%s%s\n", a->config != NULL ? a->config : "",
-                a->config != NULL ? ": " : "", m.text);
-        return false;
-    }
-    return true;
+    free(data);
+    return e == OK;
 }
 
 /* The store keeps every file open; the default of 1024 is soon used up. */
@@ -221,6 +205,7 @@ int main(int argc, char **argv)
         return EXIT_USAGE;
     }
     if (a.check) {
+        fputs(buf_text(&c.warnings), stderr);
         printf("%s is right.\n", a.config != NULL ? a.config : "The configuration");
         config_fini(&c);
         return EXIT_SUCCESS;
@@ -231,6 +216,7 @@ int main(int argc, char **argv)
         config_fini(&c);
         return EXIT_USAGE;
     }
+    log_lines(LOG_WARN, buf_text(&c.warnings));
     raise_file_limit();
     return serve(&c);
 }

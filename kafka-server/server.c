@@ -435,7 +435,9 @@ static void apply_logging(const struct config_server *c)
     struct errmsg m;
     int level = log_level_parse(c->log_level);
     log_set_level(level >= 0 ? (enum log_level)level : LOG_INFO);
-    if (c->log_file[0] != '\0' && log_open_file(c->log_file, &m) != OK) {
+    if (c->log_file[0] == '\0') {
+        log_close_file();
+    } else if (log_open_file(c->log_file, &m) != OK) {
         log_error("the log file cannot be opened, logging goes on as before: %s", m.text);
     }
 }
@@ -457,7 +459,11 @@ static void apply_row(struct server *s, const struct config *fresh, size_t i, st
     if (strcmp(buf_text(was), buf_text(is)) == 0) {
         return;
     }
-    if (!v.reload || strcmp(v.section, "server") != 0) {
+    bool own = strcmp(v.section, "server") == 0;
+    if (!own && v.reload) {
+        return; /* the broker's, which applies it at its own SIGHUP */
+    }
+    if (!own || !v.reload) {
         log_warn("setting changed, but needs a restart name=%s was=\"%s\" is=\"%s\"", v.name,
                  buf_text(was), buf_text(is));
     } else if (option_set_text(&option_rows[i], &s->config, buf_text(is), &m) == OK) {
@@ -466,41 +472,41 @@ static void apply_row(struct server *s, const struct config *fresh, size_t i, st
     }
 }
 
-/* Sentences, one a line. */
-static void log_mistakes(const char *text)
+/* False: there is a mistake, which was said, and nothing has changed. */
+static bool reload(struct server *s)
 {
-    while (*text != '\0') {
-        size_t len = strcspn(text, "\n");
-        log_error("%.*s", (int)len, text);
-        text += len + (text[len] == '\n');
+    struct config fresh;
+    struct buf was, is;
+    enum err e = config_init(&fresh);
+    e = e == OK ? config_load(&fresh, s->config.path) : e;
+    e = e == OK && s->config.data_given ? config_give_data(&fresh, "--data", s->config.data) : e;
+    log_lines(LOG_ERROR, buf_text(&fresh.mistakes));
+    log_lines(LOG_WARN, buf_text(&fresh.warnings));
+    buf_init(&was, CONFIG_FILE_BYTES_MAX);
+    buf_init(&is, CONFIG_FILE_BYTES_MAX);
+    for (size_t i = 0; e == OK && i < option_count(); i++) {
+        apply_row(s, &fresh, i, &was, &is);
     }
+    buf_fini(&was);
+    buf_fini(&is);
+    config_fini(&fresh);
+    return e == OK;
 }
 
 static void on_hup(evutil_socket_t fd, short what, void *arg)
 {
     struct server *s = arg;
     sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)clock_mono_us());
-    struct config fresh;
-    struct buf was, is;
-    buf_init(&was, CONFIG_FILE_BYTES_MAX);
-    buf_init(&is, CONFIG_FILE_BYTES_MAX);
-    enum err e = config_init(&fresh);
-    e = e == OK ? config_load(&fresh, s->config.path) : e;
-    if (e == OK) {
-        for (size_t i = 0; i < option_count(); i++) {
-            apply_row(s, &fresh, i, &was, &is);
-        }
+    apply_logging(&s->config.server); /* first: what is said from here on is in the new file */
+    if (reload(s)) {
+        apply_logging(&s->config.server);
         if (s->coordinator != NULL) {
             coordinator_reload(s->coordinator, &s->config.server);
         }
+        log_info("log reopened, configuration read again");
     } else {
-        log_mistakes(buf_text(&fresh.mistakes));
+        log_error("log reopened, configuration not taken over: it stays as it was");
     }
-    config_fini(&fresh);
-    buf_fini(&was);
-    buf_fini(&is);
-    apply_logging(&s->config.server);
-    log_info("log reopened, configuration %s", e == OK ? "read again" : "not taken over");
     sd_notify(0, "READY=1");
 }
 
@@ -618,13 +624,8 @@ static enum err open_broker(struct server *s, struct errmsg *m)
 static enum err open_net(struct server *s, struct errmsg *m)
 {
     const struct config_server *c = &s->config.server;
-    struct net_endpoint endpoints[NET_LISTENERS_MAX];
-    size_t count;
-    enum err e = net_endpoints_parse(c->listeners, c->advertised_listeners,
-                                     c->listener_security_protocol_map, endpoints, &count, m);
-    if (e != OK) {
-        return e;
-    }
+    struct config_listener listeners[LISTENERS_MAX];
+    size_t count = listeners_read(c, listeners);
     struct net_options o = {
         .frame_bytes_max = (size_t)c->socket_request_max_bytes,
         .memory_bytes_max = (size_t)c->queued_max_request_bytes,
@@ -633,9 +634,9 @@ static enum err open_net(struct server *s, struct errmsg *m)
         .idle_ms = c->connections_max_idle_ms,
     };
     struct net_callbacks cb = {api_on_frame, api_on_gone, api_has_room, s};
-    e = net_open(&s->net, s->base, &o, &cb, m);
+    enum err e = net_open(&s->net, s->base, &o, &cb, m);
     for (size_t i = 0; i < count && e == OK; i++) {
-        e = net_listen(s->net, &endpoints[i], m);
+        e = net_listen(s->net, &listeners[i], m);
     }
     return e;
 }

@@ -6,6 +6,7 @@
 
 #include "kafka-server/cli/cli.h"
 #include "shared/config/config.h"
+#include "shared/config/listeners.h"
 
 /* The level that begins at p: its length, and where the next begins (NULL: there is none). */
 static size_t level(const char *p, const char **next)
@@ -83,9 +84,9 @@ static void warn_streams(const struct config_stream *a, const struct config_stre
 
 #define STREAM_PAIRS_MAX 200 /* streams that are compared each with each */
 
-static json_t *warnings_of(const struct config *c)
+/* Adds to list, which has the configuration's own. */
+static void add_warnings(const struct config *c, json_t *list)
 {
-    json_t *list = json_array();
     for (size_t i = 0; i < c->stream_count; i++) {
         const struct config_stream *s = &c->streams[i];
         warn_filters(s, list);
@@ -104,12 +105,16 @@ static json_t *warnings_of(const struct config *c)
     if (c->stream_count == 0) {
         warn(list, "there are no streams: nothing will be captured");
     }
-    if (strstr(c->server.listeners, "0.0.0.0") != NULL &&
-        c->server.advertised_listeners[0] == '\0') {
-        warn(list, "server.listeners is open to the network and advertised.listeners is not set: "
-                   "clients on other machines may be told an address that they cannot reach");
+    struct config_listener listeners[LISTENERS_MAX];
+    size_t count = listeners_read(&c->server, listeners);
+    for (size_t i = 0; i < count; i++) {
+        if (listeners[i].advertised_host[0] == '\0') {
+            warn(list,
+                 "listener %s is open to the network and has no advertised.listeners: each client "
+                 "is told the address that it has reached, which behind NAT is not the one to use",
+                 listeners[i].name);
+        }
     }
-    return list;
 }
 
 static json_t *lines_of(struct buf *b)
@@ -147,7 +152,10 @@ int verb_check(const struct cli *cli)
     }
     bool ok = config_load(&c, path) == OK;
     json_t *mistakes = lines_of(&c.mistakes);
-    json_t *warnings = ok ? warnings_of(&c) : json_array();
+    json_t *warnings = lines_of(&c.warnings);
+    if (ok) {
+        add_warnings(&c, warnings);
+    }
     if (cli->json) {
         json_t *document = json_pack("{s:s, s:b, s:O, s:O}", "file", path, "ok", ok ? 1 : 0,
                                      "mistakes", mistakes, "warnings", warnings);

@@ -5,6 +5,7 @@
 
 #include "kafka-server/cli/cli.h"
 #include "shared/config/config.h"
+#include "shared/config/listeners.h"
 
 struct verb {
     const char *name, *argument, *summary;
@@ -167,8 +168,7 @@ static bool apply(struct cli *cli, int option, const char *value)
     }
 }
 
-/* The first listener of the configuration: "PLAINTEXT://host:port,…". An address that means "all"
- * is reached locally. */
+/* The first listener of the configuration. An address that means "all" is reached locally. */
 static bool server_from_config(struct cli *cli)
 {
     struct config c;
@@ -176,14 +176,11 @@ static bool server_from_config(struct cli *cli)
         return false;
     }
     bool ok = config_load(&c, cli->config) == OK;
-    const char *from = ok ? strstr(c.server.listeners, "://") : NULL;
-    if (from != NULL) {
-        size_t n = strcspn(from + 3, ", ");
-        const char *host =
-            strncmp(from + 3, "0.0.0.0:", 8) == 0 || from[3] == ':' ? "localhost" : "";
-        const char *rest = *host != '\0' ? strchr(from + 3, ':') : from + 3;
-        n -= (size_t)(rest - (from + 3));
-        snprintf(cli->server, sizeof cli->server, "%s%.*s", host, (int)n, rest);
+    struct config_listener l[LISTENERS_MAX];
+    if (ok && listeners_read(&c.server, l) > 0) {
+        const char *host = listeners_wildcard(l[0].host) ? "localhost" : l[0].host;
+        bool v6 = strchr(host, ':') != NULL;
+        snprintf(cli->server, sizeof cli->server, v6 ? "[%s]:%d" : "%s:%d", host, l[0].port);
     } else if (!ok) {
         out_error("%s cannot be used; `culex check %s` says why", cli->config, cli->config);
     }

@@ -63,7 +63,7 @@ struct net_conn {
 };
 
 struct net_listener {
-    struct net_endpoint e;
+    struct config_listener e;
     int port; /* that it got */
     struct net *net;
     size_t index;
@@ -89,7 +89,7 @@ struct net {
     struct event_base *base;
     struct net_options o;
     struct net_callbacks cb;
-    struct net_listener listeners[NET_LISTENERS_MAX];
+    struct net_listener listeners[LISTENERS_MAX];
     size_t listener_count;
     struct net_conn *conns;
     struct net_conn *ready; /* something to write, a frame to hand out, or to be freed */

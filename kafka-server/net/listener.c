@@ -115,7 +115,7 @@ static enum err add_socket(struct net_listener *l, int fd, struct errmsg *m)
     return OK;
 }
 
-static enum err resolve(const struct net_endpoint *e, struct addrinfo **list, struct errmsg *m)
+static enum err resolve(const struct config_listener *e, struct addrinfo **list, struct errmsg *m)
 {
     struct addrinfo want = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     char port[8];
@@ -148,9 +148,9 @@ static void resolve_localhost(int port, struct addrinfo out[2], struct sockaddr_
 
 static void say_what_clients_are_told(const struct net_listener *l)
 {
-    const struct net_endpoint *e = &l->e;
+    const struct config_listener *e = &l->e;
     bool v6 = strchr(e->host, ':') != NULL;
-    char at[NET_HOST_BYTES_MAX + 16];
+    char at[LISTENER_HOST_BYTES_MAX + 16];
     snprintf(at, sizeof at, v6 ? "[%s]:%d" : "%s:%d", e->host[0] != '\0' ? e->host : "any address",
              l->port);
     if (e->advertised_host[0] == '\0') {
@@ -205,10 +205,10 @@ static enum err open_sockets(struct net_listener *l, const struct addrinfo *list
     return OK;
 }
 
-enum err net_listen(struct net *n, const struct net_endpoint *e, struct errmsg *m)
+enum err net_listen(struct net *n, const struct config_listener *e, struct errmsg *m)
 {
-    if (n->listener_count == NET_LISTENERS_MAX) {
-        return err_set(m, ERR_INVALID, "more than %d listeners", NET_LISTENERS_MAX);
+    if (n->listener_count == LISTENERS_MAX) {
+        return err_set(m, ERR_INVALID, "more than %d listeners", LISTENERS_MAX);
     }
     struct net_listener *l = &n->listeners[n->listener_count];
     *l = (struct net_listener){.e = *e, .net = n, .index = n->listener_count, .port = e->port};

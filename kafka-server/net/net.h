@@ -20,11 +20,9 @@
 
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
+#include "shared/config/listeners.h"
 
-#define NET_LISTENERS_MAX     16
 #define NET_ADDRESSES_MAX     8           /* of one listener: a name may resolve to several */
-#define NET_HOST_BYTES_MAX    256         /* NUL included */
-#define NET_NAME_BYTES_MAX    64          /* of a listener; NUL included */
 #define NET_FRAME_BYTES_MIN   8           /* key, version, correlation id */
 #define NET_AHEAD_BYTES_MAX   (64u << 10) /* read beyond the frame in hand */
 #define NET_REPLY_LOW_BYTES   (64u << 10) /* the next frame waits until less is left to write */
@@ -56,29 +54,13 @@ struct net_callbacks {
     void *arg;
 };
 
-/* --- addresses ------------------------------------------------------------------------------- */
-
-/* One listener as configured. host "" is every address of this machine. */
-struct net_endpoint {
-    char name[NET_NAME_BYTES_MAX];
-    char host[NET_HOST_BYTES_MAX];
-    int port;
-    char advertised_host[NET_HOST_BYTES_MAX]; /* "": the address that the client has reached */
-    int advertised_port;                      /* 0: the port that the listener got */
-};
-
-/* Reads `listeners`, `advertised.listeners` and `listener.security.protocol.map`. ERR_INVALID
- * with a sentence. */
-enum err net_endpoints_parse(const char *listeners, const char *advertised, const char *protocols,
-                             struct net_endpoint *out, size_t *count, struct errmsg *m) MUST_CHECK;
-
 /* --- the whole ------------------------------------------------------------------------------- */
 
 enum err net_open(struct net **out, struct event_base *base, const struct net_options *o,
                   const struct net_callbacks *cb, struct errmsg *m) MUST_CHECK;
 /* Binds and listens, and logs what clients will be told. localhost stands for 127.0.0.1 and ::1.
  * The sentence names listener, address and cause. */
-enum err net_listen(struct net *n, const struct net_endpoint *e, struct errmsg *m) MUST_CHECK;
+enum err net_listen(struct net *n, const struct config_listener *e, struct errmsg *m) MUST_CHECK;
 /* An open socket as a connection (tests; a listener calls the same). Takes fd. NULL: refused and
  * closed. */
 struct net_conn *net_adopt(struct net *n, int fd, size_t listener);

@@ -85,12 +85,12 @@ static void print_line(enum log_level level, const char *line)
 }
 
 /* Sentences, one a line. */
-static void print_mistakes(struct buf *mistakes)
+static void print_sentences(int level, struct buf *sentences)
 {
-    const char *p = buf_text(mistakes);
+    const char *p = buf_text(sentences);
     while (*p) {
         size_t len = strcspn(p, "\n");
-        mosquitto_log_printf(MOSQ_LOG_ERR, "culex: %.*s", (int)len, p);
+        mosquitto_log_printf(level, "culex: %.*s", (int)len, p);
         p += len + (p[len] == '\n');
     }
 }
@@ -293,6 +293,7 @@ static enum err read_config(struct config *config, const struct mosquitto_opt *o
     }
     e = config_from_options(config, "mosquitto.conf", names, values,
                             (size_t)(count < OPTIONS_MAX ? count : OPTIONS_MAX));
+    print_sentences(MOSQ_LOG_WARNING, &config->warnings);
     if (e) {
         buf_printf(mistakes, "%s", buf_text(&config->mistakes));
         config_fini(config);
@@ -364,7 +365,7 @@ static int on_reload(int event, void *event_data, void *userdata)
         enum err e = read_config(&config, &opt, 1, &mistakes);
         e = e ? e : capture_reload(culex.capture, &config, &mistakes);
         if (e) {
-            print_mistakes(&mistakes);
+            print_sentences(MOSQ_LOG_ERR, &mistakes);
             mosquitto_log_printf(MOSQ_LOG_ERR,
                                  "culex: the configuration stays as it was before the reload");
         }
@@ -460,7 +461,7 @@ ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
     if (e && !mistakes.len) {
         buf_printf(&mistakes, "cannot start: %s\n", err_name(e));
     }
-    print_mistakes(&mistakes);
+    print_sentences(MOSQ_LOG_ERR, &mistakes);
     buf_fini(&mistakes);
     if (e) {
         free(in);

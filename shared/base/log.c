@@ -69,12 +69,8 @@ void log_set_sink(log_sink *sink, void *arg)
     pthread_mutex_unlock(&lock);
 }
 
-enum err log_open_file(const char *path, struct errmsg *m)
+static void use_file(int fd)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-    if (fd < 0) {
-        return err_set(m, ERR_IO, "cannot open log file %s: %s", path, strerror(errno));
-    }
     pthread_mutex_lock(&lock);
     int old = file_fd;
     file_fd = fd;
@@ -82,7 +78,21 @@ enum err log_open_file(const char *path, struct errmsg *m)
     if (old >= 0) {
         close(old);
     }
+}
+
+enum err log_open_file(const char *path, struct errmsg *m)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+    if (fd < 0) {
+        return err_set(m, ERR_IO, "cannot open log file %s: %s", path, strerror(errno));
+    }
+    use_file(fd);
     return OK;
+}
+
+void log_close_file(void)
+{
+    use_file(-1);
 }
 
 /* systemd puts device and inode of the journal's socket into the environment: stderr may have been
@@ -174,6 +184,15 @@ void log_write(enum log_level level, const char *fmt, ...)
         pthread_mutex_unlock(&lock);
     }
     errno = saved;
+}
+
+void log_lines(enum log_level level, const char *text)
+{
+    while (*text) {
+        size_t len = strcspn(text, "\n");
+        log_at((int)level, "%.*s", (int)len, text);
+        text += len + (text[len] == '\n');
+    }
 }
 
 bool log_limit_pass(struct log_limit *l, int interval_ms, unsigned *suppressed)

@@ -22,6 +22,10 @@ void log_set_level(enum log_level level);
 void log_set_sink(log_sink *sink, void *arg); /* NULL: stderr */
 /* Appends to a file with a timestamp; called again (SIGHUP) it reopens. */
 enum err log_open_file(const char *path, struct errmsg *m) MUST_CHECK;
+/* Back to stderr. */
+void log_close_file(void);
+/* A text of several lines, one log line for each. */
+void log_lines(enum log_level level, const char *text);
 /* Name of a level for configuration ("error" … "debug"); -1 where it is none. */
 int log_level_parse(const char *name);
 

@@ -9,6 +9,8 @@
  * Order of precedence: defaults, the file's `defaults` for streams, the stream itself; for the
  * other sections defaults, the file, the environment. */
 #include "shared/config/config.h"
+#include "shared/config/guess.h"
+#include "shared/config/listeners.h"
 #include "shared/config/locate.h"
 #include "shared/config/options.h"
 #include "shared/mqtt/filter.h"
@@ -24,18 +26,26 @@
 
 #define MISTAKE_BYTES_MAX 2048
 #define PATH_TEXT_BYTES   320
-#define NAME_BYTES_MAX    96 /* of a setting, with CULEX_ before it */
+#define PARTITIONS_UNSAID 0 /* num.partitions, once all sources have been read */
+#define NAME_BYTES_MAX    GUESS_NAME_BYTES_MAX /* of a setting, with CULEX_ before it */
+#define ENVIRONMENT       "environment"        /* where, for its variables */
+#define VARIABLE_PREFIX   "CULEX_"
 
 #define COMPACT_NEEDS_KEY \
     "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
 
-/* One check of one source of values. */
+/* Where a row's value comes from: what a sentence about several rows together must name. */
+enum origin { FROM_DEFAULT, FROM_FILE, FROM_ENVIRONMENT, FROM_MISTAKE };
+
+/* One check of all sources of values. */
 struct walk {
     struct config *c;
-    const char *where; /* file name, or what stands for it */
-    bool lines;        /* where is a file whose text we have */
-    size_t mistakes;
+    const char *where;     /* file name, or what stands for it */
+    bool lines;            /* where is a file whose text we have: */
+    struct json_spot root; /* its document */
+    size_t mistakes, warnings;
     bool nomem;
+    uint8_t origin[OPTION_ROWS_MAX]; /* not of a stream's rows */
 };
 
 /* An object of the document on its way through. */
@@ -44,21 +54,27 @@ struct place {
     const char *path; /* "" for the document */
 };
 
-static void mistake(struct walk *w, int line, const char *path, const char *what)
+static void mistake_in(struct walk *w, const char *where, int line, const char *path,
+                       const char *what)
 {
     w->mistakes++;
     if (w->mistakes > CONFIG_MISTAKES_MAX) {
         if (w->mistakes == CONFIG_MISTAKES_MAX + 1) {
-            buf_printf(&w->c->mistakes, "%s: more mistakes follow these %d\n", w->where,
+            buf_printf(&w->c->mistakes, "%s: more mistakes follow these %d\n", where,
                        CONFIG_MISTAKES_MAX);
         }
         return;
     }
-    buf_printf(&w->c->mistakes, "%s", w->where);
+    buf_printf(&w->c->mistakes, "%s", where);
     if (line > 0) {
         buf_printf(&w->c->mistakes, ":%d", line);
     }
     buf_printf(&w->c->mistakes, ": %s%s%s\n", path, *path ? ": " : "", what);
+}
+
+static void mistake(struct walk *w, int line, const char *path, const char *what)
+{
+    mistake_in(w, w->where, line, path, what);
 }
 
 /* A mistake at a member of an object; element is -1, or the index in the array that it holds. */
@@ -83,57 +99,52 @@ static void mistake_at(struct walk *w, const struct place *at, const char *key, 
     mistake(w, w->lines ? spot.line : 0, path, what);
 }
 
-/* --- the nearest known name ------------------------------------------------------------------- */
-
-static size_t min3(size_t a, size_t b, size_t c)
+/* The object of the document that holds a section's settings. */
+static struct place place_of(const struct walk *w, const char *section)
 {
-    size_t m = a < b ? a : b;
-    return m < c ? m : c;
+    struct place at = {w->root, section};
+    if (*section && json_spot_member(w->root, section, &at.spot)) {
+        at.spot = json_spot_value(at.spot);
+    }
+    return at;
 }
 
-/* Levenshtein's distance; names over NAME_BYTES_MAX are far from everything. */
-static size_t name_distance(const char *a, const char *b)
+static void set_origin(struct walk *w, const struct option_row *row, enum origin origin)
 {
-    size_t n = strlen(a), m = strlen(b);
-    if (n >= NAME_BYTES_MAX || m >= NAME_BYTES_MAX) {
-        return NAME_BYTES_MAX;
-    }
-    size_t row[NAME_BYTES_MAX + 1];
-    for (size_t j = 0; j <= m; j++) {
-        row[j] = j;
-    }
-    for (size_t i = 1; i <= n; i++) {
-        size_t diagonal = row[0];
-        row[0] = i;
-        for (size_t j = 1; j <= m; j++) {
-            size_t above = row[j];
-            row[j] = min3(above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1]));
-            diagonal = above;
-        }
-    }
-    return row[m];
+    w->origin[row - option_rows] = (uint8_t)origin;
 }
 
-struct guess {
-    const char *name;
-    size_t distance;
-};
-
-static void guess_try(struct guess *g, const char *unknown, const char *name)
+static enum origin origin_of(const struct walk *w, const struct option_row *row)
 {
-    size_t d = name_distance(unknown, name);
-    size_t limit = strlen(name) / 2;
-    if (d <= (limit < 4 ? limit : 4) && d < g->distance) {
-        *g = (struct guess){name, d};
+    return (enum origin)w->origin[row - option_rows];
+}
+
+/* A mistake in a value that has passed on its own: told where it comes from. */
+static void mistake_of(struct walk *w, const struct option_row *row, const char *what)
+{
+    const char *section = option_section_name(row->section);
+    char name[NAME_BYTES_MAX];
+    struct place at = place_of(w, section);
+    if (origin_of(w, row) == FROM_ENVIRONMENT) {
+        option_variable_name(row, name, sizeof name);
+        mistake_in(w, ENVIRONMENT, 0, name, what);
+    } else if (origin_of(w, row) == FROM_FILE) {
+        mistake_at(w, &at, row->name, -1, what);
+    } else {
+        snprintf(name, sizeof name, "%s.%s", section, row->name);
+        mistake(w, 0, name, what);
     }
 }
+
+/* --- unknown names ---------------------------------------------------------------------------- */
 
 /* "unknown; did you mean …?", or where the name belongs if another section has it. */
 static void unknown_name(enum option_section section, const char *name, const char *const *also,
                          struct errmsg *m)
 {
-    struct guess g = {NULL, SIZE_MAX};
+    struct guess g;
     const struct option_row *elsewhere = NULL;
+    guess_init(&g);
     for (size_t i = 0; i < option_row_count; i++) {
         if (option_rows[i].section == section) {
             guess_try(&g, name, option_rows[i].name);
@@ -154,7 +165,7 @@ static void unknown_name(enum option_section section, const char *name, const ch
         } else {
             (void)err_set(m, ERR_INVALID, "is not known here; it belongs into \"%s\"", home);
         }
-    } else if (g.name) {
+    } else if (*g.name) {
         (void)err_set(m, ERR_INVALID, "is not known; did you mean \"%s\"?", g.name);
     } else {
         (void)err_set(m, ERR_INVALID, "is not known");
@@ -210,6 +221,7 @@ static void walk_value(struct walk *w, const struct place *at, const struct opti
     struct errmsg m;
     enum err e = value_set(row, base, v, &m);
     w->nomem = w->nomem || e == ERR_NOMEM;
+    set_origin(w, row, e ? FROM_MISTAKE : FROM_FILE);
     if (e) {
         mistake_at(w, at, row->name, -1, m.text);
     }
@@ -320,10 +332,7 @@ static void walk_section(struct walk *w, const struct place *root, const char *k
     if (!walk_is_object(w, root, key, object)) {
         return;
     }
-    struct place at = {root->spot, key};
-    if (json_spot_member(root->spot, key, &at.spot)) {
-        at.spot = json_spot_value(at.spot);
-    }
+    struct place at = place_of(w, key);
     const char *name;
     json_t *v;
     json_object_foreach(object, name, v) {
@@ -470,10 +479,7 @@ static void walk_defaults(struct walk *w, const struct place *root, json_t *v,
     if (!walk_is_object(w, root, "defaults", v)) {
         return;
     }
-    struct place at = {root->spot, "defaults"};
-    if (json_spot_member(root->spot, "defaults", &at.spot)) {
-        at.spot = json_spot_value(at.spot);
-    }
+    struct place at = place_of(w, "defaults");
     size_t before = w->mistakes;
     walk_stream_keys(w, &at, base, v, true);
     struct errmsg m;
@@ -487,13 +493,15 @@ static void walk_defaults(struct walk *w, const struct place *root, json_t *v,
 static void walk_document(struct walk *w, json_t *doc, const char *text, size_t len)
 {
     static const char *const sections[] = {"store", "defaults", "streams", "server", NULL};
-    struct place root = {json_spot_root(text, len), ""};
+    w->root = json_spot_root(text, len);
+    struct place root = {w->root, ""};
     struct config_stream base;
     struct errmsg m;
     if (config_stream_init(&base)) {
         w->nomem = true;
         return;
     }
+    base.partitions = PARTITIONS_UNSAID;
     json_t *defaults = json_object_get(doc, "defaults");
     if (defaults) {
         walk_defaults(w, &root, defaults, &base);
@@ -562,15 +570,6 @@ static enum err read_file(struct walk *w, const char *path, struct buf *out)
     return e;
 }
 
-static enum err walk_end(struct walk *w)
-{
-    if (w->nomem) {
-        mistake(w, 0, "", "no memory to read it");
-        return ERR_NOMEM;
-    }
-    return w->mistakes ? ERR_INVALID : OK;
-}
-
 static void walk_file_text(struct walk *w, const struct buf *text)
 {
     json_error_t error;
@@ -592,98 +591,145 @@ static void walk_file_text(struct walk *w, const struct buf *text)
 }
 
 /* CULEX_NAME for every row that is not a stream's. */
-static void walk_environment(struct walk *outer)
+static void walk_environment(struct walk *w)
 {
-    struct walk w = {.c = outer->c, .where = "environment"};
     for (size_t i = 0; i < option_row_count; i++) {
         const struct option_row *row = &option_rows[i];
-        if (row->section == SECTION_STREAM) {
-            continue;
-        }
-        char name[NAME_BYTES_MAX] = "CULEX_";
-        option_plain_name(row, name + 6, sizeof name - 6);
-        for (char *p = name; *p; p++) {
-            *p = *p >= 'a' && *p <= 'z' ? (char)(*p - 'a' + 'A') : *p;
-        }
-        const char *value = getenv(name);
+        char name[NAME_BYTES_MAX];
+        option_variable_name(row, name, sizeof name);
+        const char *value = row->section == SECTION_STREAM ? NULL : getenv(name);
         if (!value) {
             continue;
         }
         struct errmsg m;
-        enum err e = option_set_text(row, w.c, value, &m);
-        outer->nomem = outer->nomem || e == ERR_NOMEM;
+        enum err e = option_set_text(row, w->c, value, &m);
+        w->nomem = w->nomem || e == ERR_NOMEM;
+        set_origin(w, row, e ? FROM_MISTAKE : FROM_ENVIRONMENT);
         if (e) {
-            mistake(&w, 0, name, m.text);
+            mistake_in(w, ENVIRONMENT, 0, name, m.text);
         }
     }
-    outer->mistakes += w.mistakes;
 }
 
-/* What one row alone cannot say. */
+/* What is wrong with a variable of our name space, as a warning: others put variables there, too
+ * (Kubernetes does, for a service that is called culex), and the broker must start. */
+static void warn_variable(struct walk *w, const char *variable)
+{
+    /* Of the command line; of docker/compose.yaml. */
+    static const char *const others[] = {"SERVER", "MQTT", "MQTT_PASSWORD", "BROKER_IMAGE",
+                                         "SERVER_IMAGE", "TOOLS_IMAGE"};
+    const char *name = variable + sizeof VARIABLE_PREFIX - 1;
+    const char *what = "is not known";
+    struct guess g;
+    guess_init(&g);
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (strcmp(name, others[i]) == 0) {
+            return;
+        }
+    }
+    for (size_t i = 0; i < option_row_count; i++) {
+        char known[NAME_BYTES_MAX];
+        option_variable_name(&option_rows[i], known, sizeof known);
+        bool same = strcmp(variable, known) == 0;
+        if (same && option_rows[i].section != SECTION_STREAM) {
+            return;
+        } else if (same) {
+            what = "does nothing; it is a setting of streams, which stand in the file";
+        } else if (option_rows[i].section != SECTION_STREAM) {
+            guess_try(&g, name, known + sizeof VARIABLE_PREFIX - 1);
+        }
+    }
+    if (++w->warnings > CONFIG_MISTAKES_MAX) {
+        return;
+    }
+    buf_printf(&w->c->warnings, ENVIRONMENT ": %.*s: %s", NAME_BYTES_MAX, variable, what);
+    if (*g.name) {
+        buf_printf(&w->c->warnings, "; did you mean " VARIABLE_PREFIX "%s?", g.name);
+    }
+    buf_printf(&w->c->warnings, "\n");
+}
+
+static void warn_variables(struct walk *w)
+{
+    for (char **p = environ; p && *p; p++) {
+        char variable[2 * NAME_BYTES_MAX];
+        if (strncmp(*p, VARIABLE_PREFIX, sizeof VARIABLE_PREFIX - 1) == 0) {
+            snprintf(variable, sizeof variable, "%.*s", (int)strcspn(*p, "="), *p);
+            warn_variable(w, variable);
+        }
+    }
+}
+
+/* --- what one row alone cannot say ------------------------------------------------------------ */
+
+static enum err check_sessions(const struct config_server *c, struct errmsg *m)
+{
+    return c->group_min_session_timeout_ms <= c->group_max_session_timeout_ms
+               ? OK
+               : err_set(m, ERR_INVALID, "group.min.session.timeout.ms (%" PRId32 ") is greater "
+                         "than group.max.session.timeout.ms (%" PRId32 ")",
+                         c->group_min_session_timeout_ms, c->group_max_session_timeout_ms);
+}
+
+/* As in Kafka. */
+static enum err check_request_memory(const struct config_server *c, struct errmsg *m)
+{
+    return c->socket_request_max_bytes <= c->queued_max_request_bytes
+               ? OK
+               : err_set(m, ERR_INVALID, "queued.max.request.bytes (%" PRId64 ") is less than "
+                         "socket.request.max.bytes (%" PRId64 "): the longest request could never "
+                         "be read", c->queued_max_request_bytes, c->socket_request_max_bytes);
+}
+
 static void walk_together(struct walk *w)
 {
+    /* The mistake is told at the first row that somebody has set. */
+    static const struct {
+        const char *rows[2];
+        enum err (*check)(const struct config_server *c, struct errmsg *m);
+    } rules[] = {
+        {{"advertised.listeners", "listeners"}, listeners_check_told},
+        {{"listeners", "listener.security.protocol.map"}, listeners_check_spoken},
+        {{"group.min.session.timeout.ms", "group.max.session.timeout.ms"}, check_sessions},
+        {{"queued.max.request.bytes", "socket.request.max.bytes"}, check_request_memory},
+    };
     struct config *c = w->c;
+    for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {
+        const struct option_row *a = option_find(SECTION_SERVER, rules[i].rows[0]);
+        const struct option_row *b = option_find(SECTION_SERVER, rules[i].rows[1]);
+        struct errmsg m;
+        bool known = origin_of(w, a) != FROM_MISTAKE && origin_of(w, b) != FROM_MISTAKE;
+        if (known && rules[i].check(&c->server, &m)) {
+            mistake_of(w, origin_of(w, a) == FROM_DEFAULT ? b : a, m.text);
+        }
+    }
     c->store.ring_bytes = (c->store.ring_bytes + 4095) / 4096 * 4096;
     c->store.tail_bytes = (c->store.tail_bytes + 4095) / 4096 * 4096;
-    if (c->server.group_min_session_timeout_ms > c->server.group_max_session_timeout_ms) {
-        mistake(w, 0, "server.group.min.session.timeout.ms",
-                "is greater than group.max.session.timeout.ms");
+    for (size_t i = 0; i < c->stream_count; i++) {
+        if (c->streams[i].partitions == PARTITIONS_UNSAID) {
+            c->streams[i].partitions = c->server.num_partitions;
+        }
     }
 }
 
-enum err config_stream_init(struct config_stream *s)
+/* Everything that is not the document. */
+static enum err walk_end(struct walk *w)
 {
-    memset(s, 0, sizeof *s);
-    enum err e = option_set_defaults(SECTION_STREAM, s);
-    e = e ? e : option_parse_key(s, NULL);
-    if (e) {
-        config_stream_fini(s);
+    walk_environment(w);
+    warn_variables(w);
+    walk_together(w);
+    if (w->nomem) {
+        mistake(w, 0, "", "no memory to read it");
+        return ERR_NOMEM;
     }
-    return e;
-}
-
-void config_stream_fini(struct config_stream *s)
-{
-    for (uint32_t i = 0; i < s->filter_count; i++) {
-        free(s->filters[i]);
-    }
-    free(s->filters);
-    free(s->key_name);
-    option_free_strings(SECTION_STREAM, s);
-    memset(s, 0, sizeof *s);
-}
-
-enum err config_stream_copy(struct config_stream *to, const struct config_stream *from)
-{
-    enum err e = config_stream_init(to);
-    if (e) {
-        return e;
-    }
-    to->line = from->line;
-    e = option_copy(SECTION_STREAM, to, from);
-    e = e ? e : option_parse_key(to, NULL);
-    if (e) {
-        config_stream_fini(to);
-    }
-    return e;
-}
-
-enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
-                           struct errmsg *m)
-{
-    const struct option_row *row = option_find(SECTION_STREAM, name);
-    if (!row || !row->width) {
-        return err_set(m, ERR_NOT_FOUND, "\"%s\" is no setting of a stream", name);
-    }
-    enum err e = option_set_text(row, s, value, m);
-    bool is_key = row->offset == offsetof(struct config_stream, key_text);
-    return !e && is_key ? option_parse_key(s, m) : e;
+    return w->mistakes ? ERR_INVALID : OK;
 }
 
 enum err config_init(struct config *c)
 {
     memset(c, 0, sizeof *c);
     buf_init(&c->mistakes, (CONFIG_MISTAKES_MAX + 2) * MISTAKE_BYTES_MAX);
+    buf_init(&c->warnings, (CONFIG_MISTAKES_MAX + 2) * MISTAKE_BYTES_MAX);
     if (option_set_defaults(SECTION_TOP, c) || option_set_defaults(SECTION_STORE, c) ||
         option_set_defaults(SECTION_SERVER, c)) {
         config_fini(c);
@@ -694,7 +740,7 @@ enum err config_init(struct config *c)
 
 enum err config_load(struct config *c, const char *path)
 {
-    struct walk w = {.c = c, .where = path ? path : "environment", .lines = path != NULL};
+    struct walk w = {.c = c, .where = path ? path : ENVIRONMENT, .lines = path != NULL};
     struct buf text;
     buf_init(&text, CONFIG_FILE_BYTES_MAX);
     enum err e = OK;
@@ -705,13 +751,20 @@ enum err config_load(struct config *c, const char *path)
             walk_file_text(&w, &text);
         }
     }
+    e = e ? e : walk_end(&w);
     buf_fini(&text);
+    return e;
+}
+
+enum err config_give_data(struct config *c, const char *option, const char *dir)
+{
+    struct errmsg m;
+    enum err e = option_set_text(option_find(SECTION_TOP, "data"), c, dir, &m);
     if (e) {
-        return e;
+        buf_printf(&c->mistakes, "%s: %s\n", option, m.text);
     }
-    walk_environment(&w);
-    walk_together(&w);
-    return walk_end(&w);
+    c->data_given = true;
+    return e;
 }
 
 /* --- plugin_opt_* ----------------------------------------------------------------------------- */
@@ -771,6 +824,7 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
         w->nomem = true;
         return;
     }
+    s.partitions = PARTITIONS_UNSAID;
     for (size_t i = 0; i < count; i++) {
         char path[PATH_TEXT_BYTES];
         snprintf(path, sizeof path, "plugin_opt_%.200s", names[i]);
@@ -812,8 +866,6 @@ enum err config_from_options(struct config *c, const char *where, const char *co
         return walk_end(&w);
     }
     walk_options(&w, names, values, count);
-    walk_environment(&w);
-    walk_together(&w);
     return walk_end(&w);
 }
 
@@ -828,5 +880,6 @@ void config_fini(struct config *c)
     option_free_strings(SECTION_STORE, c);
     option_free_strings(SECTION_SERVER, c);
     buf_fini(&c->mistakes);
+    buf_fini(&c->warnings);
     memset(c, 0, sizeof *c);
 }

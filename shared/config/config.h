@@ -94,12 +94,14 @@ struct config_server {
 struct config {
     char *path; /* the file, or NULL */
     char *data; /* data directory */
+    bool data_given; /* by config_give_data */
     int32_t sys_interval_ms; /* the plugin's counters under $SYS */
     struct config_store store;
     struct config_server server;
     struct config_stream *streams;
     size_t stream_count;
     struct buf mistakes; /* lines, after a failure */
+    struct buf warnings; /* lines: what is allowed, and surely not meant */
 };
 
 /* All defaults, no streams. */
@@ -114,6 +116,9 @@ enum err config_load(struct config *c, const char *path) MUST_CHECK;
  * `config FILE` alone is config_load of that file. */
 enum err config_from_options(struct config *c, const char *where, const char *const *names,
                              const char *const *values, size_t count) MUST_CHECK;
+/* The data directory as the command line's option gives it, over all that config_load has read.
+ * ERR_INVALID: c->mistakes has a line that names the option. */
+enum err config_give_data(struct config *c, const char *option, const char *dir) MUST_CHECK;
 void config_fini(struct config *c);
 
 /* One stream on its own: all defaults; a deep copy without the filters; a value by the row's

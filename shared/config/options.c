@@ -7,6 +7,7 @@
  * widths in use are 1 (bool, and choices with two values), 4 and 8. Rows with width 0 are lists or
  * names that config.c handles itself (filters); they are here for their documentation. */
 #include "shared/config/options.h"
+#include "shared/config/listeners.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,6 @@
 
 #define KEY_NAME_BYTES_MAX  1024
 #define KEY_LEVEL_MAX       200
-#define LISTENER_BYTES_MAX  1024
 #define NO_LIMIT            INT64_MAX
 
 #define FIELD(section_, type_, field_) \
@@ -62,75 +62,6 @@ static enum err check_stream_name(const char *text, struct errmsg *m)
     return OK;
 }
 
-/* One listener of a comma-separated list: NAME://host:port, host may be empty or [v6]. */
-static enum err check_listener(const char *text, size_t len, bool zero_port, struct errmsg *m)
-{
-    char one[LISTENER_BYTES_MAX];
-    if (len >= sizeof one) {
-        return err_set(m, ERR_INVALID, "a listener is longer than %zu bytes", sizeof one - 1);
-    }
-    memcpy(one, text, len);
-    one[len] = 0;
-    char *scheme = strstr(one, "://");
-    char *colon = strrchr(one, ':');
-    if (!scheme || scheme == one || !colon || colon < scheme + 3) {
-        return err_set(m, ERR_INVALID, "\"%s\" is not a listener; NAME://host:port is one, like "
-                       "PLAINTEXT://127.0.0.1:9092", one);
-    }
-    char *end;
-    errno = 0;
-    long port = strtol(colon + 1, &end, 10);
-    if (colon[1] < '0' || colon[1] > '9' || *end || port > 65535 || (port == 0 && !zero_port)) {
-        return err_set(m, ERR_INVALID, "\"%s\" has no port from %d to 65535 at its end", one,
-                       zero_port ? 0 : 1);
-    }
-    return OK;
-}
-
-static enum err check_listener_list(const char *text, bool zero_port, struct errmsg *m)
-{
-    for (const char *p = text;; p++) {
-        while (*p == ' ') {
-            p++;
-        }
-        size_t len = strcspn(p, ",");
-        size_t used = len;
-        while (used && p[used - 1] == ' ') {
-            used--;
-        }
-        enum err e = check_listener(p, used, zero_port, m);
-        if (e || !p[len]) {
-            return e;
-        }
-        p += len;
-    }
-}
-
-static enum err check_listeners(const char *text, struct errmsg *m)
-{
-    return check_listener_list(text, true, m);
-}
-
-static enum err check_advertised(const char *text, struct errmsg *m)
-{
-    return *text ? check_listener_list(text, false, m) : OK;
-}
-
-static enum err check_protocol_map(const char *text, struct errmsg *m)
-{
-    for (const char *p = text; *p;) {
-        size_t len = strcspn(p, ",");
-        const char *colon = memchr(p, ':', len);
-        if (!colon || colon == p || colon == p + len - 1) {
-            return err_set(m, ERR_INVALID, "\"%.*s\" is not NAME:PROTOCOL, like INSIDE:PLAINTEXT",
-                           (int)len, p);
-        }
-        p += len;
-        p += *p == ',';
-    }
-    return OK;
-}
-
 /* The order is the order of the documentation. */
 const struct option_row option_rows[] = {
     {TOP(data), .name = "data", .type = OPTION_STRING, .default_text = "/var/lib/culex",
@@ -173,7 +104,8 @@ const struct option_row option_rows[] = {
             "stream. + and # at the beginning never match topics that begin with $."},
     {STREAM(partitions), .name = "partitions", .type = OPTION_INT, .min = 1, .max = 1024,
      .default_text = "16",
-     .doc = "Partitions of the stream. Fixed once the stream exists."},
+     .doc = "Partitions of the stream; unless said here, the server's num.partitions. Fixed once "
+            "the stream exists."},
     {STREAM(key_text), .name = "key", .type = OPTION_STRING, .default_text = "topic",
      .reload = true,
      .doc = "The record's key: topic; topic[2] or topic[1..3] (levels of it); clientid; username; "
@@ -214,21 +146,24 @@ const struct option_row option_rows[] = {
             "for the last flush.interval.ms. fsync: the broker waits until the publish is on the "
             "disk, and so does every other client of the broker."},
 
-    {SERVER(listeners), .name = "listeners", .type = OPTION_LIST, .check = check_listeners,
+    {SERVER(listeners), .name = "listeners", .type = OPTION_LIST, .check = listeners_check,
      .default_text = "PLAINTEXT://127.0.0.1:9092",
-     .doc = "Where the server listens: NAME://host:port, separated by commas."},
+     .doc = "Where the server listens: NAME://host:port, separated by commas. The host is a name, "
+            "an address (IPv6 in brackets), or nothing for all addresses of the machine."},
     {SERVER(advertised_listeners), .name = "advertised.listeners", .type = OPTION_LIST,
-     .default_text = "", .check = check_advertised,
-     .doc = "What clients are told to connect to, per listener name. Empty: the same as "
-            "listeners."},
+     .default_text = "", .check = listeners_check_advertised,
+     .doc = "What clients are told to connect to: NAME://host:port for listeners of these names. "
+            "The others, and all if it is empty, tell their own host; where that is a wildcard, "
+            "each client is told the address that it has reached."},
     {SERVER(listener_security_protocol_map), .name = "listener.security.protocol.map",
-     .type = OPTION_LIST, .default_text = "", .check = check_protocol_map,
-     .doc = "NAME:PLAINTEXT for listener names of your own. Empty: every listener is PLAINTEXT."},
+     .type = OPTION_LIST, .default_text = "", .check = listeners_check_protocols,
+     .doc = "NAME:PROTOCOL for listener names of your own. PLAINTEXT is what this version speaks, "
+            "and what a listener speaks that is not named here."},
     {SERVER(node_id), .name = "node.id", .type = OPTION_INT, .min = 0, .max = INT32_MAX,
      .default_text = "1", .doc = "The broker id that clients see."},
     {SERVER(num_partitions), .name = "num.partitions", .type = OPTION_INT, .min = 1, .max = 1024,
-     .default_text = "1", .reload = true,
-     .doc = "Partitions of a topic that is made without saying how many."},
+     .default_text = "16", .reload = true,
+     .doc = "Partitions of a stream for which neither it nor \"defaults\" says how many."},
     {SERVER(offsets_retention_minutes), .name = "offsets.retention.minutes", .type = OPTION_LONG,
      .min = 1, .max = INT32_MAX, .default_text = "10080", .reload = true,
      .doc = "Committed offsets of an empty group are kept this long."},
@@ -261,7 +196,8 @@ const struct option_row option_rows[] = {
      .doc = "Longest request; a longer one closes its connection."},
     {SERVER(queued_max_request_bytes), .name = "queued.max.request.bytes", .type = OPTION_LONG,
      .min = 1 << 20, .max = NO_LIMIT, .default_text = "268435456",
-     .doc = "Memory for requests and responses of all connections."},
+     .doc = "Memory for requests and responses of all connections; socket.request.max.bytes at "
+            "least."},
     {SERVER(max_connections), .name = "max.connections", .type = OPTION_INT, .min = 1,
      .max = 1000000, .default_text = "1000", .doc = "Most connections at a time."},
     {SERVER(max_connections_per_ip), .name = "max.connections.per.ip", .type = OPTION_INT,
@@ -281,6 +217,7 @@ const struct option_row option_rows[] = {
      .choices = level_choices, .reload = true, .doc = "error, warn, info or debug."},
 };
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
+_Static_assert(sizeof option_rows / sizeof option_rows[0] <= OPTION_ROWS_MAX, "OPTION_ROWS_MAX");
 
 const char *option_section_name(enum option_section section)
 {
@@ -305,6 +242,15 @@ void option_plain_name(const struct option_row *row, char *out, size_t size)
         out[i] = row->name[i] == '.' ? '_' : row->name[i];
     }
     out[i] = 0;
+}
+
+void option_variable_name(const struct option_row *row, char *out, size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "CULEX_");
+    option_plain_name(row, out + used, size - used);
+    for (char *p = out; *p; p++) {
+        *p = *p >= 'a' && *p <= 'z' ? (char)(*p - 'a' + 'A') : *p;
+    }
 }
 
 bool option_is_string(const struct option_row *row)

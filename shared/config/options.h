@@ -23,13 +23,17 @@ struct option_row {
     const char *doc;
 };
 
+#define OPTION_ROWS_MAX 64
+
 extern const struct option_row option_rows[];
 extern const size_t option_row_count;
 
 const char *option_section_name(enum option_section section);
 const struct option_row *option_find(enum option_section section, const char *name);
-/* The name as environment and mosquitto.conf have it: dots become underscores. */
+/* The name as mosquitto.conf has it: dots become underscores. */
 void option_plain_name(const struct option_row *row, char *out, size_t size);
+/* CULEX_ and the plain name in capitals. */
+void option_variable_name(const struct option_row *row, char *out, size_t size);
 
 /* base is the struct that the row's offset counts in. ERR_INVALID with what is wrong and what would
  * be right; ERR_NOMEM. The old value stays on failure. */

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "shared/config/config.h"
+#include "shared/config/listeners.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -222,14 +223,6 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
         {"{\n\"stream\": []}", ":2: stream: is not known; did you mean \"streams\"?"},
         {"{\n\"server\": 1}",
          ":2: server: is a number; an object belongs here, like {\"name\": value}"},
-        {"{\"server\": {\n\"listeners\": \"localhost:9092\"}}",
-         ":2: server.listeners: \"localhost:9092\" is not a listener; NAME://host:port is one, "
-         "like PLAINTEXT://127.0.0.1:9092"},
-        {"{\"server\": {\"listeners\": \"PLAINTEXT://x:70000\"}}",
-         ":1: server.listeners: \"PLAINTEXT://x:70000\" has no port from 0 to 65535 at its end"},
-        {"{\"server\": {\"advertised.listeners\": \"PLAINTEXT://x:0\"}}",
-         ":1: server.advertised.listeners: \"PLAINTEXT://x:0\" has no port from 1 to 65535 at its "
-         "end"},
         {"{\"server\": {\"log.level\": \"loud\"}}",
          ":1: server.log.level: \"loud\" is none of its values; error, warn, info or debug"},
         {"{\"store\": {\"ring.bytes\": 1}}",
@@ -252,7 +245,17 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
         {"", ":1: is not JSON: it is empty (column 1)"},
         {"// no comments\n{}", ":1: is not JSON: '[' or '{' expected near '/' (column 1)"},
         {"{\"server\": {\"group.min.session.timeout.ms\": 5000000}}",
-         ": server.group.min.session.timeout.ms: is greater than group.max.session.timeout.ms"},
+         ":1: server.group.min.session.timeout.ms: group.min.session.timeout.ms (5000000) is "
+         "greater than group.max.session.timeout.ms (1800000)"},
+        {"{\"server\": {\n\"group.max.session.timeout.ms\": 30}}",
+         ":2: server.group.max.session.timeout.ms: group.min.session.timeout.ms (6000) is greater "
+         "than group.max.session.timeout.ms (30)"},
+        {"{\"server\": {\n\"queued.max.request.bytes\": 2000000}}",
+         ":2: server.queued.max.request.bytes: queued.max.request.bytes (2000000) is less than "
+         "socket.request.max.bytes (104857600): the longest request could never be read"},
+        {"{\"server\": {\n\"socket.request.max.bytes\": 500000000}}",
+         ":2: server.socket.request.max.bytes: queued.max.request.bytes (268435456) is less than "
+         "socket.request.max.bytes (500000000): the longest request could never be read"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         assert_mistakes(rows[i].text, rows[i].expected);
@@ -294,6 +297,141 @@ static void test_a_missing_file_is_named(void **state)
     config_fini(&c);
 }
 
+/* A server section with these listeners, each setting on a line of its own from 2 on. */
+static void assert_listeners(const char *listeners, const char *advertised, const char *map,
+                             const char *expected)
+{
+    char text[4096];
+    snprintf(text, sizeof text, "{\"server\": {\n\"listeners\": \"%s\",\n\"advertised.listeners\": "
+             "\"%s\",\n\"listener.security.protocol.map\": \"%s\"}}", listeners, advertised, map);
+    if (expected) {
+        assert_mistakes(text, expected);
+        return;
+    }
+    struct config c;
+    assert_loads(&c, text);
+    config_fini(&c);
+}
+
+#define AT_LISTENERS  ":2: server.listeners: "
+#define AT_ADVERTISED ":3: server.advertised.listeners: "
+#define AT_MAP        ":4: server.listener.security.protocol.map: "
+#define HOST_60       "aaaaaaaaaaaaaaaaaaaa.bbbbbbbbbbbbbbbbbbbb.ccccccccccccccccc."
+
+static void test_listeners_are_right_or_have_their_sentence(void **state)
+{
+    static const struct {
+        const char *listeners, *advertised, *map, *expected;
+    } rows[] = {
+        {"PLAINTEXT://127.0.0.1:9092", "", "", NULL},
+        {" A://:9092 , B://[::1]:9093 ", "b://example.org:9193", "", NULL},
+        {"LAN://host_1.x-y:1", " ", "LAN:PLAINTEXT", NULL},
+        {"SSL://h:1", "", "ssl:plaintext,OTHER:SASL_SSL", NULL},
+        {"A://[fe80::1%eth0]:9092,B://localhost:0,C://[::1]:0", "", "", NULL},
+        {"A://127.0.0.1:1,B://[::1]:1,C://10.0.0.1:1,D://somewhere:1", "", "", NULL},
+        {"A://0.0.0.0:1,B://[::]:1", "", "", NULL},
+        {"127.0.0.1:9092", "", "",
+         AT_LISTENERS "\"127.0.0.1:9092\" is not a listener; NAME://host:port is one, like "
+                      "PLAINTEXT://127.0.0.1:9092"},
+        {"A://h", "", "",
+         AT_LISTENERS "\"A://h\" is not a listener; NAME://host:port is one, like "
+                      "PLAINTEXT://127.0.0.1:9092"},
+        {"", "", "",
+         AT_LISTENERS "is empty; the server needs a listener, like PLAINTEXT://127.0.0.1:9092"},
+        {"A://h:1,", "", "",
+         AT_LISTENERS "has a comma with no listener beside it; NAME://host:port, like "
+                      "PLAINTEXT://127.0.0.1:9092"},
+        {"A://h:1 B://h:2", "", "",
+         AT_LISTENERS "\"A://h:1 B://h:2\" has a blank in it; listeners are separated by commas"},
+        {"://h:1", "", "",
+         AT_LISTENERS "\"\" is not a name for a listener; 1 to 63 letters, digits, '.', '_' and "
+                      "'-', like PLAINTEXT"},
+        {"A://h:x", "", "", AT_LISTENERS "\"A://h:x\" has no port from 0 to 65535 at its end"},
+        {"A://h:-1", "", "", AT_LISTENERS "\"A://h:-1\" has no port from 0 to 65535 at its end"},
+        {"A://h:70000", "", "",
+         AT_LISTENERS "\"A://h:70000\" has no port from 0 to 65535 at its end"},
+        {"A://::1:9092", "", "",
+         AT_LISTENERS "\"::1\" is not a host; an IPv6 address is written in brackets, as in "
+                      "NAME://[::1]:9092"},
+        {"A://[::1::2]:9092", "", "",
+         AT_LISTENERS "\"[::1::2]\" is not an IPv6 address; [::1] is one"},
+        {"A://[]:9092", "", "", AT_LISTENERS "\"[]\" is not an IPv6 address; [::1] is one"},
+        {"A://300.1.1.1:1", "", "",
+         AT_LISTENERS "\"300.1.1.1\" is not an IPv4 address; 127.0.0.1 is one"},
+        {"A://a/b:1", "", "",
+         AT_LISTENERS "\"a/b\" is not a host; a name, an IPv4 address, or an IPv6 address in "
+                      "brackets, like [::1]"},
+        {"A://" HOST_60 HOST_60 HOST_60 HOST_60 "aaaaaaaaaaaaaaaa:1", "", "",
+         AT_LISTENERS "the host of listener A has 256 characters; at most 255 are allowed"},
+        {"A://h:1,a://i:2", "", "",
+         AT_LISTENERS "names two listeners a; each needs a name of its own, like INSIDE and "
+                      "OUTSIDE"},
+        {"A://h:1,B://h:1", "", "",
+         AT_LISTENERS "has A and B on port 1 of the same address; each needs a port or an address "
+                      "of its own"},
+        {"A://:1,B://127.0.0.1:1", "", "",
+         AT_LISTENERS "has A and B on port 1 of the same address; each needs a port or an address "
+                      "of its own"},
+        {"A://[0:0::1]:1,B://localhost:1", "", "",
+         AT_LISTENERS "has A and B on port 1 of the same address; each needs a port or an address "
+                      "of its own"},
+        {"A://h:1", "A://x:0", "",
+         AT_ADVERTISED "\"A://x:0\" has no port from 1 to 65535 at its end"},
+        {"A://h:1", "A://0.0.0.0:1", "",
+         AT_ADVERTISED "has 0.0.0.0 for the clients of A, which is nowhere to connect to; write a "
+                       "name or an address of this machine, or leave A out: then each client is "
+                       "told the address that it has reached"},
+        {"A://h:1", "A://[::]:1", "",
+         AT_ADVERTISED "has :: for the clients of A, which is nowhere to connect to; write a name "
+                       "or an address of this machine, or leave A out: then each client is told "
+                       "the address that it has reached"},
+        {"A://h:1", "A://:1", "",
+         AT_ADVERTISED "has no host for the clients of A, which is nowhere to connect to; write a "
+                       "name or an address of this machine, or leave A out: then each client is "
+                       "told the address that it has reached"},
+        {"A://h:1", "A:// :1", "",
+         AT_ADVERTISED "\"A:// :1\" has a blank in it; listeners are separated by commas"},
+        {"A://h:1", "A://x:1,B://x:2", "",
+         AT_ADVERTISED "there is no listener B; listeners has A alone"},
+        {"SSL://h:1", "", "",
+         AT_LISTENERS "listener SSL is to speak SSL, and this version speaks PLAINTEXT only; name "
+                      "it otherwise, or map it to PLAINTEXT in listener.security.protocol.map"},
+        {"A://h:1", "", "A:SASL_SSL",
+         AT_LISTENERS "listener A is to speak SASL_SSL, and this version speaks PLAINTEXT only; "
+                      "name it otherwise, or map it to PLAINTEXT in "
+                      "listener.security.protocol.map"},
+        {"A://h:1", "", "A:FOO",
+         AT_MAP "\"A:FOO\" is not NAME:PROTOCOL with a protocol of Kafka's, like "
+                "INSIDE:PLAINTEXT"},
+        {"A://h:1", "", "A",
+         AT_MAP "\"A\" is not NAME:PROTOCOL with a protocol of Kafka's, like INSIDE:PLAINTEXT"},
+        /* What depends on a wrong setting is not judged. */
+        {"A://h:x", "B://h:1", "", AT_LISTENERS "\"A://h:x\" has no port from 0 to 65535 at its "
+                                                "end"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_listeners(rows[i].listeners, rows[i].advertised, rows[i].map, rows[i].expected);
+    }
+}
+
+static void test_listeners_tell_their_own_host_unless_another_is_advertised(void **state)
+{
+    struct config c;
+    struct config_listener l[LISTENERS_MAX];
+    assert_loads(&c, "{\"server\": {\"listeners\": \"A://:9092, B://[::1]:9093,C://h:1\","
+                     "\"advertised.listeners\": \"c://example.org:9193\"}}");
+    assert_int_equal(listeners_read(&c.server, l), 3);
+    assert_string_equal(l[0].host, "");
+    assert_string_equal(l[0].advertised_host, "");
+    assert_int_equal(l[0].advertised_port, 9092);
+    assert_string_equal(l[1].host, "::1");
+    assert_string_equal(l[1].advertised_host, "::1");
+    assert_string_equal(l[2].advertised_host, "example.org");
+    assert_int_equal(l[2].port, 1);
+    assert_int_equal(l[2].advertised_port, 9193);
+    config_fini(&c);
+}
+
 static void test_the_environment_comes_after_the_file(void **state)
 {
     struct config c;
@@ -311,6 +449,93 @@ static void test_the_environment_comes_after_the_file(void **state)
     config_fini(&c);
     unsetenv("CULEX_NODE_ID");
     unsetenv("CULEX_DATA");
+}
+
+static void test_what_settings_say_together_names_the_variable_that_says_it(void **state)
+{
+    struct config c;
+    setenv("CULEX_LISTENERS", "SSL://h:1", 1);
+    assert_int_equal(load(&c, "{\"server\": {\"advertised.listeners\": \"X://h:1\"}}"),
+                     ERR_INVALID);
+    char expected[1024];
+    snprintf(expected, sizeof expected,
+             "%s:1: server.advertised.listeners: there is no listener X; listeners has SSL alone\n"
+             "environment: CULEX_LISTENERS: listener SSL is to speak SSL, and this version speaks "
+             "PLAINTEXT only; name it otherwise, or map it to PLAINTEXT in "
+             "listener.security.protocol.map\n", file);
+    assert_string_equal(buf_text(&c.mistakes), expected);
+    config_fini(&c);
+    unsetenv("CULEX_LISTENERS");
+}
+
+static void test_unknown_variables_are_warnings(void **state)
+{
+    static const struct {
+        const char *name, *expected;
+    } rows[] = {
+        {"CULEX_ADVERTISED_LISTENER",
+         "is not known; did you mean CULEX_ADVERTISED_LISTENERS?"},
+        {"CULEX_DATE", "is not known; did you mean CULEX_DATA?"},
+        {"CULEX_SOMETHING_ELSE", "is not known"},
+        {"CULEX_RETENTION_MS", "does nothing; it is a setting of streams, which stand in the file"},
+        {"CULEX_SERVER", NULL},
+        {"CULEX_MQTT", NULL},
+        {"CULEX_MQTT_PASSWORD", NULL},
+        {"CULEX_SERVER_IMAGE", NULL},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char expected[256] = "";
+        struct config c;
+        if (rows[i].expected) {
+            snprintf(expected, sizeof expected, "environment: %s: %s\n", rows[i].name,
+                     rows[i].expected);
+        }
+        setenv(rows[i].name, "secret", 1);
+        assert_loads(&c, "{}");
+        assert_string_equal(buf_text(&c.warnings), expected);
+        config_fini(&c);
+        unsetenv(rows[i].name);
+    }
+}
+
+static void test_the_command_line_comes_last_and_is_named(void **state)
+{
+    struct config c;
+    assert_loads(&c, "{\"data\": \"/from/file\"}");
+    assert_false(c.data_given);
+    assert_int_equal(config_give_data(&c, "--data", "/given"), OK);
+    assert_string_equal(c.data, "/given");
+    assert_true(c.data_given);
+    assert_int_equal(config_give_data(&c, "--data", ""), ERR_INVALID);
+    assert_string_equal(buf_text(&c.mistakes),
+                        "--data: \"\" is not an absolute path, like /var/lib/culex\n");
+    config_fini(&c);
+}
+
+static void test_partitions_come_from_the_nearest_that_says(void **state)
+{
+    static const char streams[] = "\"streams\": [{" DEMO "}, {\"name\": \"own\", \"filters\": "
+                                  "[\"o\"], \"partitions\": 3}]";
+    char text[512];
+    struct config c;
+    snprintf(text, sizeof text, "{%s, \"server\": {\"num.partitions\": 5}}", streams);
+    assert_loads(&c, text);
+    assert_int_equal(c.streams[0].partitions, 5);
+    assert_int_equal(c.streams[1].partitions, 3);
+    config_fini(&c);
+    snprintf(text, sizeof text, "{\"defaults\": {\"partitions\": 7}, %s, \"server\": "
+             "{\"num.partitions\": 5}}", streams);
+    assert_loads(&c, text);
+    assert_int_equal(c.streams[0].partitions, 7);
+    config_fini(&c);
+    setenv("CULEX_NUM_PARTITIONS", "6", 1);
+    static const char *const names[] = {"stream", "filter"};
+    static const char *const values[] = {"demo", "a/#"};
+    assert_int_equal(config_init(&c), OK);
+    assert_int_equal(config_from_options(&c, "mosquitto.conf", names, values, 2), OK);
+    assert_int_equal(c.streams[0].partitions, 6);
+    config_fini(&c);
+    unsetenv("CULEX_NUM_PARTITIONS");
 }
 
 static void test_options_of_the_broker_make_a_stream(void **state)
@@ -420,7 +645,13 @@ int main(void)
         cmocka_unit_test(test_sentences_name_line_path_and_what_is_right),
         cmocka_unit_test(test_fifty_mistakes_are_enough),
         cmocka_unit_test(test_a_missing_file_is_named),
+        cmocka_unit_test(test_listeners_are_right_or_have_their_sentence),
+        cmocka_unit_test(test_listeners_tell_their_own_host_unless_another_is_advertised),
         cmocka_unit_test(test_the_environment_comes_after_the_file),
+        cmocka_unit_test(test_what_settings_say_together_names_the_variable_that_says_it),
+        cmocka_unit_test(test_unknown_variables_are_warnings),
+        cmocka_unit_test(test_the_command_line_comes_last_and_is_named),
+        cmocka_unit_test(test_partitions_come_from_the_nearest_that_says),
         cmocka_unit_test(test_options_of_the_broker_make_a_stream),
         cmocka_unit_test(test_options_of_the_broker_have_their_sentences),
         cmocka_unit_test(test_rows_can_be_shown),
