@@ -212,7 +212,7 @@ int main(int argc, char **argv)
     }
     log_set_level((enum log_level)log_level_parse(c.server.log_level));
     if (c.server.log_file[0] != '\0' && log_open_file(c.server.log_file, &m) != OK) {
-        fprintf(stderr, "culex-server: %s\n", m.text);
+        fprintf(stderr, "culex-server: log.file: %s\n", m.text);
         config_fini(&c);
         return EXIT_USAGE;
     }

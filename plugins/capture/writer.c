@@ -415,11 +415,19 @@ static uint64_t ring_bytes_now(const struct capture *c)
 
 static enum err make_dir(const char *path, struct errmsg *m)
 {
-    if (mkdir(path, 0750) == 0 || errno == EEXIST) {
-        return OK;
+    struct stat st;
+    if (mkdir(path, 0750) != 0 && errno != EEXIST) {
+        enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
+        return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
     }
-    enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
-    return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
+    if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)) {
+        return err_set(m, ERR_IO, "data names %s, which is not a directory", path);
+    }
+    if (eaccess(path, W_OK | X_OK) != 0) {
+        return err_set(m, ERR_IO, "the broker's user may not write to the data directory %s: %s",
+                       path, strerror(errno));
+    }
+    return OK;
 }
 
 static enum err writer_open_ring(struct writer *w, struct errmsg *m)

@@ -577,8 +577,9 @@ static void walk_file_text(struct walk *w, const struct buf *text)
     if (!doc) {
         char what[300];
         bool twice = json_error_code(&error) == json_error_duplicate_key;
-        snprintf(what, sizeof what, "%s%s (column %d)", twice ? "" : "is not JSON: ",
-                 text->len ? error.text : "it is empty", error.column > 0 ? error.column : 1);
+        snprintf(what, sizeof what, "%s%s (column %d)%s", twice ? "" : "is not JSON: ",
+                 text->len ? error.text : "it is empty", error.column > 0 ? error.column : 1,
+                 json_hint(error.text));
         mistake(w, error.line > 0 ? error.line : 1, "", what);
         return;
     }

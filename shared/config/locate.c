@@ -107,3 +107,22 @@ bool json_spot_member(struct json_spot object, const char *key, struct json_spot
     }
     return false;
 }
+
+const char *json_hint(const char *error)
+{
+    static const struct {
+        const char *near, *hint;
+    } hints[] = {
+        {"near '/", "; JSON has no comments"},
+        {"near '#", "; JSON has no comments"},
+        {"expected near '}'", "; is there a comma too many before it?"},
+        {"unexpected token near ']'", "; is there a comma too many before it?"},
+        {"near '\xef\xbb\xbf", "; save the file without a byte order mark"},
+    };
+    for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++) {
+        if (strstr(error, hints[i].near)) {
+            return hints[i].hint;
+        }
+    }
+    return "";
+}

@@ -21,4 +21,7 @@ struct json_spot json_spot_value(struct json_spot member);
 bool json_spot_first(struct json_spot array, struct json_spot *out);
 bool json_spot_next(struct json_spot element, struct json_spot *out);
 
+/* What a sentence of jansson's most often comes from, to go after it; "" when there is no guess. */
+const char *json_hint(const char *error);
+
 #endif

@@ -168,6 +168,7 @@ class Broker(Process):
         self.plugin = plugin
         self.extra = extra
         self.options = options or {}
+        self.launch_as = []  # a command before the broker's, that makes it another user's
 
     def write_conf(self):
         plugin = []
@@ -190,7 +191,7 @@ class Broker(Process):
     def start(self, wait=True, taskset=None):
         self.write_conf()
         argv = ([] if taskset is None else ["taskset", "-c", str(taskset)])
-        self.launch(argv + [MOSQUITTO, "-c", self.conf_path], env=sanitizer_env(preload=True))
+        self.launch(argv + self.launch_as + [MOSQUITTO, "-c", self.conf_path], env=sanitizer_env(preload=True))
         if wait:
             wait_until("the broker answers",
                        lambda: self.check_running() and mqtt_answers(self.port))

@@ -142,7 +142,22 @@ def test_data_path_that_is_a_file_degrades_capture_only(culex_factory):
     def damage(c):
         c.data.rmdir()
         c.data.write_text("not a directory")
-    damaged(culex_factory, damage)
+    c = damaged(culex_factory, damage)
+    assert f"data names {c.data}, which is not a directory" in c.broker.log()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be another user")
+def test_data_directory_of_another_user_degrades_capture_only(culex_factory):
+    c = culex_factory(start=False)
+    for path in (c.home.parent, c.home, c.data):
+        path.chmod(0o755)
+    c.config_path.chmod(0o644)
+    c.broker.launch_as = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    c.broker.start()
+    assert f"the broker's user may not write to the data directory {c.data}: Permission denied" in c.broker.log()
+    with c.mqtt("a") as m:
+        m.publish("demo/x", "works", qos=0)
+    assert c.broker.running()
 
 
 def test_data_of_another_product_is_refused_not_misread(culex_factory):

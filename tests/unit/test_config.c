@@ -243,7 +243,17 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
         {"{\n  \"data\": nope\n}",
          ":2: is not JSON: invalid token near 'nope' (column 14)"},
         {"", ":1: is not JSON: it is empty (column 1)"},
-        {"// no comments\n{}", ":1: is not JSON: '[' or '{' expected near '/' (column 1)"},
+        {"// no comments\n{}",
+         ":1: is not JSON: '[' or '{' expected near '/' (column 1); JSON has no comments"},
+        {"{\n\"streams\": [],\n}",
+         ":3: is not JSON: string or '}' expected near '}' (column 1); is there a comma too many "
+         "before it?"},
+        {"{\"streams\": [\n{" DEMO "},\n]}",
+         ":3: is not JSON: unexpected token near ']' (column 1); is there a comma too many before "
+         "it?"},
+        {"\xef\xbb\xbf{}",
+         ":1: is not JSON: '[' or '{' expected near '\xef\xbb\xbf' (column 1); save the file "
+         "without a byte order mark"},
         {"{\"server\": {\"group.min.session.timeout.ms\": 5000000}}",
          ":1: server.group.min.session.timeout.ms: group.min.session.timeout.ms (5000000) is "
          "greater than group.max.session.timeout.ms (1800000)"},
