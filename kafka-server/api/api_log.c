@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/broker/fetch.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/server.h"
@@ -23,15 +24,6 @@ enum {
 
 static const char no_memory[] = "asked for more than a request may take";
 
-/* KERR_NONE, or why a client that believes in `epoch` is told nothing. */
-static enum kerr check_epoch(int32_t epoch, int32_t now)
-{
-    if (epoch < 0 || epoch == now) {
-        return KERR_NONE;
-    }
-    return epoch < now ? KERR_FENCED_LEADER_EPOCH : KERR_UNKNOWN_LEADER_EPOCH;
-}
-
 /* The partition's offsets; KERR_NONE when the client may be told something. */
 static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch,
                          struct store_offsets *o)
@@ -40,7 +32,7 @@ static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch
         store_offsets(t->store, t->row->uid + (uint32_t)partition, o) != OK) {
         return KERR_UNKNOWN_TOPIC_OR_PARTITION;
     }
-    return check_epoch(epoch, o->leader_epoch);
+    return fetch_check_epoch(epoch, o->leader_epoch);
 }
 
 /* --- ListOffsets ----------------------------------------------------------------------------- */

@@ -92,6 +92,14 @@ static size_t room_for(const struct fetch *f, const struct fetch_part *p, bool *
     return own < f->bytes_left ? own : f->bytes_left;
 }
 
+enum kerr fetch_check_epoch(int32_t epoch, int32_t now)
+{
+    if (epoch < 0 || epoch == now) {
+        return KERR_NONE;
+    }
+    return epoch < now ? KERR_FENCED_LEADER_EPOCH : KERR_UNKNOWN_LEADER_EPOCH;
+}
+
 /* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send
  * the epoch.) */
 static void look_for_divergence(struct fetch_part *p)
@@ -117,10 +125,9 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
         return false;
     }
     p->leader_epoch_now = o.leader_epoch;
-    if (p->leader_epoch >= 0 && p->leader_epoch != o.leader_epoch) {
-        fail(f, p,
-             p->leader_epoch < o.leader_epoch ? KERR_FENCED_LEADER_EPOCH
-                                              : KERR_UNKNOWN_LEADER_EPOCH);
+    enum kerr epoch_error = fetch_check_epoch(p->leader_epoch, o.leader_epoch);
+    if (epoch_error != KERR_NONE) {
+        fail(f, p, epoch_error);
         return false;
     }
     bool first_look = p->end < 0;
@@ -151,7 +158,7 @@ static void look_at(struct fetch *f, struct fetch_part *p, size_t *loop_left)
     size_t before = p->copied.len;
     int64_t next = p->next;
     enum err e = store_read_tail(p->store, p->uid, p->next, room, at_least_one, &p->copied, &next);
-    if (e == ERR_NOT_FOUND) {
+    if (e == ERR_NOT_FOUND || e == ERR_NOMEM) { /* the disk's is not copied */
         p->cold = fetch_part_bytes(p) == 0;
         f->cold += p->cold;
     } else if (e == ERR_RANGE && before == 0) {

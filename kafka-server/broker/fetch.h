@@ -62,6 +62,9 @@ void fetch_read(struct fetch *f);
  * fill it to the byte, and waiting would bring no more. */
 bool fetch_is_enough(const struct fetch *f, size_t bytes_min);
 
+/* KERR_NONE, or why a client that believes in `epoch` (-1: in none) is told nothing (KIP-320). */
+enum kerr fetch_check_epoch(int32_t epoch, int32_t now);
+
 /* Bytes read of one partition. */
 size_t fetch_part_bytes(const struct fetch_part *p);
 /* Memory held for what was read, all partitions. */

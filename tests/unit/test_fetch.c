@@ -30,6 +30,7 @@ struct store {
         int64_t records;
         size_t bytes;
         int32_t epoch;
+        enum err tail; /* what reading the tail says */
         enum err disk; /* what reading the disk says */
     } of[UIDS];
     int slices_out;
@@ -72,8 +73,8 @@ enum err store_read_tail(struct store *s, uint32_t uid, int64_t offset, size_t m
                          bool at_least_one, struct buf *out, int64_t *next)
 {
     const struct fake_partition *p = &s->of[uid];
-    if (offset < p->tail_from) {
-        return ERR_NOT_FOUND;
+    if (p->tail != OK || offset < p->tail_from) {
+        return p->tail != OK ? p->tail : ERR_NOT_FOUND;
     }
     size_t n = count_batches(p, offset, max_bytes, at_least_one, next);
     for (size_t i = 0; i < n * p->bytes; i++) {
@@ -166,7 +167,7 @@ static void append(uint32_t uid, int64_t records)
 static int set_up(void **state)
 {
     for (int i = 0; i < UIDS; i++) {
-        fake.of[i] = (struct fake_partition){true, 0, 100, 0, 10, 1000, 0, OK};
+        fake.of[i] = (struct fake_partition){true, 0, 100, 0, 10, 1000, 0, OK, OK};
     }
     fake.slices_out = 0;
     return 0;
@@ -388,6 +389,19 @@ static void test_history_is_left_to_a_worker(void **state)
     assert_int_equal(fetch_part_bytes(&f.parts[0]), 10000);
     assert_int_equal(f.parts[0].next, 100);
     assert_int_equal(f.bytes, 14000);
+    fetch_fini(&f);
+}
+
+static void test_what_cannot_be_copied_is_pinned(void **state)
+{
+    fake.of[0].tail = ERR_NOMEM;
+    fake.of[0].bytes = FETCH_COPY_BYTES;
+    struct fetch f = fetch_of(1, 0, 1 << 20);
+    fetch_look(&f);
+    assert_int_equal(f.cold, 1);
+    fetch_read(&f);
+    assert_int_equal(f.bytes, 10 * FETCH_COPY_BYTES);
+    assert_non_null(f.parts[0].pinned);
     fetch_fini(&f);
 }
 
@@ -685,6 +699,7 @@ int main(void)
         TEST(test_unknown_partition_keeps_nobody_from_waiting_for_others),
         TEST(test_full_partition_is_enough_though_batches_do_not_fill_it),
         TEST(test_history_is_left_to_a_worker),
+        TEST(test_what_cannot_be_copied_is_pinned),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
         TEST(test_reading_stays_within_the_limits),
         TEST(test_disk_faults_and_gaps_are_told_apart),
