@@ -162,8 +162,11 @@ static bool apply(struct cli *cli, int option, const char *value)
         return cli->json || strcmp(value, "table") == 0;
     default: {
         double s = strtod(value, &end);
+        if (*end != '\0' || !(s > 0 && s <= TIMEOUT_S_MAX)) { /* not a number is neither */
+            return false;
+        }
         cli->timeout_ms = (int)(s * 1000);
-        return *end == '\0' && s > 0 && s <= TIMEOUT_S_MAX && cli->timeout_ms > 0;
+        return cli->timeout_ms > 0;
     }
     }
 }
