@@ -2,7 +2,9 @@
  *
  * Ends are known at once. A time is looked up by a worker, because it may have to read index and
  * batches from disk; one job for all such partitions of a request. The job has memory of its own:
- * the connection, and with it the request, may be gone before it is done. */
+ * the connection, and with it the request, may be gone before it is done; what is left of it is
+ * then not looked up. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
@@ -49,7 +51,8 @@ struct lookup {
 
 struct lookups {
     struct work work;
-    struct request *rq; /* NULL: the connection is gone */
+    struct request *rq; /* NULL: the connection is gone; loop thread */
+    atomic_bool gone;   /* the same, for the worker */
     struct list_offsets_response p;
     int32_t count;
     struct lookup list[];
@@ -58,14 +61,16 @@ struct lookups {
 static void run_lookups(struct work *w)
 {
     struct lookups *all = (struct lookups *)w;
-    for (int32_t i = 0; i < all->count; i++) {
+    bool said = false; /* one line for each request is enough */
+    for (int32_t i = 0; i < all->count && !atomic_load(&all->gone); i++) {
         struct lookup *l = &all->list[i];
-        struct errmsg m;
+        struct errmsg m = {.text = ""};
         l->result =
             l->time == TIME_MAX
                 ? store_find_max_timestamp(l->store, l->uid, &l->offset, &l->timestamp, &m)
                 : store_find_timestamp(l->store, l->uid, l->time, &l->offset, &l->timestamp, &m);
-        if (l->result != OK && l->result != ERR_NOT_FOUND && l->result != ERR_AGAIN) {
+        if (!said && l->result != OK && l->result != ERR_NOT_FOUND && l->result != ERR_AGAIN) {
+            said = true;
             log_error("lookup by time failed uid=%u time=%lld error=%s: %s", l->uid,
                       (long long)l->time, err_name(l->result), m.text);
         }
@@ -109,6 +114,7 @@ static void cancel_lookups(struct request *rq)
 {
     struct lookups *all = rq->parked;
     all->rq = NULL;
+    atomic_store(&all->gone, true);
 }
 
 /* Answers what can be answered at once; true when it needs a lookup. */
@@ -158,6 +164,7 @@ static struct lookups *lookups_new(struct request *rq)
     }
     all->work = (struct work){.run = run_lookups, .done = done_lookups};
     all->rq = rq;
+    atomic_init(&all->gone, false);
     codec_init(&list_offsets_response_message, &all->p);
     return all;
 }

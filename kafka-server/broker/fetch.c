@@ -92,14 +92,6 @@ static size_t room_for(const struct fetch *f, const struct fetch_part *p, bool *
     return own < f->bytes_left ? own : f->bytes_left;
 }
 
-enum kerr fetch_check_epoch(int32_t epoch, int32_t now)
-{
-    if (epoch < 0 || epoch == now) {
-        return KERR_NONE;
-    }
-    return epoch < now ? KERR_FENCED_LEADER_EPOCH : KERR_UNKNOWN_LEADER_EPOCH;
-}
-
 /* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send
  * the epoch.) */
 static void look_for_divergence(struct fetch_part *p)

@@ -63,7 +63,13 @@ void fetch_read(struct fetch *f);
 bool fetch_is_enough(const struct fetch *f, size_t bytes_min);
 
 /* KERR_NONE, or why a client that believes in `epoch` (-1: in none) is told nothing (KIP-320). */
-enum kerr fetch_check_epoch(int32_t epoch, int32_t now);
+static inline enum kerr fetch_check_epoch(int32_t epoch, int32_t now)
+{
+    if (epoch < 0 || epoch == now) {
+        return KERR_NONE;
+    }
+    return epoch < now ? KERR_FENCED_LEADER_EPOCH : KERR_UNKNOWN_LEADER_EPOCH;
+}
 
 /* Bytes read of one partition. */
 size_t fetch_part_bytes(const struct fetch_part *p);
