@@ -46,10 +46,10 @@
 #define LOOK_MS        1000  /* between two looks for a store that is not there */
 #define LOOK_SLOW_MS   30000 /* between two lines about one that cannot be opened */
 #define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
-#define TRIM_MS        3000 /* quiet for so long: memory kept for reads goes back to the system … */
-#define TRIM_BYTES     (8u << 20) /* … if it is worth the walk */
-#define TURNS_MAX      16 /* of commit and write, before events get their turn again */
-#define FETCH_SESSIONS_BYTES_MAX (128u << 20)
+#define TRIM_MS        3000         /* quiet for so long: memory kept for reads goes back … */
+#define TRIM_BYTES     (8u << 20)   /* … if it is worth the walk */
+#define TURNS_MAX      16           /* of commit and write, before events get their turn again */
+#define SESSIONS_BYTES (128u << 20) /* of what fetch sessions remember */
 #define CLUSTER_ID_KEY "server/cluster.id"
 
 enum { ON_TERM, ON_INT, ON_HUP, SIGNALS };
@@ -58,9 +58,9 @@ struct server_internal {
     int wake_fd; /* written by workers and watching threads */
     struct event *wake, *tick, *timer, *watchdog, *stop_timer;
     struct event *signals[SIGNALS];
-    int64_t timer_ms;  /* the deadline that `timer` is set to; INT64_MAX: none */
+    int64_t timer_ms; /* the deadline that `timer` is set to; INT64_MAX: none */
     int64_t next_own_ms, next_captured_ms; /* next look for a store */
-    int64_t hold_until_ms; /* the latest end of server.holding */
+    int64_t hold_until_ms;                 /* the latest end of server.holding */
     bool said_own, said_captured, ready, stopped;
     uint64_t work_seen; /* submitted at the last tick */
     int64_t quiet_ms;   /* since when nothing is read from disk, or the last look at memory */
@@ -177,7 +177,8 @@ static enum err open_own(struct server *s, struct errmsg *m)
         return err_set(m, code == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", s->config.data,
                        strerror(code));
     }
-    struct store_options o = {.dir = s->in->dir_own, .role = STORE_WRITER,
+    struct store_options o = {.dir = s->in->dir_own,
+                              .role = STORE_WRITER,
                               .cache_bytes = (uint64_t)s->config.store.cache_bytes,
                               .tail_bytes = 1 << 20};
     enum err e = open_patiently(s, &o, m);
@@ -306,8 +307,7 @@ static void done_open(struct work *w)
         }
         in->said_captured = true;
     } else if (log_limit_pass(&in->captured_limit, LOOK_SLOW_MS, &held)) {
-        log_error("the captured streams cannot be opened, trying again: %s",
-                  in->open_message.text);
+        log_error("the captured streams cannot be opened, trying again: %s", in->open_message.text);
     }
     if (!workers_closing(s->workers)) {
         end_hold(s);
@@ -611,8 +611,7 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     const struct config_server *c = &s->config.server;
     s->topics = topics_new();
     s->watches = watches_new(poke, s);
-    s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots,
-                                     FETCH_SESSIONS_BYTES_MAX);
+    s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots, SESSIONS_BYTES);
     if (s->topics == NULL || s->watches == NULL || s->sessions == NULL) {
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }

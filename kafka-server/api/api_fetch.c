@@ -580,7 +580,7 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
         return KERR_INVALID_REQUEST;
     }
     s = q->session_epoch == FETCH_EPOCH_INITIAL && a->count != 0 ? open_session(rq, by_id, now_ms)
-                                                                  : NULL;
+                                                                 : NULL;
     *session_id = s != NULL ? s->id : FETCH_SESSION_NONE;
     return KERR_NONE;
 }
@@ -622,8 +622,8 @@ void api_fetch(struct request *rq)
         .incremental = incremental,
     };
     fetch_init(&fw->fetch, a.parts, a.count, bytes_max);
-    net_conn_hold(rq->conn, rq->arena.used +
-                                (size_t)a.count * (sizeof *a.parts + sizeof *fw->waiters));
+    net_conn_hold(rq->conn,
+                  rq->arena.used + (size_t)a.count * (sizeof *a.parts + sizeof *fw->waiters));
     DL_APPEND(server->fetches, fw);
     rq->parked = fw;
     rq->cancel = on_cancel;

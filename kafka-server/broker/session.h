@@ -12,10 +12,10 @@
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
 
-#define FETCH_SESSION_NONE           0    /* the id that says "no session" */
-#define FETCH_EPOCH_INITIAL          0    /* a client asks for a new session */
-#define FETCH_EPOCH_FINAL            (-1) /* a client wants none, and the one it names closed */
-#define FETCH_SESSION_IDLE_MS        120000 /* unused for so long, it makes room for a new one */
+#define FETCH_SESSION_NONE    0      /* the id that says "no session" */
+#define FETCH_EPOCH_INITIAL   0      /* a client asks for a new session */
+#define FETCH_EPOCH_FINAL     (-1)   /* a client wants none, and the one it names closed */
+#define FETCH_SESSION_IDLE_MS 120000 /* unused for so long, it makes room for a new one */
 
 /* Which partition: by the topic's id from Fetch 13 on, by its name before. */
 struct session_key {

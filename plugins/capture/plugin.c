@@ -39,15 +39,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define ENTRY           __attribute__((visibility("default")))
-#define OPTIONS_MAX     4096
-#define INSTANCES_MAX   1024
-#define MQTT_5          5
-#define RC_GO_ON        MOSQ_ERR_SUCCESS
-#define RC_DENIED       MOSQ_ERR_ACL_DENIED
-#define RC_QUOTA        (-6) /* MOSQ_ERR_QUOTA_EXCEEDED of 2.1 */
-#define RC_DISCONNECT   MOSQ_ERR_UNKNOWN
-#define RC_NEXT_RELOAD  17 /* MOSQ_ERR_PLUGIN_DEFER: 2.0 goes on with the next plugin */
+#define ENTRY          __attribute__((visibility("default")))
+#define OPTIONS_MAX    4096
+#define INSTANCES_MAX  1024
+#define MQTT_5         5
+#define RC_GO_ON       MOSQ_ERR_SUCCESS
+#define RC_DENIED      MOSQ_ERR_ACL_DENIED
+#define RC_QUOTA       (-6) /* MOSQ_ERR_QUOTA_EXCEEDED of 2.1 */
+#define RC_DISCONNECT  MOSQ_ERR_UNKNOWN
+#define RC_NEXT_RELOAD 17 /* MOSQ_ERR_PLUGIN_DEFER: 2.0 goes on with the next plugin */
 
 /* 2.1 only. */
 extern int mosquitto_plugin_set_info(mosquitto_plugin_id_t *identifier, const char *plugin_name,
@@ -64,8 +64,8 @@ struct instance {
 static struct {
     struct capture *capture;
     unsigned instances;
-    char *options;      /* of the first line, to compare */
-    char *config_path;  /* plugin_opt_config; NULL: the options are the configuration */
+    char *options;     /* of the first line, to compare */
+    char *config_path; /* plugin_opt_config; NULL: the options are the configuration */
     bool broker_2_1;
     struct {
         const struct instance *by;
@@ -236,8 +236,8 @@ static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct 
     if (ed->properties && (needs & (NEEDS_PROPERTIES | NEEDS_USER_PROPERTIES))) {
         fits = read_properties(ed->properties, needs, &p);
     }
-    enum capture_verdict v = fits ? capture_publish(culex.capture, &p)
-                                  : capture_too_large(culex.capture);
+    enum capture_verdict v =
+        fits ? capture_publish(culex.capture, &p) : capture_too_large(culex.capture);
     free_owned();
     return v;
 }

@@ -15,10 +15,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#define PREFIX       "$SYS/broker/culex/"
-#define TOPIC_BYTES  384
-#define PASS_STEP    256 /* topics for each call */
-#define LAG_MS_MAX   INT32_MAX
+#define PREFIX      "$SYS/broker/culex/"
+#define TOPIC_BYTES 384
+#define PASS_STEP   256 /* topics for each call */
+#define LAG_MS_MAX  INT32_MAX
 
 enum metric {
     METRIC_PUBLISHED,

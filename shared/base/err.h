@@ -25,7 +25,7 @@ enum err {
     ERR_CLOSED,    /* closed, or closing */
 };
 
-#define MUST_CHECK __attribute__((warn_unused_result))
+#define MUST_CHECK             __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* A sentence for a person, made where the detail is known and carried up beside the enum. */

@@ -9,7 +9,7 @@
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
 
-#define FILTER_BYTES_MAX 65535
+#define FILTER_BYTES_MAX  65535
 #define FILTER_LEVELS_MAX 200
 
 /* Is it a well-formed filter? ERR_INVALID with a sentence that says what is wrong and, where it

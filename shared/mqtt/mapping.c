@@ -6,9 +6,9 @@
 #include <jansson.h>
 #include <stdlib.h>
 
-#define KEY_BYTES_MAX     (64u << 10)
-#define PATH_NAME_MAX     256
-#define SPARKPLUG_PREFIX  "spBv1.0/"
+#define KEY_BYTES_MAX    (64u << 10)
+#define PATH_NAME_MAX    256
+#define SPARKPLUG_PREFIX "spBv1.0/"
 
 void mapping_init(struct mapping *m)
 {
@@ -120,8 +120,8 @@ static struct slice key_payload(struct mapping *m, struct slice payload, const c
     if (payload.len == 0 || payload.len > MAPPING_JSON_BYTES_MAX) {
         return null_slice;
     }
-    json_t *doc = json_loadb((const char *)payload.data, payload.len,
-                             JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
+    json_t *doc =
+        json_loadb((const char *)payload.data, payload.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
     const json_t *v = doc ? json_at(doc, path) : NULL;
     struct slice key = null_slice;
     if (json_is_string(v)) {
@@ -181,8 +181,8 @@ static void put_full_headers(struct mapping *m, const struct config_stream *s,
                              const struct publish *p, struct record *r)
 {
     static const char *const digits[] = {"0", "1", "2", "3"};
-    struct slice format = p->payload_format < 0 ? null_slice
-                                                : slice_str(digits[p->payload_format & 1]);
+    struct slice format =
+        p->payload_format < 0 ? null_slice : slice_str(digits[p->payload_format & 1]);
     put_user_headers(m, p, r);
     put_header(m, r, "mqtt.topic", p->topic);
     put_header(m, r, "mqtt.qos", slice_str(digits[p->qos & 3]));

@@ -21,8 +21,8 @@
 /* Room for one record's parts; about 32 KB, one per thread, reused. */
 struct mapping {
     struct record_header headers[MAPPING_HEADERS_MAX];
-    struct buf key;      /* a key that is no part of the publish */
-    uint32_t shadowed;   /* user properties named mqtt.* in the last record */
+    struct buf key;    /* a key that is no part of the publish */
+    uint32_t shadowed; /* user properties named mqtt.* in the last record */
 };
 
 void mapping_init(struct mapping *m);

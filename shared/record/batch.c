@@ -55,8 +55,8 @@ enum err batch_check(struct slice batch, struct errmsg *m)
         return err_set(m, ERR_CORRUPT, "batch length says %d where %zu bytes follow",
                        h.batch_length, batch.len - BATCH_LENGTH_OFFSET);
     }
-    uint32_t crc = crc32c(0, batch.data + BATCH_ATTRIBUTES_OFFSET,
-                          batch.len - BATCH_ATTRIBUTES_OFFSET);
+    uint32_t crc =
+        crc32c(0, batch.data + BATCH_ATTRIBUTES_OFFSET, batch.len - BATCH_ATTRIBUTES_OFFSET);
     if (crc != h.crc) {
         return err_set(m, ERR_CORRUPT, "batch checksum is %08x, its bytes have %08x", h.crc, crc);
     }

@@ -24,7 +24,7 @@
 #define BATCH_CRC_OFFSET        17
 #define BATCH_ATTRIBUTES_OFFSET 21
 
-#define BATCH_MAGIC             2
+#define BATCH_MAGIC 2
 
 #define BATCH_CODEC_MASK       0x07
 #define BATCH_TIMESTAMP_APPEND 0x08

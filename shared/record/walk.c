@@ -100,8 +100,8 @@ enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *a
         batch_total_bytes(&w.h) > batch.len || w.h.record_count < 0) {
         return err_set(m, ERR_CORRUPT, "the header of a batch makes no sense");
     }
-    struct slice records = slice_make(batch.data + BATCH_HEADER_BYTES,
-                                      batch_total_bytes(&w.h) - BATCH_HEADER_BYTES);
+    struct slice records =
+        slice_make(batch.data + BATCH_HEADER_BYTES, batch_total_bytes(&w.h) - BATCH_HEADER_BYTES);
     enum batch_codec codec = (enum batch_codec)(w.h.attributes & BATCH_CODEC_MASK);
     if (codec == BATCH_CODEC_NONE) {
         return walk_records(&w, records, fn, arg, m);

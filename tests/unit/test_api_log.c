@@ -113,8 +113,8 @@ static void ask(int64_t time)
     q->topics = codec_new_array(&list_offsets_request_topics_message, &rq.arena, 1);
     q->topics_count = 1;
     q->topics->name = kstr_make("demo");
-    q->topics->partitions = codec_new_array(&list_offsets_request_topics_partitions_message,
-                                            &rq.arena, PARTITIONS);
+    q->topics->partitions =
+        codec_new_array(&list_offsets_request_topics_partitions_message, &rq.arena, PARTITIONS);
     q->topics->partitions_count = PARTITIONS;
     for (int i = 0; i < PARTITIONS; i++) {
         q->topics->partitions[i].partition_index = i;

@@ -105,9 +105,9 @@ static bool fails_as_uvarint64(const char *bytes, size_t n)
 static void test_varints_that_are_too_long_or_too_wide_are_refused(void **state)
 {
     assert_false(fails_as_uvarint32("\377\377\377\377\17", 5));
-    assert_true(fails_as_uvarint32("\377\377\377\377\20", 5));       /* bit 32 */
-    assert_true(fails_as_uvarint32("\200\200\200\200\200\0", 6));    /* six bytes */
-    assert_true(fails_as_uvarint32("\377\377", 2));                  /* ends early */
+    assert_true(fails_as_uvarint32("\377\377\377\377\20", 5));    /* bit 32 */
+    assert_true(fails_as_uvarint32("\200\200\200\200\200\0", 6)); /* six bytes */
+    assert_true(fails_as_uvarint32("\377\377", 2));               /* ends early */
     assert_true(fails_as_uvarint32("", 0));
     assert_false(fails_as_uvarint64("\377\377\377\377\377\377\377\377\377\1", 10));
     assert_true(fails_as_uvarint64("\377\377\377\377\377\377\377\377\377\2", 10)); /* bit 64 */

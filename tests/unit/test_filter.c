@@ -81,8 +81,8 @@ static void test_bad_filters_are_refused_with_a_reason(void **state)
     assert_refused("a\0b", 3, "at byte 2");
     assert_refused("\xc3(", 2, "at byte 1");
     assert_refused("a/\xed\xa0\x80", 5, "at byte 3"); /* a surrogate */
-    assert_refused("\xc0\x80", 2, "at byte 1");         /* overlong */
-    assert_refused("a\xe2\x82", 3, "at byte 2");        /* cut off */
+    assert_refused("\xc0\x80", 2, "at byte 1");       /* overlong */
+    assert_refused("a\xe2\x82", 3, "at byte 2");      /* cut off */
     assert_refused("\xf5\x80\x80\x80", 4, "at byte 1");
     assert_refused("a+", 2, "'+' must fill");
     assert_refused("+a/b", 4, "'+' must fill");

@@ -69,8 +69,8 @@ static void headers_text(const struct record *r, char *out, size_t size)
     for (uint32_t i = 0; i < r->header_count; i++) {
         const struct record_header *h = &r->headers[i];
         assert_non_null(h->value.data);
-        len += (size_t)snprintf(out + len, size - len, "%s%.*s=%.*s", i ? "," : "",
-                                (int)h->key.len, (const char *)h->key.data, (int)h->value.len,
+        len += (size_t)snprintf(out + len, size - len, "%s%.*s=%.*s", i ? "," : "", (int)h->key.len,
+                                (const char *)h->key.data, (int)h->value.len,
                                 (const char *)h->value.data);
     }
 }
