@@ -79,6 +79,11 @@ api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat,
 void request_reply(struct request *rq, const void *response);
 /* Closes the connection instead of an answer, with one log line. Ends rq. */
 void request_close(struct request *rq, const char *why);
+/* The same, where the arena has no room for the answer. */
+static inline void request_close_too_large(struct request *rq)
+{
+    request_close(rq, "asked for more than a request may take");
+}
 
 /* Host and port that this connection's listener advertises. */
 const char *request_advertised_host(const struct request *rq);

@@ -22,8 +22,6 @@
 #define CLUSTER_OPERATIONS         (OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
 #define TOPIC_OPERATIONS           (OPERATION_READ | CLUSTER_OPERATIONS)
 
-static const char no_memory[] = "asked for more than a request may take";
-
 /* --- ApiVersions ----------------------------------------------------------------------------- */
 
 static bool is_word(uint8_t ch)
@@ -63,7 +61,7 @@ void api_versions(struct request *rq)
     p.api_keys =
         codec_new_array(&api_versions_response_api_keys_message, &rq->arena, p.api_keys_count);
     if (p.api_keys == NULL) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     for (int32_t i = 0; i < p.api_keys_count; i++) {
@@ -182,7 +180,7 @@ void api_metadata(struct request *rq)
     p.brokers = codec_new_array(&metadata_response_brokers_message, &rq->arena, 1);
     int32_t *replicas = make_replicas(rq);
     if (p.brokers == NULL || replicas == NULL) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     p.brokers_count = 1;
@@ -196,7 +194,7 @@ void api_metadata(struct request *rq)
     }
     bool all = q->topics_count < 0 || (rq->header.api_version == 0 && q->topics_count == 0);
     if (all ? !fill_all(rq, &p, replicas) : !fill_asked(rq, &p, replicas)) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     request_reply(rq, &p);
@@ -218,7 +216,7 @@ void api_describe_cluster(struct request *rq)
     }
     p.brokers = codec_new_array(&describe_cluster_response_brokers_message, &rq->arena, 1);
     if (p.brokers == NULL) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     p.brokers_count = 1;
@@ -370,7 +368,7 @@ void api_describe_topic_partitions(struct request *rq)
         return;
     }
     if (g.replicas == NULL || !page_topics(&g)) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     request_reply(rq, &p);

@@ -409,7 +409,7 @@ void api_describe_configs(struct request *rq)
         whole = !l.no_memory;
     }
     if (!whole) {
-        request_close(rq, "asked for more settings than a request may take");
+        request_close_too_large(rq);
         return;
     }
     request_reply(rq, &p);

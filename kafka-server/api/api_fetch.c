@@ -256,7 +256,7 @@ static void reply(struct fetch_wait *fw)
     if (kept == NULL || !fill_responses(fw, &p) || !fill_endpoints(fw, &p)) {
         free(kept);
         fetch_wait_free(fw);
-        request_close(rq, "fetched more than a request may take");
+        request_close_too_large(rq);
         return;
     }
     *kept = fw->fetch; /* goes with the reply; the iovecs and buffers stay where they are */

@@ -24,8 +24,6 @@ enum {
     TIME_LATEST_TIERED = -5,  /* nothing is tiered: no offset */
 };
 
-static const char no_memory[] = "asked for more than a request may take";
-
 /* The partition's offsets; KERR_NONE when the client may be told something. */
 static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch,
                          struct store_offsets *o)
@@ -209,7 +207,7 @@ void api_list_offsets(struct request *rq)
     struct lookups *all = lookups_new(rq);
     if (all == NULL || !fill_offsets(rq, all)) {
         free(all);
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     if (all->count == 0) {
@@ -272,7 +270,7 @@ void api_offset_for_leader_epoch(struct request *rq)
         }
     }
     if (!whole) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     request_reply(rq, &p);

@@ -12,8 +12,6 @@
 #include "kafka_messages.h"
 
 static const char refusal[] = "this stream is captured from MQTT; Kafka clients can only read it";
-static const char no_memory[] = "asked for more than a request may take";
-
 static bool refuse_topic(struct request *rq, const struct produce_request_topic_data *in,
                          struct produce_response_responses *out)
 {
@@ -51,13 +49,13 @@ void api_produce(struct request *rq)
     p.responses =
         codec_new_array(&produce_response_responses_message, &rq->arena, q->topic_data_count);
     if (p.responses == NULL) {
-        request_close(rq, no_memory);
+        request_close_too_large(rq);
         return;
     }
     p.responses_count = q->topic_data_count;
     for (int32_t i = 0; i < q->topic_data_count; i++) {
         if (!refuse_topic(rq, &q->topic_data[i], &p.responses[i])) {
-            request_close(rq, no_memory);
+            request_close_too_large(rq);
             return;
         }
     }

@@ -13,21 +13,6 @@
 
 #include "kafka-server/net/internal.h"
 
-bool net_may_complain(struct net *n, enum net_complaint kind, unsigned *held_back)
-{
-    *held_back = 0;
-    return log_limit_pass(&n->limits[kind], 1000, held_back);
-}
-
-const char *net_more_text(unsigned held_back, char *buf, size_t room)
-{
-    buf[0] = '\0';
-    if (held_back != 0) {
-        snprintf(buf, room, " (and %u more like it)", held_back);
-    }
-    return buf;
-}
-
 static const char *bind_hint(int code)
 {
     switch (code) {

@@ -29,7 +29,8 @@
 #include "kafka-server/net/internal.h"
 #include "shared/base/clock.h"
 
-#define NET_FRAMES_A_TURN 16 /* of one connection, then it is somebody else's turn */
+#define NET_FRAMES_A_TURN 16   /* of one connection, then it is somebody else's turn */
+#define COMPLAINT_MS      1000 /* between two lines of a kind */
 
 /* Requests and replies in hand use all memory up: no more are taken on. */
 static bool is_short_of_memory(const struct net *n)
@@ -97,6 +98,21 @@ static void conn_end_frame(struct net_conn *c)
     c->heard_ms = clock_mono_ms();
     conn_charge(c);
     conn_mark_ready(c);
+}
+
+bool net_may_complain(struct net *n, enum net_complaint kind, unsigned *held_back)
+{
+    *held_back = 0;
+    return log_limit_pass(&n->limits[kind], COMPLAINT_MS, held_back);
+}
+
+const char *net_more_text(unsigned held_back, char *buf, size_t room)
+{
+    buf[0] = '\0';
+    if (held_back != 0) {
+        snprintf(buf, room, " (and %u more like it)", held_back);
+    }
+    return buf;
 }
 
 /* Marks a connection as closing, for whatever reason; its handler learns of it. */
