@@ -39,7 +39,7 @@ daemon_start() {
     say "starting a Docker daemon of our own"
     # iptables stays as it is: containers on one bridge reach each other without it, builds use the host's
     # network, and published ports are carried by docker-proxy.
-    dockerd --host "unix://$scratch/docker.sock" --pidfile "$scratch/docker.pid" --data-root "$out/data" \
+    setpriv --pdeathsig TERM dockerd --host "unix://$scratch/docker.sock" --pidfile "$scratch/docker.pid" --data-root "$out/data" \
         --exec-root "$scratch/exec" --bridge none --iptables=false --ip6tables=false --ip-masq=false \
         --ip-forward=false >"$out/dockerd.log" 2>&1 9>&- &
     daemon_pid=$!
@@ -78,7 +78,7 @@ finish() {
 }
 trap finish EXIT INT TERM
 
-docker info >/dev/null 2>&1 || daemon_start
+timeout 30 docker info >/dev/null 2>&1 || daemon_start
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
 else
@@ -101,13 +101,9 @@ fi
 if ! docker image inspect "$base" >/dev/null 2>&1 && ! timeout 120 docker pull -q "$base" >/dev/null 2>&1; then
     say "$base cannot be pulled here: making it with debootstrap"
     [ "$(id -u)" = 0 ] || fail "debootstrap needs root"
-    mkdir -p "$out/debs"
-    if ! debootstrap --variant=minbase --cache-dir="$out/debs" bookworm "$scratch/root" "$("$top/packaging/apt-mirror")" \
-        >"$out/debootstrap.log" 2>&1; then
-        tail -n 10 "$out/debootstrap.log" >&2
-        fail "debootstrap failed (all of it: $out/debootstrap.log)"
-    fi
-    rm -rf "$scratch/root"/var/cache/apt/archives/*.deb "$scratch/root"/var/lib/apt/lists/* \
+    "$top/packaging/debian-root" bookworm "$scratch/root" >"$out/debootstrap.log" 2>&1 ||
+        { tail -n 10 "$out/debootstrap.log" >&2; fail "debootstrap failed (all of it: $out/debootstrap.log)"; }
+    rm -rf "$scratch/root"/etc/apt/apt.conf.d/90machine "$scratch/root"/var/cache/apt/archives/*.deb "$scratch/root"/var/lib/apt/lists/* \
         "$scratch/root"/usr/share/{doc,info,locale,man}/*
     tar -C "$scratch/root" -c . | docker import --change 'CMD ["bash"]' - "$base" >/dev/null
     rm -rf "$scratch/root"

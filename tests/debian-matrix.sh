@@ -50,19 +50,8 @@ flock -n 9 || fail "another run is using $work"
 
 if [ ! -e "$work/made" ]; then
     say "making a $suite chroot in $root"
-    rm -rf "$root"
-    mirror=$("$top/packaging/apt-mirror")
-    mkdir -p "$work/debs"
-    # The scripts of all suites are one and the same; an older debootstrap may lack the name of a newer suite.
-    script=/usr/share/debootstrap/scripts/$suite
-    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
-    if ! debootstrap --variant=minbase --cache-dir="$work/debs" "$suite" "$root" "$mirror" "$script" >"$work/debootstrap.log" 2>&1; then
-        tail -n 10 "$work/debootstrap.log" >&2
-        fail "debootstrap failed (all of it: $work/debootstrap.log)"
-    fi
-    rm -rf "$work/debs"
-    # The machine's apt knows what holds for this archive (a snapshot's dates, a proxy); so must this one.
-    apt-config dump | grep -E '^Acquire::(https?::[^ ]*[Pp]roxy|Check-Valid-Until|Check-Date) ' >"$root/etc/apt/apt.conf.d/90machine" || true
+    "$top/packaging/debian-root" "$suite" "$root" >"$work/debootstrap.log" 2>&1 ||
+        { tail -n 10 "$work/debootstrap.log" >&2; fail "debootstrap failed (all of it: $work/debootstrap.log)"; }
     printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
     chmod 755 "$root/usr/sbin/policy-rc.d"
     touch "$work/made"
@@ -88,6 +77,7 @@ inside 'make -j"$(nproc)" WERROR=1 all tools >/tmp/build.log 2>&1 || { grep -E -
 say "$suite: unit tests"
 inside 'make -j"$(nproc)" unit'
 say "$suite: integration"
-inside '[ -x build/venv/bin/pytest ] || { python3 -m venv build/venv && build/venv/bin/pip install -q -r tests/requirements.txt; }'
+inside 'cmp -s tests/requirements.txt build/venv/made || { rm -rf build/venv && python3 -m venv build/venv &&
+    build/venv/bin/pip install -q --retries 10 -r tests/requirements.txt && cp tests/requirements.txt build/venv/made; }'
 inside 'PYTHONDONTWRITEBYTECODE=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q -m broker -k "not java" tests/integration'
 printf 'debian-matrix: %s passed\n' "$suite"

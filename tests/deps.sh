@@ -19,9 +19,9 @@ fail() { say "deps: $*"; exit 1; }
 
 # --- Debian packages --------------------------------------------------------------------------------------
 
-extra_packages() { # names of what no toolchain on PATH provides
-    command -v node >/dev/null && command -v npm >/dev/null || echo nodejs npm
-    command -v javac >/dev/null || echo default-jdk-headless
+toolchains() { # roles of those that are not on PATH
+    command -v node >/dev/null && command -v npm >/dev/null || echo node
+    command -v javac >/dev/null || echo java
     command -v mvn >/dev/null || echo maven
 }
 
@@ -35,15 +35,18 @@ as_root() {
 }
 
 install_packages() {
-    "$top/packaging/install-packages" build demo test
-    local names
-    names=$(extra_packages)
-    if [ -n "$names" ]; then
-        say "Installing:" $names
-        # shellcheck disable=SC2086
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-            -o DPkg::Lock::Timeout=120 $names >/dev/null || fail "could not install $names"
-    fi
+    # shellcheck disable=SC2046
+    "$top/packaging/install-packages" build demo test $(toolchains)
+}
+
+# What comes from a network is asked for again, and not waited for for ever.
+again() { # COMMAND...
+    local try
+    for try in 1 2 3; do
+        timeout --foreground 900 "$@" && return
+        say "deps: failed, try $try of 3: $*"
+    done
+    return 1
 }
 
 # --- Go ---------------------------------------------------------------------------------------------------
@@ -71,7 +74,8 @@ install_go() {
     local candidate
     candidate=$(apt-cache policy golang-go | sed -n 's/ *Candidate: *\(2:\)*//p')
     if [ "$(printf '%s\n' "$go_least" "$candidate" | sort -V | head -n 1)" = "$go_least" ]; then
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends golang-go >/dev/null
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+            -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 golang-go >/dev/null
         return
     fi
     local apt=$build/backports mirror release
@@ -81,7 +85,7 @@ install_go() {
     printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' \
         "$mirror" "$release" "$mirror" "$release-backports" >"$apt/sources.list"
     local options=(-qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
-        -o "Dir::State::lists=$apt/lists" -o DPkg::Lock::Timeout=120 -o "APT::Sandbox::User=root")
+        -o "Dir::State::lists=$apt/lists" -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -o "APT::Sandbox::User=root")
     say "Installing: golang-$go_least-go from $release-backports"
     as_root apt-get "${options[@]}" update >/dev/null
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends \
@@ -108,13 +112,13 @@ make_python() {
         say "Python: the test environment"
         rm -rf "$build/venv"
         /usr/bin/python3 -m venv "$build/venv"
-        "$build/venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt"
+        again "$build/venv/bin/pip" install -q --disable-pip-version-check -r "$here/requirements.txt"
         stamp "$build/venv/.stamp" "$here/requirements.txt"
     fi
     local old=$build/py/kafka-python-2.0.2
     if ! fresh "$build/py/.stamp" "$here/requirements-old.txt"; then
         rm -rf "$old"
-        "$build/venv/bin/pip" install -q --disable-pip-version-check --target "$old" -r "$here/requirements-old.txt"
+        again "$build/venv/bin/pip" install -q --disable-pip-version-check --upgrade --target "$old" -r "$here/requirements-old.txt"
         stamp "$build/py/.stamp" "$here/requirements-old.txt"
     fi
 }
@@ -125,7 +129,7 @@ make_node() {
     say "Node: kafkajs"
     mkdir -p "$dir"
     cp "$here/clients/node/"{package.json,package-lock.json,.npmrc,driver.js} "$dir"
-    npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >&2
+    again npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >&2
     stamp "$dir/.stamp" "${sources[@]}"
 }
 
@@ -135,7 +139,7 @@ make_java() {
     say "Java: kafka-clients and kafka-tools"
     rm -rf "$dir"
     mkdir -p "$dir/classes"
-    mvn -q -B -f "$here/clients/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/lib" >&2
+    again mvn -q -B -f "$here/clients/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/lib" >&2
     javac -d "$dir/classes" -cp "$dir/lib/*" "$here/clients/java/Driver.java"
     stamp "$dir/.stamp" "${sources[@]}"
 }
@@ -146,7 +150,7 @@ make_go() {
     go=$(find_go) || { install_go; go=$(find_go) || fail "no Go $go_least after installing it"; }
     say "Go: franz-go, sarama, kafka-go"
     mkdir -p "$dir"
-    (cd "$here/clients/go" && GOTOOLCHAIN=local "$go" build -mod=readonly -o "$dir/driver" .)
+    (cd "$here/clients/go" && GOTOOLCHAIN=local again "$go" build -mod=readonly -o "$dir/driver" .)
     stamp "$dir/.stamp" "$here"/clients/go/*.go "$here"/clients/go/go.{mod,sum}
 }
 

@@ -37,7 +37,7 @@ mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
 printf 'deb-src [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$suite" >"$apt/sources.list"
 options=(-qq -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
     -o Dir::Etc::preferencesparts=/dev/null -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache"
-    -o "APT::Sandbox::User=$(id -un)")
+    -o "APT::Sandbox::User=$(id -un)" -o Acquire::Retries=3)
 
 {
     apt-get "${options[@]}" update

@@ -57,15 +57,12 @@ chrooted() { # COMMAND...: in the root, with the machine's network and names, in
 made=$(cat "$0" "$top/packaging/packages" | sha256sum)
 if [ "$(cat "$work/made" 2>/dev/null)" != "$made" ]; then
     say "making a $suite in $root"
-    rm -rf "$root"
     if ! {
-        debootstrap --variant=minbase "$suite" "$root" "$("$top/packaging/apt-mirror")" &&
-            { apt-config dump | grep -E '^Acquire::(https?::[^ ]*[Pp]roxy|Check-Valid-Until|Check-Date) ' \
-                >"$root/etc/apt/apt.conf.d/90machine" || true; } &&
+        "$top/packaging/debian-root" "$suite" "$root" &&
             printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts" &&
             touch "$root/etc/resolv.conf" &&
             mapfile -t names < <("$top/packaging/install-packages" --list image-broker image-server demo) &&
-            chrooted apt-get install -y -q --no-install-recommends systemd systemd-sysv dbus procps make gcc "${names[@]}" &&
+            chrooted apt-get install -y -q -o Acquire::Retries=3 --no-install-recommends systemd systemd-sysv dbus procps make gcc "${names[@]}" &&
             chrooted apt-get clean
     } >"$work/made.log" 2>&1; then
         tail -n 15 "$work/made.log" >&2
@@ -83,7 +80,7 @@ mkdir -p "$root/culex"
 tar -C "$top" -c Makefile packaging | tar -C "$root/culex" -x --no-same-owner
 
 # Not registered with a machine manager, which need not run here; on its own network, which has a loopback only.
-SYSTEMD_LOG_LEVEL=warning systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe \
+SYSTEMD_LOG_LEVEL=warning setpriv --pdeathsig TERM systemd-nspawn --quiet --register=no --keep-unit --private-network --console=pipe \
     --directory="$root" --boot >"$work/boot.log" 2>&1 </dev/null 9>&- &
 nspawn=$!
 m() { # COMMAND...: in the machine
