@@ -26,8 +26,9 @@ if [ "${1:-}" = --inside ]; then
     mount --rbind /sys "$root/sys"
     mount --rbind /dev "$root/dev"
     mount -t tmpfs -o size=4g tmpfs "$root/tmp"
-    # What this machine's package clients have been told (names, certificates, indexes) holds in there too.
-    for path in /etc/resolv.conf /etc/hosts /etc/ssl/certs /etc/pip.conf "$HOME/.config/pip" "$HOME/.npmrc" "$HOME/.m2"; do
+    # What this machine's package clients have been told (names, indexes) holds in there too; certificates are
+    # copied below, because a package in there rewrites them.
+    for path in /etc/resolv.conf /etc/hosts /etc/pip.conf "$HOME/.config/pip" "$HOME/.npmrc" "$HOME/.m2"; do
         [ -e "$path" ] || continue
         if [ -d "$path" ]; then mkdir -p "$root$path"; else mkdir -p "$root$(dirname "$path")" && touch "$root$path"; fi
         mount --bind "$path" "$root$path"
@@ -57,6 +58,11 @@ if [ ! -e "$work/made" ]; then
     touch "$work/made"
 fi
 
+# Whom this machine trusts on top of Debian's list: first as a whole, for an archive behind TLS, then the Debian way.
+mkdir -p "$root/etc/ssl/certs" "$root/usr/local/share/ca-certificates"
+[ ! -d /usr/local/share/ca-certificates ] || cp -rL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates"
+[ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs"
+
 # The tree as it is now; what was built in there before is kept, and made anew where the sources are newer.
 mkdir -p "$root/culex"
 find "$root/culex" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
@@ -65,7 +71,7 @@ tar -C "$top" --exclude=./build --exclude=./demo-data --exclude=./.git -c . | ta
 # --- build and test --------------------------------------------------------------------------------------------
 
 say "$suite: $(. "$root/etc/os-release" && printf %s "$PRETTY_NAME"): packages"
-inside 'packaging/install-packages build demo test'
+inside 'packaging/install-packages build demo test && update-ca-certificates >/dev/null 2>&1'
 inside 'dpkg-query -W -f "   \${Package} \${Version}\n" gcc librocksdb-dev mosquitto librdkafka-dev libevent-dev'
 
 if [ -n "$full" ]; then
