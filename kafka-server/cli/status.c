@@ -26,6 +26,7 @@ static const struct column broker_fields[] = {
     {"ring_bytes", "  ring, bytes", false},
     {"ring_percent", "  ring used, %", false},
     {"writer_lag_ms", "  writer behind, ms", false},
+    {"log_bytes", "  log, bytes", false},
     {"balanced", "  sum comes out", false},
 };
 static const struct column stream_columns[] = {
@@ -164,6 +165,7 @@ static void fill_broker(json_t *out, json_t *values)
     json_object_set_new(out, "ring_percent",
                         json_real(bytes > 0 ? 100.0 * (double)used / (double)bytes : 0));
     json_object_set_new(out, "writer_lag_ms", json_integer(number(values, "writer/lag-ms")));
+    json_object_set_new(out, "log_bytes", json_integer(number(values, "log/bytes")));
     json_object_set_new(out, "balanced", json_boolean(balanced));
     json_object_set_new(out, "streams", rows);
 }

@@ -140,7 +140,8 @@ struct capture {
     _Atomic int state;             /* enum capture_state */
     _Atomic int64_t oldest_ms;     /* timestamp of the oldest frame not yet stored; 0: none */
     _Atomic int sys_interval_ms;
-    counter commits;   /* writer's, as the next two */
+    counter commits;   /* writer's, as the next three */
+    counter log_bytes; /* of the log on disk, when last looked at */
     counter orphaned;  /* frames' streams that nobody knows */
     counter corrupt;   /* frames that could not be read */
 

@@ -148,6 +148,7 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
         {"ring/used", ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0},
         {"writer/lag-ms", lag_ms(c)},
         {"writer/commits", counter_get(&c->commits)},
+        {"log/bytes", counter_get(&c->log_bytes)},
     };
     int row = 0;
     show_text(c, row++, "version", CULEX_VERSION, publish, arg);

@@ -597,6 +597,15 @@ static void note_oldest(struct writer *w)
                           memory_order_relaxed);
 }
 
+static void note_log_size(struct writer *w)
+{
+    struct store_stats st = {0};
+    if (w->store) {
+        store_get_stats(w->store, &st);
+        atomic_store_explicit(&w->c->log_bytes, st.bytes, memory_order_relaxed);
+    }
+}
+
 static void writer_housekeeping(struct writer *w)
 {
     int64_t now = clock_mono_us();
@@ -606,8 +615,12 @@ static void writer_housekeeping(struct writer *w)
     w->housekeeping_us = now + HOUSEKEEPING_MS * 1000;
     note_oldest(w);
     int interval_ms = atomic_load_explicit(&w->c->sys_interval_ms, memory_order_relaxed);
-    if (now >= w->shown_us || loglines_waiting()) {
-        w->shown_us = now >= w->shown_us ? now + (int64_t)interval_ms * 1000 : w->shown_us;
+    bool show = now >= w->shown_us;
+    if (show) {
+        w->shown_us = now + (int64_t)interval_ms * 1000;
+        note_log_size(w);
+    }
+    if (show || loglines_waiting()) {
         atomic_store_explicit(&w->c->tick_due, true, memory_order_relaxed);
     }
     struct errmsg m;

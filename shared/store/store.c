@@ -559,12 +559,8 @@ void store_get_stats(struct store *s, struct store_stats *st)
     *st = (struct store_stats){
         .bytes = directory_bytes(s, "wal"),
         .segments = atomic_load(&h->segment_now) - atomic_load(&h->segment_low) + 1,
-        .commits = atomic_load(&s->commits),
-        .appended_bytes = atomic_load(&s->appended_bytes),
         .holes = atomic_load(&s->holes),
         .reopens = atomic_load(&s->reopens),
-        .tail_hits = atomic_load(&s->tail_hits),
-        .tail_misses = atomic_load(&s->tail_misses),
         .recovered_loss = atomic_load(&s->recovered_loss),
     };
     struct rocks *r = store_rocks(s);

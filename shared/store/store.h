@@ -77,8 +77,6 @@ struct store_catalog {
 const struct store_catalog *store_catalog_ref(struct store *s);
 void store_catalog_unref(struct store *s, const struct store_catalog *c);
 const struct store_topic *store_catalog_find(const struct store_catalog *c, struct slice name);
-const struct store_topic *store_catalog_find_id(const struct store_catalog *c,
-                                                const struct uuid *id);
 
 /* Writer. Fills id, uid and created_ms of t. Written at once, with a WriteBatch of its own.
  * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL, ERR_IO. */
@@ -192,11 +190,8 @@ bool store_writer_alive(struct store *s);
 struct store_stats {
     uint64_t bytes;         /* of live files and WAL */
     uint64_t segments;      /* live */
-    uint64_t commits;       /* writer: this run */
-    uint64_t appended_bytes;
     uint64_t holes;         /* follower: answers refused by the contiguity check, then healed */
     uint64_t reopens;       /* follower */
-    uint64_t tail_hits, tail_misses;
     int64_t recovered_loss; /* records below the last durable end that recovery did not find: the
                              * disk is at fault */
 };

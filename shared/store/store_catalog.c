@@ -108,17 +108,6 @@ const struct store_topic *store_catalog_find(const struct store_catalog *c, stru
     return NULL;
 }
 
-const struct store_topic *store_catalog_find_id(const struct store_catalog *c,
-                                                const struct uuid *id)
-{
-    for (size_t i = 0; i < c->count; i++) {
-        if (memcmp(&c->topics[i].id, id, sizeof *id) == 0) {
-            return &c->topics[i];
-        }
-    }
-    return NULL;
-}
-
 /* --- rows ------------------------------------------------------------------------------------- */
 
 static void topic_encode(struct buf *b, const struct store_topic *t)

@@ -305,7 +305,7 @@ struct store {
     } wal_files[WAL_FILES_MAX];
     size_t wal_file_count;
 
-    _Atomic uint64_t commits, appended_bytes, holes, reopens, tail_hits, tail_misses;
+    _Atomic uint64_t holes, reopens;
     _Atomic int64_t recovered_loss;
 };
 

@@ -314,6 +314,5 @@ enum err store_read_tail(struct store *s, uint32_t uid, int64_t offset, size_t m
         e = read_queue(t, queue_find(t, uid), offset, o.end, max_bytes, at_least_one, out, next);
     }
     pthread_mutex_unlock(&t->lock);
-    atomic_fetch_add_explicit(e == OK ? &s->tail_hits : &s->tail_misses, 1, memory_order_relaxed);
     return e;
 }

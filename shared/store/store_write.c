@@ -524,8 +524,6 @@ enum err store_commit(struct store *s, struct errmsg *m)
     s->segment_bytes += s->pending.len;
     s->wal_bytes += bytes;
     s->appended_since_space += bytes;
-    atomic_fetch_add_explicit(&s->commits, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&s->appended_bytes, s->pending.len, memory_order_relaxed);
     page_publish(page);
     sync_request(s, &s->touched);
     pending_clear(s);

@@ -148,7 +148,7 @@ def test_status_adds_up(running):
     done, doc, rows = wait_until("the counters have arrived", look)
     assert doc["ok"] and doc["server"]["reachable"] and doc["server"]["streams"] == 2
     assert doc["broker"]["state"] == "running" and doc["broker"]["balanced"]
-    assert doc["broker"]["ring_bytes"] > 0
+    assert doc["broker"]["ring_bytes"] > 0 and doc["broker"]["log_bytes"] > 0
     for r in rows.values():
         assert r["unexplained"] == 0
         assert r["published"] == sum(r[k] for k in ("stored", "filtered", "rejected", "dropped", "in-flight"))

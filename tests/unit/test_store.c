@@ -263,8 +263,9 @@ static void test_topics_come_change_and_go(void **state)
     s = kit_open(&k, &k.writer);
     const struct store_catalog *c = store_catalog_ref(s);
     assert_int_equal(c->count, 1);
-    const struct store_topic *t = store_catalog_find_id(c, &b.id);
+    const struct store_topic *t = store_catalog_find(c, slice_str("b"));
     assert_non_null(t);
+    assert_memory_equal(&t->id, &b.id, sizeof b.id);
     assert_string_equal(t->name, "b");
     assert_string_equal(t->attributes, "{\"x\":1}");
     assert_int_equal(t->retention_ms, 5000);
