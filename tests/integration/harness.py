@@ -475,6 +475,14 @@ def end_offsets(bootstrap, topic):
         c.close()
 
 
+def settled_ends(bootstrap, topic, acked):
+    """end_offsets once they count all that was acknowledged: a PUBACK says that it is in the ring, the log follows."""
+    def look():
+        ends = end_offsets(bootstrap, topic)
+        return ends if sum(e for _, e in ends.values()) >= acked else None
+    return wait_until(f"{topic} holds {acked} records", look)
+
+
 def stored(bootstrap, topic):
     return sum(e - s for s, e in end_offsets(bootstrap, topic).values())
 

@@ -6,7 +6,7 @@ import os
 import random
 
 import pytest
-from harness import (Driver, Load, end_offsets, group_violations, read_all, wait_until)
+from harness import (Driver, Load, end_offsets, group_violations, read_all, settled_ends, wait_until)
 
 pytestmark = pytest.mark.broker
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -112,8 +112,7 @@ def test_server_killed_under_committing_consumers_keeps_every_commit(culex, clie
                 now = committed_by_another_client(culex.bootstrap, "g")
                 behind = {p: (o, now.get(p)) for p, o in done.items() if now.get(p, -1) < o}
                 assert not behind, f"answered and lost: {behind}"
-            load.stop()
-            ends = end_offsets(culex.bootstrap, "demo")
+            ends = settled_ends(culex.bootstrap, "demo", load.stop()["acked"])
             want = {(p, o) for p, (_, e) in ends.items() for o in range(e)}
             wait_until("all records are delivered", lambda: want <= {
                 (e["p"], e["o"]) for d in members for _, e in list(d.events) if "o" in e}, 60, every=0.1)

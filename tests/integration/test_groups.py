@@ -2,7 +2,7 @@
 same: no record is missing, and none is delivered after a commit that covers it was answered."""
 
 import pytest
-from harness import Driver, Load, end_offsets, group_violations, wait_until
+from harness import Driver, Load, group_violations, settled_ends, wait_until
 
 MEMBERS = [("librdkafka", {}), ("librdkafka", {"assignor": "cooperative-sticky"}), ("java", {}),
            ("java", {"assignor": "cooperative-sticky"}), ("franz-go", {}), ("sarama", {}), ("kafka-go", {}),
@@ -81,7 +81,7 @@ def test_two_members_share_one_leaves_one_is_killed(live, client, options):
         a.kill9()
         wait_gets(c, set(range(16)))
         report = publisher.stop()
-        ends = end_offsets(culex.bootstrap, "demo")
+        ends = settled_ends(culex.bootstrap, "demo", report["acked"])
         assert sum(e for _, e in ends.values()) == report["acked"] == report["sent"]
         g.wait_all(ends)
         c.leave()
@@ -111,8 +111,7 @@ def test_static_member_comes_back_without_a_rebalance(live, client):
         events_of_b = [e for _, e in list(b.events) if "assigned" in e or "revoked" in e]
         again = g.join(instance_id="one")
         wait_gets(again, share)
-        publisher.stop()
-        ends = end_offsets(culex.bootstrap, "demo")
+        ends = settled_ends(culex.bootstrap, "demo", publisher.stop()["acked"])
         g.wait_all(ends)
         assert [e for _, e in list(b.events) if "assigned" in e or "revoked" in e] == events_of_b
         assert partitions_since(again, 0) == share
@@ -132,8 +131,7 @@ def test_members_outlive_a_killed_server(live, client):
             wait_until("records flow", lambda: len(g.delivered()) > n + 1000, 60, every=0.02)
             culex.server.kill9()
             culex.server.start()
-        publisher.stop()
-        ends = end_offsets(culex.bootstrap, "demo")
+        ends = settled_ends(culex.bootstrap, "demo", publisher.stop()["acked"])
         g.wait_all(ends)
         for d in (a, b):
             d.leave()
