@@ -122,6 +122,23 @@ void streams_free(struct writer_stream **by_id)
     }
 }
 
+/* Room for the batches of so many partitions; between ticks, when there are none. */
+static enum err entry_resize(struct writer_stream *w, int32_t partition_count)
+{
+    if (w->partition_count == partition_count) {
+        return OK;
+    }
+    struct slot **slots = calloc((size_t)partition_count, sizeof(struct slot *));
+    if (!slots) {
+        return ERR_NOMEM;
+    }
+    free(w->slots);
+    w->slots = slots;
+    w->partition_count = partition_count;
+    w->sticky = 0;
+    return OK;
+}
+
 /* The entry of a topic, with its place in the store; made when there is none. NULL: no memory. */
 static struct writer_stream *entry_of(struct capture *c, struct writer_stream **by_id,
                                       const struct store_topic *t, bool *made)
@@ -138,19 +155,22 @@ static struct writer_stream *entry_of(struct capture *c, struct writer_stream **
         }
         w->id = id;
         w->counters = capture_counters(c, t->name);
-        w->slots = calloc((size_t)t->partition_count, sizeof(struct slot *));
-        if (!w->counters || !w->slots) {
+        if (!w->counters || entry_resize(w, t->partition_count)) {
             writer_stream_free(w);
             return NULL;
         }
-        w->partition_count = t->partition_count;
         HASH_ADD(hh, *by_id, id, sizeof w->id, w);
         if (!w->hh.tbl) {
             writer_stream_free(w);
             return NULL;
         }
     }
-    w->uid = t->uid; /* a mended store may have made it anew */
+    /* A store that was mended, or put back from a copy, may hold it under another uid and with other
+     * partitions: the next uids are another topic's. */
+    if (entry_resize(w, t->partition_count)) {
+        return NULL;
+    }
+    w->uid = t->uid;
     return w;
 }
 

@@ -459,6 +459,11 @@ static enum err streams_run(void)
     c = (struct capture){.lock = PTHREAD_MUTEX_INITIALIZER};
     enum err e = streams_sync(&c, streams_store, &by_id, &set, NULL, NULL);
     ASSERT(e != OK || HASH_COUNT(by_id) == 1);
+    if (e == OK) { /* the store was put back from a copy in which the topic had another form */
+        by_id->partition_count = by_id->sticky = 1;
+        e = streams_sync(&c, streams_store, &by_id, &set, NULL, NULL);
+        ASSERT(e != OK || (by_id->partition_count == 2 && by_id->sticky == 0));
+    }
     streams_free(&by_id);
     free(c.known);
     free(atomic_load(&c.counters));
