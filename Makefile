@@ -35,9 +35,10 @@ $(B)/libculex.a: $(SHARED_OBJ)
 $(B)/libserver.a: $(SERVER_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 
-# --libs-only: the plugin links libmosquitto, because upstream brokers export only part of the API.
+# The plugin links libmosquitto, because upstream brokers export only part of the API. nodelete: a writer thread that
+# hangs in the disk is left behind when the broker unloads the plugin, and must find its code when the disk comes back.
 $(B)/culex_capture.so: $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a
-	$(CC) -shared $(LDFLAGS) -Wl,--exclude-libs,ALL -o $@ $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a $(LDLIBS_STORE) -lmosquitto
+	$(CC) -shared $(LDFLAGS) -Wl,--exclude-libs,ALL -Wl,-z,nodelete -o $@ $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a $(LDLIBS_STORE) -lmosquitto
 $(B)/culex-server: $(call obj,$(MAIN_SRC)) $(B)/libserver.a $(B)/libculex.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) $(LDLIBS_SERVER)
 $(B)/culex: $(call obj,$(CLI_SRC)) $(B)/libculex.a
