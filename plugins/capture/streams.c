@@ -165,8 +165,8 @@ static struct writer_stream *entry_of(struct capture *c, struct writer_stream **
             return NULL;
         }
     }
-    /* A store that was mended, or put back from a copy, may hold it under another uid and with other
-     * partitions: the next uids are another topic's. */
+    /* A store that was mended, or put back from a copy, may hold it under another uid and with
+     * other partitions: the next uids are another topic's. */
     if (entry_resize(w, t->partition_count)) {
         return NULL;
     }
