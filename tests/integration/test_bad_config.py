@@ -29,6 +29,11 @@ WRONG = [
     ("empty filter", {"streams": [stream(filters=[""])]}, [r"streams\[0\]\.filters\[0\]", "empty"]),
     ("no filter", {"streams": [{"name": "demo", "filters": []}]}, [r"streams\[0\]\.filters"]),
     ("shared subscription", {"streams": [stream(filters=["$share/g/x"])]}, [r"streams\[0\]\.filters\[0\]", "share"]),
+    ("the broker's own topics", {"streams": [stream(filters=["$SYS/#"])]},
+     [r"streams\[0\]\.filters\[0\].*own topics"]),
+    ("commands to the broker", {"streams": [stream(filters=["$CONTROL/x"])]}, [r"streams\[0\]\.filters\[0\].*commands"]),
+    ("a comma too many", '{"streams": [\n],\n}', [r"culex\.json:3: is not JSON: .*a comma too many"]),
+    ("null", {"streams": None}, [r"streams: is null; an array"]),
     ("duplicate stream", {"streams": [stream(), stream()]}, [r"streams\[1\]\.name", "demo"]),
     ("illegal name", {"streams": [stream(name="bad name!")]}, [r"streams\[0\]\.name", "bad name!"]),
     ("name of dots", {"streams": [stream(name="..")]}, [r"streams\[0\]\.name"]),
@@ -168,6 +173,45 @@ def test_data_of_another_product_is_refused_not_misread(culex_factory):
         (c.data / "captured" / "MANIFEST-000001").write_bytes(os.urandom(4096))
     c = damaged(culex_factory, damage)
     assert len((c.data / "captured" / "MANIFEST-000001").read_bytes()) == 4096
+
+
+@pytest.mark.parametrize("text,why", [("culex store 99\n", "newer version of culex"), ("9 lives\n", "is not a culex store")])
+def test_data_of_another_version_is_refused_by_both_and_stays(culex_factory, text, why):
+    c = culex_factory(start=False)
+    for part in ("captured", "server"):
+        (c.data / part).mkdir()
+        (c.data / part / "FORMAT").write_text(text)
+    c.broker.start()
+    c.broker.wait_log(rf"{c.data}/captured.*{why}")
+    c.server.start(wait=False)
+    assert c.server.wait_exit() == 1
+    assert re.search(rf"{c.data}/server.*{why}", c.server.log())
+    assert [p.read_text() for p in sorted(c.data.rglob("FORMAT"))] == [text, text]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="needs root to mount a small disk")
+def test_disk_that_is_full_at_the_start_is_named_and_awaited(culex_factory):
+    c = culex_factory(start=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(c.data)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with open(c.data / "ballast", "wb") as f:
+            f.truncate(0)
+            os.posix_fallocate(f.fileno(), 0, 64 << 20)
+        c.server.start(wait=False)
+        assert c.server.wait_exit() == 1 and re.search(rf"{c.data}/server.*(disk is full|No space left)", c.server.log())
+        c.broker.start()
+        c.broker.wait_log(rf"capture is degraded.*{c.data}.*(disk is full|No space left)")
+        (c.data / "ballast").unlink()
+        c.broker.wait_log("capture runs again|store opened")
+        c.server.start()
+        c.wait_topics()
+        c.publish("demo/x", ["stored"])
+        assert [r.value for r in read_all(c.bootstrap, "demo", 1)] == [b"stored"]
+    finally:
+        c.kill()
+        subprocess.run(["umount", "-l", str(c.data)], check=False)
 
 
 def test_capture_mends_itself_when_the_directory_becomes_usable(culex_factory):
