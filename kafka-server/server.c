@@ -140,6 +140,21 @@ static void on_topic_gone(void *arg, const char *name)
     }
 }
 
+static const struct uuid *id_of_topic(void *arg, struct slice name)
+{
+    const struct server *s = arg;
+    const struct topic *t = topics_find(s->topics, name);
+    return t != NULL ? &t->row->id : NULL;
+}
+
+static void on_topics_changed(void *arg)
+{
+    struct server *s = arg;
+    if (s->coordinator != NULL) {
+        coordinator_check_topics(s->coordinator, id_of_topic, s);
+    }
+}
+
 /* Groups and offsets: read when the own store is open for the first time. */
 static enum err open_coordinator(struct server *s, struct errmsg *m)
 {
@@ -615,7 +630,7 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     if (s->topics == NULL || s->watches == NULL || s->sessions == NULL) {
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }
-    topics_on_gone(s->topics, on_topic_gone, s);
+    topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
     return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
 }

@@ -88,10 +88,15 @@ static void commit_topic(struct commit *x, int32_t i)
             e = commit_group(x);
         }
         if (e == KERR_NONE) {
+            const struct offset_row row = {
+                .offset = p->committed_offset,
+                .leader_epoch = p->committed_leader_epoch,
+                .topic_id = t->row->id,
+                .metadata = str_slice(p->committed_metadata),
+            };
             e = coordinator_commit_put(x->rq->server->coordinator, x->group,
-                                       slice_str(t->row->name), p->partition_index,
-                                       p->committed_offset, p->committed_leader_epoch,
-                                       str_slice(p->committed_metadata), -1, q->retention_time_ms);
+                                       slice_str(t->row->name), p->partition_index, &row,
+                                       q->retention_time_ms);
         }
         x->ok->topics[i].partitions[k].error_code = (int16_t)e;
         x->failed->topics[i].partitions[k].error_code =

@@ -484,10 +484,10 @@ enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32
 }
 
 enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
-                                 int32_t partition, int64_t offset, int32_t leader_epoch,
-                                 struct slice metadata, int64_t commit_ms, int64_t retention_ms)
+                                 int32_t partition, const struct offset_row *row,
+                                 int64_t retention_ms)
 {
-    if (metadata.len > (size_t)c->metadata_bytes_max) {
+    if (row->metadata.len > (size_t)c->metadata_bytes_max) {
         return KERR_OFFSET_METADATA_TOO_LARGE;
     }
     bool full = g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX ||
@@ -496,15 +496,11 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
         return KERR_POLICY_VIOLATION;
     }
     int64_t wall_ms = clock_wall_ms();
-    const struct offset_row row = {
-        .offset = offset,
-        .leader_epoch = leader_epoch,
-        .commit_ms = commit_ms >= 0 ? commit_ms : wall_ms,
-        .expire_ms =
-            retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1,
-        .metadata = metadata,
-    };
-    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &row) : NULL;
+    struct offset_row now = *row;
+    now.commit_ms = wall_ms;
+    now.expire_ms =
+        retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1;
+    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &now) : NULL;
     if (e == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
@@ -575,6 +571,39 @@ void coordinator_topic_gone(struct coordinator *c, struct slice topic)
                 return;
             }
         }
+    }
+}
+
+static bool made_anew(const struct offset_entry *e, topic_id_fn *id_of, void *arg)
+{
+    const struct uuid *id = uuid_is_zero(&e->row.topic_id) ? NULL : id_of(arg, e->topic);
+    return id != NULL && memcmp(id->b, e->row.topic_id.b, sizeof id->b) != 0;
+}
+
+void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *arg)
+{
+    size_t dropped = 0;
+    bool ok = true;
+    /* What is on its way into the table, too: it was committed before the change. */
+    for (size_t i = 0, count = c->staged_count; ok && i < count; i++) {
+        const struct staged s = c->staged[i];
+        if (!s.removes && made_anew(s.entry, id_of, arg)) {
+            ok = stage_removal(c, s.g, s.entry->topic, s.entry->partition);
+            dropped++;
+        }
+    }
+    for (struct coordinated *g = c->groups; ok && g != NULL; g = g->hh.next) {
+        for (struct offset_entry *e = g->offsets.entries; ok && e != NULL; e = e->hh.next) {
+            if (made_anew(e, id_of, arg)) {
+                ok = stage_removal(c, g, e->topic, e->partition);
+                dropped++;
+            }
+        }
+    }
+    if (!ok) {
+        log_error("offsets of a topic that was made anew are left for want of memory");
+    } else if (dropped > 0) {
+        log_info("offsets of topics that were made anew are deleted offsets=%zu", dropped);
     }
 }
 

@@ -79,10 +79,11 @@ enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct
 enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32_t generation,
                              struct slice member_id, struct slice instance_id, bool unknown_is_404,
                              struct coordinated **out);
-/* retention_ms: of this commit alone; -1: as configured. commit_ms: -1: now. */
+/* row: its times are not looked at, the commit is of now. retention_ms: of this commit alone; -1:
+ * as configured. */
 enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
-                                 int32_t partition, int64_t offset, int32_t leader_epoch,
-                                 struct slice metadata, int64_t commit_ms, int64_t retention_ms);
+                                 int32_t partition, const struct offset_row *row,
+                                 int64_t retention_ms);
 
 /* NONE, GROUP_ID_NOT_FOUND or NON_EMPTY_GROUP. */
 enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id);
@@ -94,6 +95,11 @@ enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g
                                     struct slice topic, int32_t partition);
 /* A topic was deleted: so are the offsets in it. */
 void coordinator_topic_gone(struct coordinator *c, struct slice topic);
+/* The id that a topic has; NULL: it is not known, or not yet. */
+typedef const struct uuid *topic_id_fn(void *arg, struct slice topic);
+/* Topics have come or changed: offsets in one that was made anew under its name, perhaps while the
+ * server was down, are deleted. Those of topics that are not known stay. */
+void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *arg);
 
 /* --- what there is: borrowed until the next call that changes something ---------------------- */
 

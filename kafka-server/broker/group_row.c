@@ -86,19 +86,26 @@ void offset_row_encode(const struct offset_row *row, struct buf *out)
     buf_put_be32(out, (uint32_t)row->leader_epoch);
     buf_put_be64(out, (uint64_t)row->commit_ms);
     buf_put_be64(out, (uint64_t)row->expire_ms);
+    buf_put(out, row->topic_id.b, sizeof row->topic_id.b);
     buf_put(out, row->metadata.data, row->metadata.len);
 }
 
 bool offset_row_decode(struct slice value, struct offset_row *row)
 {
     struct reader r = reader_make(value);
-    if (reader_u8(&r) != OFFSET_ROW_VERSION) {
+    uint8_t version = reader_u8(&r);
+    if (version < 1 || version > OFFSET_ROW_VERSION) {
         return false;
     }
     row->offset = (int64_t)reader_be64(&r);
     row->leader_epoch = (int32_t)reader_be32(&r);
     row->commit_ms = (int64_t)reader_be64(&r);
     row->expire_ms = (int64_t)reader_be64(&r);
+    row->topic_id = (struct uuid){{0}};
+    struct slice id = reader_bytes(&r, version >= 2 ? sizeof row->topic_id.b : 0);
+    if (id.len == sizeof row->topic_id.b) {
+        memcpy(row->topic_id.b, id.data, id.len);
+    }
     row->metadata = reader_bytes(&r, reader_left(&r));
     return !r.failed;
 }

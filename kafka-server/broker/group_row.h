@@ -13,9 +13,11 @@
  *          are in.
  *
  *   key    "offset/" u16 length of group id | group id | topic | u32 partition
- *   value  u8 version = 1 | i64 offset | i32 leader epoch, -1: unknown |
+ *   value  u8 version = 2 | i64 offset | i32 leader epoch, -1: unknown |
  *          i64 committed at, wall ms | i64 expires at, wall ms, -1: by offsets.retention.minutes |
- *          metadata, all that is left
+ *          16 bytes topic id, not in version 1 | metadata, all that is left
+ *          The id tells a topic from another one that was made under its name later, while the
+ *          server was down: a position in the one is nothing in the other.
  *
  * A reader takes the versions that it knows and calls everything else corrupt: a row is then left
  * alone, and said so in the log, rather than misread. */
@@ -27,7 +29,7 @@
 #define GROUP_ROW_PREFIX     "group/"
 #define OFFSET_ROW_PREFIX    "offset/"
 #define GROUP_ROW_VERSION    1
-#define OFFSET_ROW_VERSION   1
+#define OFFSET_ROW_VERSION   2 /* 1 is read, too */
 #define ROW_KEY_BYTES_MAX    1024 /* the store's */
 #define OFFSET_ROW_BYTES_MAX (1u << 20)
 #define GROUP_ROW_BYTES_MAX  (128u << 20) /* GROUP_BYTES_MAX twice, and names */
@@ -37,6 +39,7 @@ struct offset_row {
     int32_t leader_epoch;
     int64_t commit_ms;
     int64_t expire_ms;
+    struct uuid topic_id;  /* zero: not known, a row of version 1 */
     struct slice metadata; /* borrowed */
 };
 

@@ -1,10 +1,10 @@
 /* Two catalogs, one list.
  *
- * A store's catalog is an immutable snapshot with a version. A refresh takes a reference on both,
- * and only when one of the versions has moved it merges the two sorted lists into one sorted list
- * of `struct topic` and drops the old references. Lookups by name are binary searches; lookups by
- * id go through a second list, sorted by id: two lists of some thousand entries are cheaper than
- * a hash table that would have to be rebuilt just the same.
+ * A store's catalog is an immutable snapshot. A refresh takes a reference on both, and only when
+ * one of them is another than before it merges the two sorted lists into one sorted list of
+ * `struct topic` and drops the old references. Lookups by name are binary searches; lookups by id
+ * go through a second list, sorted by id: two lists of some thousand entries are cheaper than a
+ * hash table that would have to be rebuilt just the same.
  *
  * When memory for a new list is missing the old one stays: a topic that appears late is better
  * than a server that forgets all of them. */
@@ -21,7 +21,8 @@ struct topics {
     struct topic **by_id;
     size_t count;
     topics_gone_fn *gone;
-    void *gone_arg;
+    topics_changed_fn *changed;
+    void *arg;
 };
 
 struct topics *topics_new(void)
@@ -50,10 +51,11 @@ void topics_free(struct topics *t)
     free(t);
 }
 
-void topics_on_gone(struct topics *t, topics_gone_fn *fn, void *arg)
+void topics_on_change(struct topics *t, topics_gone_fn *gone, topics_changed_fn *changed, void *arg)
 {
-    t->gone = fn;
-    t->gone_arg = arg;
+    t->gone = gone;
+    t->changed = changed;
+    t->arg = arg;
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -112,7 +114,7 @@ static void tell_gone(struct topics *t, const struct store_catalog *before,
         bool same_name = k < after->count && strcmp(after->topics[k].name, was->name) == 0;
         bool made_anew = same_name && !same_id(&after->topics[k].id, &was->id);
         if (made_anew || (!same_name && topics_find(t, slice_str(was->name)) == NULL)) {
-            t->gone(t->gone_arg, was->name);
+            t->gone(t->arg, was->name);
         }
     }
 }
@@ -157,6 +159,9 @@ static void take_over(struct topics *t, const struct store_catalog *const *c)
             store_catalog_unref(t->stores[i], before[i]);
         }
     }
+    if (t->changed != NULL) {
+        t->changed(t->arg);
+    }
 }
 
 void topics_refresh(struct topics *t)
@@ -168,7 +173,9 @@ void topics_refresh(struct topics *t)
             continue;
         }
         c[i] = store_catalog_ref(t->stores[i]);
-        moved |= t->catalogs[i] == NULL || c[i]->version != t->catalogs[i]->version;
+        /* Not its version: a directory that was made anew begins to count anew, too. Both are
+         * held, so one is not in the other's memory. */
+        moved |= c[i] != t->catalogs[i];
     }
     if (moved) {
         take_over(t, c);

@@ -23,7 +23,10 @@ void topics_free(struct topics *t);
 /* Told for each topic that a refresh found to be gone: deleted, or made anew under its old name;
  * not merely out of reach. */
 typedef void topics_gone_fn(void *arg, const char *name);
-void topics_on_gone(struct topics *t, topics_gone_fn *fn, void *arg);
+/* Told after a refresh that took over another catalog: topics have come, gone or changed. */
+typedef void topics_changed_fn(void *arg);
+void topics_on_change(struct topics *t, topics_gone_fn *gone, topics_changed_fn *changed,
+                      void *arg);
 
 /* The stores to look at; either may be NULL (not there yet). Refreshes. A store must stay open
  * until it is replaced here. */

@@ -477,8 +477,9 @@ static void do_commit(struct client *c)
     x->wait.done = commit_answered;
     x->next = w.commits;
     w.commits = x;
-    e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), x->partition, x->value, -1,
-                               slice_str("note"), -1, -1);
+    const struct offset_row row = {
+        .offset = x->value, .leader_epoch = -1, .metadata = slice_str("note")};
+    e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), x->partition, &row, -1);
     CHECK(e == KERR_NONE, "error %d", e);
     w.attempted[x->partition] = x->value;
     journal_wait(w.journal, &x->wait);
@@ -515,8 +516,9 @@ static void simple_act(void)
     if (e == KERR_NONE) {
         w.simple_gone = false;
         simple_wait(SIMPLE_COMMIT);
-        e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), 0, w.sequence, -1,
-                                   slice_str(""), -1, -1);
+        const struct offset_row row = {
+            .offset = w.sequence, .leader_epoch = -1, .metadata = slice_str("")};
+        e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), 0, &row, -1);
         CHECK(e == KERR_NONE, "error %d", e);
     }
 }

@@ -91,14 +91,27 @@ static struct slice none(void)
     return slice_make(NULL, 0);
 }
 
+/* Topics have an id in every test; a test gives some of them another one. */
+static struct uuid topic_id = {{1}};
+
+static enum kerr put_in(struct coordinated *g, struct slice topic, int32_t partition,
+                        int64_t offset, const char *metadata, int64_t retention_ms)
+{
+    const struct offset_row row = {.offset = offset,
+                                   .leader_epoch = 5,
+                                   .topic_id = topic_id,
+                                   .metadata = slice_str(metadata)};
+    return coordinator_commit_put(c, g, topic, partition, &row, retention_ms);
+}
+
 static enum kerr put_kept(const char *group, const char *topic, int32_t partition, int64_t offset,
                           int64_t retention_ms)
 {
     struct coordinated *g = NULL;
     enum kerr e = coordinator_commit(c, slice_str(group), -1, slice_str(""), none(), false, &g);
-    return e != KERR_NONE ? e
-                          : coordinator_commit_put(c, g, slice_str(topic), partition, offset, 5,
-                                                   slice_str("note"), -1, retention_ms);
+    return e != KERR_NONE
+               ? e
+               : put_in(g, slice_str(topic), partition, offset, "note", retention_ms);
 }
 
 static enum kerr put(const char *group, const char *topic, int32_t partition, int64_t offset)
@@ -238,11 +251,8 @@ static void test_long_metadata_is_refused(void **state)
     struct coordinated *g = NULL;
     assert_int_equal(coordinator_commit(c, slice_str("g"), -1, slice_str(""), none(), false, &g),
                      KERR_NONE);
-    assert_int_equal(coordinator_commit_put(c, g, slice_str("t"), 0, 1, -1,
-                                            slice_str("0123456789abcdef"), -1, -1),
-                     KERR_NONE);
-    assert_int_equal(coordinator_commit_put(c, g, slice_str("t"), 0, 1, -1,
-                                            slice_str("0123456789abcdefg"), -1, -1),
+    assert_int_equal(put_in(g, slice_str("t"), 0, 1, "0123456789abcdef", -1), KERR_NONE);
+    assert_int_equal(put_in(g, slice_str("t"), 0, 1, "0123456789abcdefg", -1),
                      KERR_OFFSET_METADATA_TOO_LARGE);
 }
 
@@ -269,9 +279,7 @@ static void test_group_ids_are_bounded(void **state)
                      KERR_NONE);
     char topic[250];
     memset(topic, 't', 249);
-    assert_int_equal(
-        coordinator_commit_put(c, g, slice_make(topic, 249), 1023, 7, -1, slice_str(""), -1, -1),
-        KERR_NONE);
+    assert_int_equal(put_in(g, slice_make(topic, 249), 1023, 7, "", -1), KERR_NONE);
     journal_flush(j);
     restart();
     const struct offsets *o = coordinator_offsets(c, longest);
@@ -483,6 +491,86 @@ static void test_offsets_go_with_their_topic(void **state)
     assert_int_equal(mem.count, 1);
 }
 
+/* --- topics made anew ------------------------------------------------------------------------ */
+
+/* "t" has the id that it has now, "u" is not known. */
+static const struct uuid *id_now(void *arg, struct slice topic)
+{
+    return slice_eq(topic, slice_str("t")) ? arg : NULL;
+}
+
+static void test_offsets_in_a_topic_that_was_made_anew_go_after_a_restart(void **state)
+{
+    struct uuid same = topic_id, other = {{2}};
+    put("g", "t", 0, 1);
+    put("g", "t", 1, 2);
+    put("g", "u", 0, 3);
+    journal_flush(j);
+    restart();
+    coordinator_check_topics(c, id_now, &same);
+    assert_false(journal_pending(j));
+    coordinator_check_topics(c, id_now, &other);
+    journal_flush(j);
+    assert_int_equal(get("g", "t", 0), -1);
+    assert_int_equal(get("g", "t", 1), -1);
+    assert_int_equal(get("g", "u", 0), 3);
+    restart();
+    assert_int_equal(get("g", "t", 0), -1);
+    assert_int_equal(get("g", "u", 0), 3);
+}
+
+static void test_commit_on_its_way_goes_with_the_topic_that_it_was_made_in(void **state)
+{
+    struct uuid other = {{2}};
+    put("g", "t", 0, 1);
+    coordinator_check_topics(c, id_now, &other);
+    topic_id = other;
+    put("h", "t", 0, 2);
+    topic_id = (struct uuid){{1}};
+    journal_flush(j);
+    assert_int_equal(get("g", "t", 0), -1);
+    assert_int_equal(get("h", "t", 0), 2);
+    restart();
+    assert_int_equal(get("g", "t", 0), -1);
+    assert_int_equal(get("h", "t", 0), 2);
+}
+
+/* A row of version 1: as version 2, without the id. */
+static void test_offset_without_a_topic_id_is_read_and_kept(void **state)
+{
+    struct uuid other = {{2}};
+    struct buf key, value;
+    const struct offset_row row = {.offset = 7, .leader_epoch = 5, .commit_ms = wall_ms(),
+                                   .expire_ms = -1, .metadata = slice_str("note")};
+    buf_init(&key, ROW_KEY_BYTES_MAX);
+    buf_init(&value, OFFSET_ROW_BYTES_MAX);
+    buf_put_u8(&value, 1);
+    buf_put_be64(&value, (uint64_t)row.offset);
+    buf_put_be32(&value, (uint32_t)row.leader_epoch);
+    buf_put_be64(&value, (uint64_t)row.commit_ms);
+    buf_put_be64(&value, (uint64_t)row.expire_ms);
+    buf_put(&value, row.metadata.data, row.metadata.len);
+    offset_row_key(&key, slice_str("g"), slice_str("t"), 0);
+    journal_put(j, buf_slice(&key), buf_slice(&value));
+    journal_flush(j);
+    buf_fini(&key);
+    buf_fini(&value);
+    restart();
+    coordinator_check_topics(c, id_now, &other);
+    journal_flush(j);
+    assert_int_equal(get("g", "t", 0), 7);
+    const struct offset_entry *e =
+        offsets_find(coordinator_offsets(c, slice_str("g")), slice_str("t"), 0);
+    assert_int_equal(e->row.leader_epoch, 5);
+    assert_true(slice_eq(e->row.metadata, slice_str("note")));
+    put("g", "t", 0, 8); /* the next commit knows the id */
+    journal_flush(j);
+    restart();
+    coordinator_check_topics(c, id_now, &other);
+    journal_flush(j);
+    assert_int_equal(get("g", "t", 0), -1);
+}
+
 /* --- expiry ---------------------------------------------------------------------------------- */
 
 static void test_offsets_of_a_simple_client_expire_after_their_commit(void **state)
@@ -506,7 +594,7 @@ static void test_offsets_of_a_group_expire_after_it_has_emptied(void **state)
     make_stable("g", id);
     struct coordinated *g = NULL;
     coordinator_commit(c, slice_str("g"), 1, slice_str(id), none(), true, &g);
-    coordinator_commit_put(c, g, slice_str("t"), 0, 1, -1, slice_str(""), -1, -1);
+    put_in(g, slice_str("t"), 0, 1, "", -1);
     journal_flush(j);
     pass(2 * RETENTION_MIN * MINUTE_MS); /* old, but its reader is there */
     assert_int_equal(get("g", "t", 0), 1);
@@ -529,8 +617,8 @@ static void test_offsets_of_topics_that_a_stable_group_left_expire(void **state)
     make_stable("g", id);
     struct coordinated *g = NULL;
     coordinator_commit(c, slice_str("g"), 1, slice_str(id), none(), true, &g);
-    coordinator_commit_put(c, g, slice_str("t"), 0, 1, -1, slice_str(""), -1, -1);
-    coordinator_commit_put(c, g, slice_str("left"), 0, 1, -1, slice_str(""), -1, -1);
+    put_in(g, slice_str("t"), 0, 1, "", -1);
+    put_in(g, slice_str("left"), 0, 1, "", -1);
     journal_flush(j);
     pass(RETENTION_MIN * MINUTE_MS);
     assert_int_equal(get("g", "t", 0), 1);
@@ -599,6 +687,9 @@ int main(void)
         T(test_group_with_members_is_not_deleted),
         T(test_offsets_of_subscribed_topics_are_not_deleted),
         T(test_offsets_go_with_their_topic),
+        T(test_offsets_in_a_topic_that_was_made_anew_go_after_a_restart),
+        T(test_commit_on_its_way_goes_with_the_topic_that_it_was_made_in),
+        T(test_offset_without_a_topic_id_is_read_and_kept),
         T(test_offsets_of_a_simple_client_expire_after_their_commit),
         T(test_offsets_of_a_group_expire_after_it_has_emptied),
         T(test_offsets_of_topics_that_a_stable_group_left_expire),

@@ -70,10 +70,16 @@ void store_catalog_unref(struct store *s, const struct store_catalog *c)
 static struct store own, captured;
 static struct topics *topics;
 static struct buf gone;
+static int changes;
 
 static void on_gone(void *arg, const char *name)
 {
     buf_printf(&gone, "%s ", name);
+}
+
+static void on_changed(void *arg)
+{
+    changes++;
 }
 
 static int set_up(void **state)
@@ -82,7 +88,8 @@ static int set_up(void **state)
     set_catalog(&own, NAMES("b", "d", "e"));
     set_catalog(&captured, NAMES("a", "c", "d"));
     topics = topics_new();
-    topics_on_gone(topics, on_gone, NULL);
+    changes = 0;
+    topics_on_change(topics, on_gone, on_changed, NULL);
     topics_set_stores(topics, &own, &captured);
     return 0;
 }
@@ -147,6 +154,22 @@ static void test_topic_made_anew_is_told_as_gone(void **state)
     topics_refresh(topics);
     assert_names("a b c d e ");
     assert_string_equal(buf_text(&gone), "c ");
+}
+
+/* A directory that was made anew counts its catalogs from the beginning, and may come to the same
+ * number. */
+static void test_another_catalog_of_the_same_version_is_taken_over(void **state)
+{
+    assert_int_equal(changes, 1);
+    topics_refresh(topics);
+    assert_int_equal(changes, 1);
+    captured.version--;
+    set_catalog(&captured, NAMES("a", "c", "d"));
+    captured.catalog->topics[1].id.b[15] = 1;
+    topics_refresh(topics);
+    assert_int_equal(changes, 2);
+    assert_string_equal(buf_text(&gone), "c ");
+    assert_ptr_equal(topics_find(topics, slice_str("c"))->row, &captured.catalog->topics[1]);
 }
 
 static void test_store_that_is_away_is_not_a_deleted_topic(void **state)
@@ -306,6 +329,7 @@ int main(void)
         TOPICS(test_topics_are_found_by_name_and_id_and_no_others),
         TOPICS(test_refresh_takes_over_what_is_new_and_tells_what_is_gone),
         TOPICS(test_topic_made_anew_is_told_as_gone),
+        TOPICS(test_another_catalog_of_the_same_version_is_taken_over),
         TOPICS(test_store_that_is_away_is_not_a_deleted_topic),
         TOPICS(test_partitions_are_bounded),
         TOPICS(test_names_follow_kafkas_rule),
