@@ -37,6 +37,7 @@ CLI = BUILD / "culex"
 
 START_SECONDS = 20  # a broker or server that has not answered by then never will
 STOP_SECONDS = 10
+KILL_SECONDS = 60  # a killed process that waits for a busy disk lives until that has answered
 READ_SECONDS = 60
 
 ASAN = "asan" in BUILD.name
@@ -139,7 +140,7 @@ class Process:
     def kill9(self):
         if self.running():
             self.proc.send_signal(signal.SIGKILL)
-            self.proc.wait(STOP_SECONDS)
+            self.proc.wait(KILL_SECONDS)
 
     def stop(self, seconds=STOP_SECONDS):
         """SIGTERM and the exit code; a process that does not leave in time is killed and that fails."""
@@ -579,7 +580,8 @@ def driver_argv(client):
 
 
 class Driver:
-    """A client driver under observation: its lines are stamped as they arrive."""
+    """A client driver under observation. Its own stamps say when something happened: lines of two drivers may arrive here in
+    another order."""
 
     def __init__(self, client, bootstrap, topic, group, count=0, name=None, **options):
         self.name = name or client
@@ -587,7 +589,7 @@ class Driver:
                                       "--count", str(count)]
         for k, v in options.items():
             argv += ["--" + k.replace("_", "-"), str(v)]
-        self.events = []  # (monotonic time, dict)
+        self.events = []  # (monotonic seconds, dict)
         self.cond = threading.Condition()
         self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                      stderr=subprocess.PIPE)
@@ -599,13 +601,13 @@ class Driver:
 
     def read_out(self):
         for line in self.proc.stdout:
-            now = time.monotonic()
             try:
                 event = json.loads(line)
             except ValueError:
                 event = {"noise": line.decode("utf-8", "replace")}
+            at = event.pop("t") / 1e9 if "t" in event else time.monotonic()
             with self.cond:
-                self.events.append((now, event))
+                self.events.append((at, event))
                 self.cond.notify_all()
         with self.cond:
             self.cond.notify_all()
@@ -639,7 +641,7 @@ class Driver:
 
     def kill9(self):
         self.proc.kill()
-        self.proc.wait(10)
+        self.proc.wait(KILL_SECONDS)
         for t in self.threads:
             t.join(10)
 

@@ -51,12 +51,13 @@ public final class Driver {
     }
 
     private static void emit(String name, String json) {
-        OUT.append('{').append(quoted(name)).append(':').append(json).append("}\n");
+        OUT.append("{\"t\":").append(System.nanoTime()).append(',').append(quoted(name)).append(':').append(json).append("}\n");
         flush();
     }
 
     private static void emitRecord(ConsumerRecord<byte[], byte[]> r) {
-        OUT.append("{\"p\":").append(r.partition()).append(",\"o\":").append(r.offset())
+        OUT.append("{\"t\":").append(System.nanoTime())
+            .append(",\"p\":").append(r.partition()).append(",\"o\":").append(r.offset())
             .append(",\"ts\":").append(r.timestamp()).append(",\"k\":").append(b64(r.key()))
             .append(",\"v\":").append(b64(r.value())).append(",\"h\":[");
         String comma = "";

@@ -9,7 +9,8 @@ for (let i = 2; i + 1 < process.argv.length; i += 2) {
 }
 const count = Number(args.count || 0);
 const b64 = (x) => (x === null || x === undefined ? null : Buffer.from(x).toString('base64'));
-const emit = (event) => process.stdout.write(JSON.stringify(event) + '\n');
+const emit = (event) => process.stdout.write(
+  JSON.stringify({ t: Number(process.hrtime.bigint()), ...event }) + '\n');
 
 // A header that comes more than once is an array in kafkajs.
 const headerList = (headers) => Object.entries(headers || {}).flatMap(

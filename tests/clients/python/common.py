@@ -5,6 +5,7 @@ import base64
 import json
 import select
 import sys
+import time
 
 
 def arguments():
@@ -26,13 +27,13 @@ def b64(x):
 
 
 def emit(**event):
-    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.write(json.dumps({"t": time.monotonic_ns(), **event}) + "\n")
     sys.stdout.flush()
 
 
 def emit_record(p, o, ts, k, v, h):
-    sys.stdout.write(json.dumps({"p": p, "o": o, "ts": ts, "k": b64(k), "v": b64(v),
-                                 "h": [[n, b64(x)] for n, x in h or []]}) + "\n")
+    sys.stdout.write(json.dumps({"t": time.monotonic_ns(), "p": p, "o": o, "ts": ts, "k": b64(k),
+                                 "v": b64(v), "h": [[n, b64(x)] for n, x in h or []]}) + "\n")
 
 
 def asked_to_leave():
