@@ -143,32 +143,6 @@ enum err filter_check(struct slice filter, struct errmsg *m)
     return OK;
 }
 
-bool filter_matches(struct slice filter, struct slice topic)
-{
-    bool dollar = topic.len && topic.data[0] == '$';
-    size_t f = 0, t = 0, f_next, t_next;
-    while (f <= filter.len) {
-        struct slice want = level_at(filter, f, &f_next);
-        bool wild = level_is(want, '#') || level_is(want, '+');
-        if (wild && f == 0 && dollar) {
-            return false;
-        }
-        if (level_is(want, '#')) {
-            return true;
-        }
-        if (t > topic.len) {
-            return false;
-        }
-        struct slice have = level_at(topic, t, &t_next);
-        if (!wild && !slice_eq(want, have)) {
-            return false;
-        }
-        f = f_next;
-        t = t_next;
-    }
-    return t > topic.len;
-}
-
 /* --- build ------------------------------------------------------------------------------------ */
 
 /* FNV-1a over the level, seeded with the parent; levels are short. */

@@ -16,8 +16,6 @@
  * can, what would be right ("'#' must be the last level"). Empty, NUL, bad UTF-8, `a+`, `a/#/b`,
  * `$share/…` are refused. */
 enum err filter_check(struct slice filter, struct errmsg *m) MUST_CHECK;
-/* One filter against one topic, without a tree (slow; for tests and tools). */
-bool filter_matches(struct slice filter, struct slice topic);
 
 struct filter_tree;
 struct filter_tree *filter_tree_new(void);

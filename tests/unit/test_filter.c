@@ -11,6 +11,39 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* The first level of *rest, which then holds those after it; data NULL: there was none. */
+static struct slice take_level(struct slice *rest)
+{
+    if (rest->data == NULL) {
+        return *rest;
+    }
+    const uint8_t *slash = rest->len > 0 ? memchr(rest->data, '/', rest->len) : NULL;
+    size_t len = slash != NULL ? (size_t)(slash - rest->data) : rest->len;
+    struct slice level = slice_make(rest->data, len);
+    *rest = slash != NULL ? slice_make(slash + 1, rest->len - len - 1) : slice_make(NULL, 0);
+    return level;
+}
+
+/* What the tree must agree with: level by level, as MQTT defines it. */
+static bool plainly_matches(struct slice filter, struct slice topic)
+{
+    bool dollar = topic.len > 0 && topic.data[0] == '$';
+    for (bool first = true; filter.data != NULL; first = false) {
+        struct slice want = take_level(&filter), have = take_level(&topic);
+        bool rest = slice_eq(want, slice_str("#")), any = slice_eq(want, slice_str("+"));
+        if (first && dollar && (rest || any)) {
+            return false;
+        }
+        if (rest) {
+            return true;
+        }
+        if (have.data == NULL || (!any && !slice_eq(want, have))) {
+            return false;
+        }
+    }
+    return topic.data == NULL;
+}
+
 static bool matches(const char *filter, const char *topic)
 {
     struct slice f = slice_str(filter), t = slice_str(topic);
@@ -21,7 +54,7 @@ static bool matches(const char *filter, const char *topic)
     uint32_t out[2] = {0, 0};
     size_t n = filter_tree_match(tree, t, out, 2);
     filter_tree_free(tree);
-    bool plain = filter_matches(f, t);
+    bool plain = plainly_matches(f, t);
     assert_int_equal(n, plain ? 1 : 0);
     assert_int_equal(out[0], plain ? 7 : 0);
     return plain;
@@ -164,8 +197,8 @@ static void test_the_tree_agrees_with_the_plain_definition(void **state)
                 found[out[i]] = true;
             }
             for (uint32_t v = 0; v < 300; v++) {
-                bool plain = filter_matches(slice_str(filters[2 * v]), ts) ||
-                             filter_matches(slice_str(filters[2 * v + 1]), ts);
+                bool plain = plainly_matches(slice_str(filters[2 * v]), ts) ||
+                             plainly_matches(slice_str(filters[2 * v + 1]), ts);
                 assert_int_equal(found[v], plain);
             }
         }
