@@ -1,8 +1,10 @@
 """Consumer groups with real clients: members come, leave, are killed; servers and brokers too. What must hold is always the
 same: no record is missing, and none is delivered after a commit that covers it was answered."""
 
+import shutil
+
 import pytest
-from harness import Driver, Load, group_violations, settled_ends, wait_until
+from harness import Driver, Load, group_violations, run_driver, settled_ends, wait_until
 
 MEMBERS = [("librdkafka", {}), ("librdkafka", {"assignor": "cooperative-sticky"}), ("java", {}),
            ("java", {"assignor": "cooperative-sticky"}), ("franz-go", {}), ("sarama", {}), ("kafka-go", {}),
@@ -163,7 +165,6 @@ def test_members_read_on_while_the_broker_restarts(culex):
 
 
 def test_committed_positions_outlive_everything(culex):
-    from harness import run_driver
     culex.publish("demo/x", [str(i) for i in range(100)])
     first = run_driver("librdkafka", culex.bootstrap, "demo", "durable", 100)
     culex.kill()
@@ -174,3 +175,30 @@ def test_committed_positions_outlive_everything(culex):
     assert [r.value for r in second.records] == [b"new"]
     (part,) = first.committed
     assert second.committed == {part: 101}
+
+
+def test_stream_made_anew_while_the_server_was_down_is_read_from_its_beginning(culex):
+    culex.publish("demo/x", [f"old {i}" for i in range(20)])
+    first = run_driver("librdkafka", culex.bootstrap, "demo", "g", 20)
+    assert sum(first.committed.values()) == 20
+    captured, away = culex.data / "captured", culex.data / "away"
+
+    # Out of reach is not deleted: positions stay.
+    culex.stop()
+    captured.rename(away)
+    culex.server.start()
+    culex.server.wait_log("nothing is captured yet")
+    culex.stop()
+    away.rename(captured)
+    culex.start()
+    culex.publish("demo/x", ["more"])
+    second = run_driver("librdkafka", culex.bootstrap, "demo", "g", 1)
+    assert [r.value for r in second.records] == [b"more"]
+
+    culex.stop()
+    shutil.rmtree(captured)
+    culex.start()
+    culex.publish("demo/x", [f"new {i}" for i in range(40)])
+    third = run_driver("librdkafka", culex.bootstrap, "demo", "g", 40)
+    assert [r.value for r in third.records] == [f"new {i}".encode() for i in range(40)]
+    assert sum(third.committed.values()) == 40
