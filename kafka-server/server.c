@@ -404,9 +404,11 @@ static void on_coordinator_timer(evutil_socket_t fd, short what, void *arg)
     }
 }
 
+/* Not while requests are held: members whose signs of life wait there must not be taken for dead.
+ * The first tick after that is late, and so gives the others a moment, too. */
 static void arm_coordinator_timer(struct server *s)
 {
-    if (s->coordinator == NULL) {
+    if (s->coordinator == NULL || s->holding) {
         return;
     }
     int64_t deadline_ms = coordinator_deadline_ms(s->coordinator);

@@ -1,6 +1,7 @@
 """Groups at the level of requests, where client libraries hide what happens: what a killed server remembers, what becomes of
 parked requests, and many members at once."""
 
+import os
 import signal
 import socket
 import struct
@@ -270,15 +271,49 @@ def test_silent_member_is_dropped_after_its_session_and_others_go_on(member):
     assert b.heartbeat() == UNKNOWN_MEMBER
 
 
-def test_members_outlive_a_server_that_was_stopped_for_longer_than_their_session(member):
-    a = member(session_ms=6000)
-    assert a.join() == 0 and a.sync() == 0
-    member.culex.server.signal(signal.SIGSTOP)
-    a.send_heartbeat()
-    time.sleep(7)  # what is tested is that this time does not count
-    member.culex.server.signal(signal.SIGCONT)
-    assert a.receive().get("ih")[1] == 0
-    assert a.heartbeat() == 0
+@pytest.fixture
+def short_lived(culex_factory):
+    """As `member`, with sessions of a second."""
+    culex = culex_factory(server={"group.min.session.timeout.ms": 1000})
+    m = Member(culex, session_ms=1000)
+    yield m
+    m.close()
+
+
+SESSION_AND_MORE = 1.7  # seconds: so late is what the server takes for having been held up
+
+
+def test_members_outlive_a_server_that_was_stopped_for_longer_than_their_session(short_lived):
+    m, server = short_lived, short_lived.culex.server
+    assert m.join() == 0 and m.sync() == 0
+    server.signal(signal.SIGSTOP)
+    m.send_heartbeat()
+    time.sleep(SESSION_AND_MORE)  # what is tested is that this time does not count
+    server.signal(signal.SIGCONT)
+    assert m.receive().get("ih")[1] == 0
+    assert m.heartbeat() == 0
+
+
+def test_members_outlive_a_server_that_takes_longer_than_their_session_to_open_the_streams(short_lived):
+    """Requests are held meanwhile: who waits there with a sign of life is not dead."""
+    m, culex = short_lived, short_lived.culex
+    assert m.join() == 0 and m.sync() == 0
+    culex.server.kill9()
+    # A pipe in a file's place: whoever opens it to read waits for one who writes.
+    slow = culex.data / "captured" / "FORMAT"
+    content = slow.read_bytes()
+    slow.unlink()
+    os.mkfifo(slow)
+    culex.server.start()
+    m.connect()
+    m.send_heartbeat()
+    m.sock.settimeout(SESSION_AND_MORE)
+    with pytest.raises(socket.timeout):
+        m.receive()
+    m.sock.settimeout(30)
+    slow.write_bytes(content)
+    assert m.receive().get("ih")[1] == 0
+    assert m.heartbeat() == 0
 
 
 def test_two_hundred_members_that_start_together_are_stable_soon(member):
