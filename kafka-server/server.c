@@ -489,6 +489,17 @@ static void apply_row(struct server *s, const struct config *fresh, size_t i, st
     }
 }
 
+static struct net_options net_options_of(const struct config_server *c)
+{
+    return (struct net_options){
+        .frame_bytes_max = (size_t)c->socket_request_max_bytes,
+        .memory_bytes_max = (size_t)c->queued_max_request_bytes,
+        .connections_max = c->max_connections,
+        .connections_per_ip_max = c->max_connections_per_ip,
+        .idle_ms = c->connections_max_idle_ms,
+    };
+}
+
 /* False: there is a mistake, which was said, and nothing has changed. */
 static bool reload(struct server *s)
 {
@@ -520,6 +531,8 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
         if (s->coordinator != NULL) {
             coordinator_reload(s->coordinator, &s->config.server);
         }
+        const struct net_options o = net_options_of(&s->config.server);
+        net_set_options(s->net, &o);
         log_info("log reopened, configuration read again");
     } else {
         log_error("log reopened, configuration not taken over: it stays as it was");
@@ -642,13 +655,7 @@ static enum err open_net(struct server *s, struct errmsg *m)
     const struct config_server *c = &s->config.server;
     struct config_listener listeners[LISTENERS_MAX];
     size_t count = listeners_read(c, listeners);
-    struct net_options o = {
-        .frame_bytes_max = (size_t)c->socket_request_max_bytes,
-        .memory_bytes_max = (size_t)c->queued_max_request_bytes,
-        .connections_max = c->max_connections,
-        .connections_per_ip_max = c->max_connections_per_ip,
-        .idle_ms = c->connections_max_idle_ms,
-    };
+    const struct net_options o = net_options_of(c);
     struct net_callbacks cb = {api_on_frame, api_on_gone, api_has_room, s};
     enum err e = net_open(&s->net, s->base, &o, &cb, m);
     for (size_t i = 0; i < count && e == OK; i++) {

@@ -1,9 +1,9 @@
 /* Listeners, connections and frames: int32 length, then that many bytes. Knows no Kafka rules.
  *
- * A connection hands out one frame at a time: the next one after the reply to the one before (or
- * net_conn_done without a reply) and once most of that reply has left. Replies are evbuffers,
- * written with writev at the end of a turn of the loop; memory that they refer to is given back
- * when it has been sent or when the connection is gone.
+ * A connection hands out one frame at a time: the next one after the reply to the one before and
+ * once most of that reply has left. Replies are evbuffers, written with writev at the end of a turn
+ * of the loop; memory that they refer to is given back when it has been sent or when the connection
+ * is gone.
  *
  * Everything has a limit: connections, connections of one address, bytes of a frame, bytes held
  * for requests and replies of all connections (when they are used up, reading stops until some
@@ -44,10 +44,10 @@ struct net_options {
 };
 
 struct net_callbacks {
-    /* A whole frame (without its length). It is the connection's and lives until net_conn_reply,
-     * net_conn_done or `gone`. */
+    /* A whole frame (without its length). It is the connection's and lives until net_conn_reply
+     * or `gone`. */
     void (*frame)(void *arg, struct net_conn *c, uint8_t *frame, size_t len);
-    /* The connection goes away while a frame is out: forget it. Not called after reply or done. */
+    /* The connection goes away while a frame is out: forget it. Not called after reply. */
     void (*gone)(void *arg, struct net_conn *c);
     /* May another frame be handed out now? */
     bool (*room)(void *arg);
@@ -68,6 +68,7 @@ struct net_conn *net_adopt(struct net *n, int fd, size_t listener);
 void net_stop(struct net *n);
 /* Closes everything, `gone` included. */
 void net_close(struct net *n);
+/* From now on; connections that there are stay. */
 void net_set_options(struct net *n, const struct net_options *o);
 
 /* End of a turn: writes replies, hands out frames that wait in memory, frees what is closed. True
@@ -97,8 +98,6 @@ void net_memory_give(struct net *n, size_t bytes);
 void net_conn_hold(struct net_conn *c, size_t bytes);
 /* Queues a reply and ends the frame in hand. Everything in `reply` moves. */
 void net_conn_reply(struct net_conn *c, struct evbuffer *reply);
-/* Ends the frame in hand without a reply. */
-void net_conn_done(struct net_conn *c);
 /* Closes, at the latest at the end of the turn; ends the frame in hand without `gone`. What is
  * queued is still tried once. why: for the log, one line with the peer's address (NULL:
  * silently). */

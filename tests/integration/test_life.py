@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import Server, api_versions, consumer, end_offsets, free_port, read_all, stored, wait_until
+from harness import (Server, api_versions, consumer, end_offsets, frame, free_port, read_all, request_header, stored,
+                     wait_until)
 
 
 def test_server_before_the_broker_waits_and_says_so(culex_factory):
@@ -198,6 +199,29 @@ def test_sighup_with_a_mistake_changes_nothing_and_names_each(culex):
     culex.server.signal(signal.SIGHUP)
     culex.server.wait_log(r"configuration read again")
     assert api_versions(culex.server.port) is not None
+
+
+def test_sighup_changes_how_many_connections_there_may_be(culex):
+    def answers(s):
+        try:
+            s.sendall(frame(request_header(18, 0)))
+            return len(s.recv(1))
+        except ConnectionError:
+            return 0
+
+    def connections(n):
+        made = [socket.create_connection(("127.0.0.1", culex.server.port), timeout=20) for _ in range(n)]
+        try:
+            return sum(answers(s) for s in made)
+        finally:
+            for s in made:
+                s.close()
+    assert connections(5) == 5
+    culex.server_settings["max.connections"] = 3
+    culex.write_config()
+    culex.server.signal(signal.SIGHUP)
+    culex.server.wait_log("configuration read again")
+    wait_until("further connections are closed", lambda: connections(5) <= 3)
 
 
 def test_broker_survives_sighup(culex):
