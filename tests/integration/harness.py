@@ -36,7 +36,7 @@ SERVER = BUILD / "culex-server"
 CLI = BUILD / "culex"
 
 START_SECONDS = 20  # a broker or server that has not answered by then never will
-STOP_SECONDS = 10
+STOP_SECONDS = 30  # a busy disk holds up what is flushed at the end; who must be quicker has a test of its own
 KILL_SECONDS = 60  # a killed process that waits for a busy disk lives until that has answered
 READ_SECONDS = 60
 

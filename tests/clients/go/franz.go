@@ -70,6 +70,10 @@ func runFranz(o options, leave <-chan struct{}) error {
 			seen += franzBatch(ctx, c)
 		}
 	}
+	// What was delivered and is still ours; a commit after its records may have failed.
+	if err := c.CommitUncommittedOffsets(ctx); err != nil {
+		emit(map[string]any{"commit_failed": err.Error()})
+	}
 	got, err := kadm.NewClient(c).FetchOffsets(ctx, o.group)
 	if err != nil {
 		return err

@@ -173,6 +173,11 @@ public final class Driver {
             for (long seen = 0; (count == 0 || seen < count) && !leave;) {
                 seen += consume(c);
             }
+            try {
+                c.commitSync(); /* what was delivered and is still ours; see README.md */
+            } catch (KafkaException e) {
+                emit("commit_failed", quoted(e.toString()));
+            }
             Set<TopicPartition> all = new HashSet<>();
             for (PartitionInfo i : c.partitionsFor(topic)) {
                 all.add(new TopicPartition(topic, i.partition()));

@@ -38,6 +38,10 @@ async def main():
                 emit(commit=positions)
             except KafkaError as e:
                 emit(commit_failed=repr(e))
+    try:
+        await c.commit()  # all that was delivered and is still ours; a commit after its records may have failed
+    except KafkaError as e:
+        emit(commit_failed=repr(e))
     parts = sorted(c.partitions_for_topic(args.topic))
     emit(committed={p: await c.committed(TopicPartition(args.topic, p)) for p in parts})
     await c.stop()
