@@ -542,6 +542,9 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
 enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
                                      struct coordinated **out)
 {
+    if (check_group_id(group_id) != KERR_NONE) {
+        return KERR_INVALID_GROUP_ID;
+    }
     struct coordinated *g = find(c, group_id);
     if (g == NULL || g->group->state == GROUP_DEAD) {
         return KERR_GROUP_ID_NOT_FOUND;

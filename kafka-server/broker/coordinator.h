@@ -87,7 +87,8 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
 
 /* NONE, GROUP_ID_NOT_FOUND or NON_EMPTY_GROUP. */
 enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id);
-/* May offsets be deleted here? On KERR_NONE *out is the group. */
+/* May offsets be deleted here? On KERR_NONE *out is the group. INVALID_GROUP_ID also for the empty
+ * one, which DeleteGroups takes. */
 enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
                                      struct coordinated **out);
 /* NONE (also where there was none) or GROUP_SUBSCRIBED_TO_TOPIC. */

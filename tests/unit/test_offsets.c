@@ -288,6 +288,20 @@ static void test_group_ids_are_bounded(void **state)
                      KERR_INVALID_GROUP_ID);
 }
 
+/* Old clients commit under an empty name. Such a group is deleted as a whole. */
+static void test_group_without_a_name_keeps_offsets_and_is_deleted_as_a_whole(void **state)
+{
+    struct coordinated *g = NULL;
+    assert_int_equal(put("", "t", 0, 1), KERR_NONE);
+    journal_flush(j);
+    restart();
+    assert_int_equal(get("", "t", 0), 1);
+    assert_int_equal(coordinator_delete_offsets(c, slice_str(""), &g), KERR_INVALID_GROUP_ID);
+    assert_int_equal(coordinator_delete_group(c, slice_str("")), KERR_NONE);
+    journal_flush(j);
+    assert_int_equal(mem.count, 0);
+}
+
 /* --- groups through the journal -------------------------------------------------------------- */
 
 static void test_answers_leave_after_their_rows_are_stored(void **state)
@@ -674,6 +688,7 @@ int main(void)
         T(test_long_metadata_is_refused),
         T(test_commit_of_a_generation_to_an_unknown_group_is_refused),
         T(test_group_ids_are_bounded),
+        T(test_group_without_a_name_keeps_offsets_and_is_deleted_as_a_whole),
         T(test_answers_leave_after_their_rows_are_stored),
         T(test_stable_group_goes_on_after_a_restart),
         T(test_generation_that_could_not_be_stored_never_was),
