@@ -14,8 +14,8 @@
  * whoever finds it held knows that a living writer vouches for the page.
  *
  * A directory that is moved away, removed or replaced while a writer has it open is noticed by the
- * inode of its page (store_tick, store_close). RocksDB goes by names: what it finds under them and
- * does not know it deletes, when it closes at the latest, and that would be the other store. */
+ * inode of its page (store_tick, store_close). Nothing that the writer does until then, or when it
+ * closes, is done to what is in its place now (store_rocks.c). */
 #include "shared/store/store_int.h"
 
 #include <dirent.h>
@@ -449,10 +449,7 @@ enum err store_in_place(struct store *s, struct errmsg *m)
     if (page_is_current(atomic_load(&s->page), s->dir)) {
         return OK;
     }
-    char *text = NULL;
     struct errmsg why;
-    rocksdb_disable_file_deletions(s->rocks->db, &text);
-    rocksdb_free(text); /* it cannot fail: it counts */
     (void)err_set(&why, ERR_IO, "store %s: the directory was removed or replaced", s->dir);
     store_broken(s, &why);
     return err_set(m, ERR_IO, "%s", why.text);

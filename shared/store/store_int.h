@@ -64,6 +64,7 @@ struct rocks {
     rocksdb_writeoptions_t *write;
     rocksdb_flushoptions_t *flush;
     rocksdb_compactionfilter_t *filter;
+    int dir_fd; /* of the store's directory; follower: -1 */
 };
 
 enum err rocks_open_writer(struct rocks **out, struct store *s, struct errmsg *m) MUST_CHECK;
@@ -312,7 +313,7 @@ struct store {
 void store_bump(struct store *s); /* local change: store_sequence moves, waiters wake */
 void store_broken(struct store *s, const struct errmsg *why);
 /* Writer: OK while the directory that the path names is the one that was opened. Else the store is
- * broken, and nothing of it is deleted any more: RocksDB would do that by name. */
+ * broken. */
 enum err store_in_place(struct store *s, struct errmsg *m) MUST_CHECK;
 /* store_sync.c */
 void sync_init(struct store *s);

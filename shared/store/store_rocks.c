@@ -15,13 +15,23 @@
  * sync the WAL ourselves (store_sync.c), and after a failed write nothing more is asked for but to
  * close.
  *
+ * RocksDB goes by names until it has closed. What it finds under them and does not know it deletes,
+ * and when its MANIFEST is not there at the end or has another length, 9.10 writes one and has
+ * CURRENT point at it. If the directory had been moved away and another store put in its place,
+ * that one would be lost. So a writer gives RocksDB a name that stays with the directory: that of
+ * a descriptor. (A follower changes nothing, and opens again when it sees another directory.)
+ *
  * Blocks of large reads do not enter the cache: the kernel has the file's pages anyway, and the
  * small cache is for meta rows and for the blocks near the end of the log. */
 #include "shared/store/store_int.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "shared/base/log.h"
 
@@ -30,6 +40,7 @@
 #define FILES_TO_ALLOW     65536 /* descriptors wanted at least, where the hard limit lets us */
 #define MEMTABLE_BYTES_MAX (64ull << 20) /* all memtables of the log when flushes lag, or three */
 #define LOG_HEADERS_ONLY   5 /* rocksdb::HEADER_LEVEL */
+#define FD_NAME_BYTES      32
 #define OPEN_BYTES_MIN     (4u << 20) /* free space without which we do not even try to open */
 
 static const char *const cf_names[CF_COUNT] = {"default", "meta"};
@@ -247,24 +258,46 @@ static void rocks_free(struct rocks *r)
         rocksdb_options_destroy(r->options[i]);
     }
     rocksdb_cache_destroy(r->cache);
+    if (r->dir_fd >= 0) {
+        close(r->dir_fd);
+    }
     free(r);
+}
+
+/* The name that stays. Without /proc the path has to do. */
+static const char *name_of_fd(int fd, const char *dir, char name[FD_NAME_BYTES])
+{
+    struct stat st;
+    (void)snprintf(name, FD_NAME_BYTES, "/proc/self/fd/%d", fd);
+    return stat(name, &st) == 0 ? name : dir;
 }
 
 static enum err rocks_new(struct rocks **out, struct store *s, char *db_dir, struct errmsg *m)
 {
-    char wal_dir[PATH_MAX];
-    int n = snprintf(db_dir, PATH_MAX, "%s/db", s->dir);
-    int w = snprintf(wal_dir, sizeof wal_dir, "%s/wal", s->dir);
-    if (n < 0 || n >= PATH_MAX || w < 0 || w >= PATH_MAX) {
-        return err_set(m, ERR_INVALID, "the path of the store is too long: %s", s->dir);
-    }
+    char wal_dir[PATH_MAX], name[FD_NAME_BYTES];
+    const char *dir = s->dir;
     struct rocks *r = calloc(1, sizeof *r);
     if (!r) {
         return err_set(m, ERR_NOMEM, "store %s: out of memory", s->dir);
     }
-    allow_files();
     atomic_init(&r->refs, 1);
+    r->dir_fd = -1;
+    if (s->o.role == STORE_WRITER) {
+        r->dir_fd = open(s->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (r->dir_fd < 0) {
+            free(r);
+            return err_set(m, ERR_IO, "cannot open %s: %s", s->dir, strerror(errno));
+        }
+        dir = name_of_fd(r->dir_fd, s->dir, name);
+    }
+    allow_files();
     r->options[CF_LOG] = options_new();
+    int n = snprintf(db_dir, PATH_MAX, "%s/db", dir);
+    int w = snprintf(wal_dir, sizeof wal_dir, "%s/wal", dir);
+    if (n < 0 || n >= PATH_MAX || w < 0 || w >= PATH_MAX) {
+        rocks_free(r);
+        return err_set(m, ERR_INVALID, "the path of the store is too long: %s", s->dir);
+    }
     set_common(r, s, wal_dir);
     *out = r;
     return OK;

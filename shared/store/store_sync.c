@@ -85,11 +85,10 @@ static enum err wal_list(struct store *s, DIR *d, uint64_t *newest)
 
 enum err sync_wal(struct store *s, struct errmsg *m)
 {
-    char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s/wal", s->dir);
     uint64_t newest = 0;
     pthread_mutex_lock(&s->wal_lock);
-    DIR *d = n > 0 && (size_t)n < sizeof path ? opendir(path) : NULL;
+    int fd = openat(s->rocks->dir_fd, "wal", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
     enum err e = d ? wal_list(s, d, &newest) : ERR_IO;
     for (size_t i = 0; i < s->wal_file_count && e == OK; i++) {
         struct wal_file *w = &s->wal_files[i];
@@ -99,10 +98,12 @@ enum err sync_wal(struct store *s, struct errmsg *m)
         }
     }
     if (e != OK) {
-        e = err_set(m, e, "store %s: cannot sync %s: %s", s->dir, path, strerror(errno));
+        e = err_set(m, e, "store %s: cannot sync its WAL: %s", s->dir, strerror(errno));
     }
     if (d) {
         closedir(d);
+    } else if (fd >= 0) {
+        close(fd);
     }
     pthread_mutex_unlock(&s->wal_lock);
     return e;

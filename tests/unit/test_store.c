@@ -423,7 +423,30 @@ static void test_directory_that_was_replaced_is_left_alone(void **state)
         kit_read_all(&k, s, t.uid, 0, end, 1 << 20);
         store_close(s);
         assert_int_equal(rename(k.dir, restored), 0);
-        kit_remove(old);
+        assert_int_equal(rename(old, k.dir), 0);
+        s = kit_open(&k, &k.writer);
+        assert_int_equal(kit_offsets(s, t.uid).end, 1);
+        store_close(s);
+        kit_remove(k.dir);
+    }
+    kit_fini(&k);
+}
+
+static void test_directory_that_was_removed_ends_a_store(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    for (int ticked = 0; ticked < 2; ticked++) {
+        struct store *s = kit_open(&k, &k.writer);
+        struct store_topic t = kit_topic(s, "a", 1);
+        (void)kit_append(&k, s, t.uid, 0, 5, 1000, 1000);
+        kit_commit(&k, s);
+        kit_remove(k.dir);
+        if (ticked) {
+            assert_int_equal(store_tick(s, 1000, &k.m), ERR_IO);
+        }
+        store_close(s);
+        assert_int_equal(access(k.dir, F_OK), -1); /* nor is a part of it made again */
     }
     kit_fini(&k);
 }
@@ -445,6 +468,7 @@ int main(void)
         cmocka_unit_test(test_wait_ends_with_commit_and_wake),
         cmocka_unit_test(test_killed_writer_loses_nothing),
         cmocka_unit_test(test_directory_that_was_replaced_is_left_alone),
+        cmocka_unit_test(test_directory_that_was_removed_ends_a_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
