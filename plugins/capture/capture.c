@@ -18,10 +18,11 @@
  * a wait in vain (`stuck`) nothing waits again until the writer has consumed something.
  *
  * The writer sleeps on a futex when there is nothing to do, and says so in `sleeping`. The
- * broker wakes it only then: a system call per message would cost more than all the rest. The
- * fence between publishing the frame and looking at `sleeping` has its twin in the writer,
- * between saying that it sleeps and looking at the ring once more; one of the two sees the
- * other. */
+ * broker wakes it only then: a system call per message would cost more than all the rest. Between
+ * publishing the frame and looking at `sleeping` there must be a fence, as between saying that it
+ * sleeps and looking at the ring once more, so that one of the two sees the other. A fence here
+ * waits for the frame's cache lines, for each message; so the writer, which rarely sleeps when
+ * there is much to do, makes one happen in all threads (membarrier) where the kernel can. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
@@ -56,7 +57,11 @@ void futex_wake(_Atomic uint32_t *word)
 
 void capture_wake(struct capture *c)
 {
-    atomic_thread_fence(memory_order_seq_cst);
+    if (c->writer_fences) {
+        atomic_signal_fence(memory_order_seq_cst);
+    } else {
+        atomic_thread_fence(memory_order_seq_cst);
+    }
     if (atomic_load_explicit(&c->sleeping, memory_order_relaxed) &&
         atomic_exchange(&c->sleeping, 0)) {
         futex_wake(&c->sleeping);

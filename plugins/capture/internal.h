@@ -154,6 +154,7 @@ struct capture {
     /* A list, newest first; only grows, from any thread. */
     _Atomic(struct stream_counters *) counters;
     struct writer *writer;
+    bool writer_fences; /* before it sleeps, for all threads; set before it starts */
     pthread_t thread;
     bool thread_running;
 };

@@ -17,14 +17,16 @@
  *
  * A nap after a tick lets publishes gather, because a commit costs the same for one record as for a
  * hundred; a lone publish is not delayed by it, since the writer then sleeps on the futex and wakes
- * at once. Memory: a tick takes at most TICK_BYTES_MAX of frames, builders are reused, and those
- * that grew are given back. */
+ * at once. Memory: a tick takes at most TICK_BYTES_MAX of frames (few enough that what is copied is
+ * still in the cache when it is copied again), builders are reused, and those that grew are given
+ * back when nothing comes for a while: fresh memory costs a page fault for each 4 KB. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
 
 #include <errno.h>
 #include <linux/close_range.h>
+#include <linux/membarrier.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/mman.h>
@@ -34,12 +36,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_BYTES_MAX     (4u << 20)
-#define TICK_FRAMES_MAX    16384
+#define TICK_BYTES_MAX     (1u << 20)
+#define TICK_FRAMES_MAX    4096
 #define BATCH_BYTES        (256u << 10) /* a batch is closed before it passes this */
 #define BATCH_BYTES_MAX    (RING_BYTES_MAX / 4 + (1u << 20)) /* one record as large as a frame */
 #define SLOTS_KEPT_MAX     512
 #define SLOT_BYTES_KEPT    (16u << 10)
+#define SPARE_BYTES_MAX    (4u << 20) /* of spare builders together, while there is work */
 #define NAP_FEW_US         150
 #define NAP_MANY_US        1000
 #define FRAMES_MANY        64
@@ -73,6 +76,8 @@ struct writer {
     struct publish_frame frame;
     struct slot *dirty, *spare;
     size_t spare_count;
+    size_t spare_bytes; /* that they hold */
+    bool worked;        /* since the last housekeeping */
     struct writer_stream *touched;
     uint64_t read_pos;
     uint64_t recovered_end; /* frames below it were there at start */
@@ -93,6 +98,7 @@ static struct slot *slot_take(struct writer *w, struct writer_stream *s, int32_t
     if (slot) {
         w->spare = slot->next;
         w->spare_count--;
+        w->spare_bytes -= slot->batch.buf.cap;
     } else {
         slot = malloc(sizeof *slot);
         if (!slot) {
@@ -126,10 +132,22 @@ static void slots_release(struct writer *w)
             continue;
         }
         batch_builder_reset(&slot->batch);
-        buf_trim(&slot->batch.buf, SLOT_BYTES_KEPT);
+        if (slot->batch.buf.cap > SPARE_BYTES_MAX - w->spare_bytes) {
+            buf_trim(&slot->batch.buf, 0);
+        }
         slot->next = w->spare;
         w->spare = slot;
         w->spare_count++;
+        w->spare_bytes += slot->batch.buf.cap;
+    }
+}
+
+static void spare_trim(struct writer *w)
+{
+    w->spare_bytes = 0;
+    for (struct slot *slot = w->spare; slot; slot = slot->next) {
+        buf_trim(&slot->batch.buf, SLOT_BYTES_KEPT);
+        w->spare_bytes += slot->batch.buf.cap;
     }
 }
 
@@ -305,7 +323,9 @@ static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
     while (*frames < TICK_FRAMES_MAX && bytes_taken < TICK_BYTES_MAX) {
         struct slice bytes;
         uint64_t next;
-        enum err e = ring_read(&w->c->ring, *pos, true, &bytes, &next);
+        bool recovered = *pos < w->recovered_end;
+        /* What this process has written it need not doubt: head came after the bytes. */
+        enum err e = ring_read(&w->c->ring, *pos, recovered, &bytes, &next);
         if (e == ERR_AGAIN) {
             break;
         }
@@ -320,7 +340,7 @@ static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
             (*frames)++;
             break;
         }
-        e = frame_put(w, bytes, *pos < w->recovered_end);
+        e = frame_put(w, bytes, recovered);
         if (e == ERR_AGAIN) {
             break;
         }
@@ -374,6 +394,7 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
         w->read_pos = pos;
         counter_add(&w->c->commits, 1);
     }
+    w->worked = w->worked || *frames;
     touched_end(w, e == OK);
     slots_release(w);
     return e;
@@ -613,6 +634,10 @@ static void writer_housekeeping(struct writer *w)
         return;
     }
     w->housekeeping_us = now + HOUSEKEEPING_MS * 1000;
+    if (!w->worked) {
+        spare_trim(w);
+    }
+    w->worked = false;
     note_oldest(w);
     int interval_ms = atomic_load_explicit(&w->c->sys_interval_ms, memory_order_relaxed);
     bool show = now >= w->shown_us;
@@ -650,7 +675,11 @@ static void writer_sleep(struct writer *w)
 {
     struct capture *c = w->c;
     atomic_store(&c->sleeping, 1);
-    atomic_thread_fence(memory_order_seq_cst);
+    if (c->writer_fences) {
+        (void)syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+    } else {
+        atomic_thread_fence(memory_order_seq_cst);
+    }
     if (ring_head(&c->ring) == w->read_pos && !sync_due(w) && !next_set_waits(c) &&
         !atomic_load(&c->stop)) {
         (void)futex_wait_ms(&c->sleeping, 1, IDLE_MS); /* woken, timed out, interrupted: all fine */
@@ -798,6 +827,8 @@ enum err writer_start(struct capture *c, struct buf *mistakes)
 {
     struct writer *w = c->writer;
     w->mistakes = mistakes;
+    c->writer_fences =
+        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
     /* The broker's signals are for the broker's thread. */
     sigset_t all, before;
     sigfillset(&all);

@@ -13,42 +13,9 @@
 
 #define UVARINT32_BYTES_MAX 5
 
-size_t uvarint_put(uint8_t *p, uint64_t v)
-{
-    size_t n = 0;
-    while (v >= 0x80) {
-        p[n++] = (uint8_t)(v | 0x80);
-        v >>= 7;
-    }
-    p[n++] = (uint8_t)v;
-    return n;
-}
-
-size_t uvarint_size(uint64_t v)
-{
-    /* Bits in use, at least one, divided by seven and rounded up. */
-    unsigned bits = 64u - (unsigned)__builtin_clzll(v | 1);
-    return (bits + 6) / 7;
-}
-
-static uint64_t zigzag(int64_t v)
-{
-    return ((uint64_t)v << 1) ^ (v < 0 ? UINT64_MAX : 0);
-}
-
 static int64_t unzigzag(uint64_t v)
 {
     return (int64_t)((v >> 1) ^ (0 - (v & 1)));
-}
-
-size_t varint_put(uint8_t *p, int64_t v)
-{
-    return uvarint_put(p, zigzag(v));
-}
-
-size_t varint_size(int64_t v)
-{
-    return uvarint_size(zigzag(v));
 }
 
 struct reader reader_make(struct slice in)

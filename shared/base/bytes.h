@@ -79,13 +79,41 @@ static inline void be64_put(uint8_t *p, uint64_t v)
 
 #define VARINT_BYTES_MAX 10 /* of a 64-bit varint */
 
-/* Writes an unsigned LEB128 varint to p (room for VARINT_BYTES_MAX); returns the bytes written. */
-size_t uvarint_put(uint8_t *p, uint64_t v);
-/* Bytes that uvarint_put would write. */
-size_t uvarint_size(uint64_t v);
+/* Writes an unsigned LEB128 varint to p (room for VARINT_BYTES_MAX); returns the bytes written.
+ * Here and not in bytes.c, as the next three, because a record has some thirty of them. */
+static inline size_t uvarint_put(uint8_t *p, uint64_t v)
+{
+    size_t n = 0;
+    while (v >= 0x80) {
+        p[n++] = (uint8_t)(v | 0x80);
+        v >>= 7;
+    }
+    p[n++] = (uint8_t)v;
+    return n;
+}
+
+/* Bytes that uvarint_put would write: bits in use, at least one, in sevens, rounded up. */
+static inline size_t uvarint_size(uint64_t v)
+{
+    unsigned bits = 64u - (unsigned)__builtin_clzll(v | 1);
+    return (bits + 6) / 7;
+}
+
+static inline uint64_t zigzag(int64_t v)
+{
+    return ((uint64_t)v << 1) ^ (v < 0 ? UINT64_MAX : 0);
+}
+
 /* Zigzag forms, as in Kafka records (varint and varlong are the same bytes for the same value). */
-size_t varint_put(uint8_t *p, int64_t v);
-size_t varint_size(int64_t v);
+static inline size_t varint_put(uint8_t *p, int64_t v)
+{
+    return uvarint_put(p, zigzag(v));
+}
+
+static inline size_t varint_size(int64_t v)
+{
+    return uvarint_size(zigzag(v));
+}
 
 /* Reads from borrowed memory, front to back. */
 struct reader {

@@ -415,7 +415,6 @@ enum err store_open(struct store **out, const struct store_options *o, struct er
     s->tail = tail_new();
     pthread_mutex_init(&s->lock, NULL);
     sync_init(s);
-    buf_init(&s->pending, PENDING_BYTES_MAX);
     s->batch = rocksdb_writebatch_create();
     enum err e;
     if (!s->dir || !s->follower_dir || !s->catalog || !s->tail) {
@@ -517,7 +516,6 @@ void store_close(struct store *s)
     free(s->active.uids);
     free(s->segments);
     free(s->pending_batches);
-    buf_fini(&s->pending);
     if (s->lock_fd >= 0) {
         close(s->lock_fd); /* and with it the lock: last, when nothing writes any more */
     }

@@ -40,7 +40,7 @@
 #define CACHE_BYTES_DEFAULT    (8ull << 20)
 #define FLUSH_INTERVAL_MS      10
 #define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
-#define PENDING_KEEP_BYTES     (2u << 20)     /* buffers keep at most this between commits */
+#define PENDING_KEEP_BYTES     (2u << 20)     /* the WriteBatch keeps at most this afterwards */
 #define READ_BATCHES_MAX       16384          /* of one store_read */
 #define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, to look at timestamps */
 #define PART_CHUNK             1024
@@ -195,8 +195,7 @@ enum err parts_reserve(struct store *s, uint32_t uids) MUST_CHECK;
 struct pending_batch {
     uint32_t uid;
     uint32_t len;
-    size_t at; /* in store.pending */
-    int64_t end;
+    size_t at; /* in the bytes of store.batch */
 };
 
 /* What one partition has in a segment. */
@@ -263,8 +262,8 @@ struct store {
     _Atomic(struct part *) chunks[PART_CHUNKS];
     uint32_t next_uid;
     rocksdb_writebatch_t *batch;
-    struct buf pending;
     struct pending_batch *pending_batches;
+    size_t pending_bytes; /* of those batches */
     size_t pending_count, pending_cap;
     size_t pending_rows_bytes;
     struct uid_list touched; /* have next != now */

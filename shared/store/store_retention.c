@@ -523,7 +523,7 @@ static enum err close_intervals(struct tick *t)
 static enum err close_by_age(struct tick *t, struct errmsg *m)
 {
     struct store *s = t->s;
-    if (s->pending_count > 0) {
+    if (s->pending_bytes > 0) {
         return OK; /* the segment and the intervals are in use */
     }
     bool filled = s->wal_bytes >= 2 * s->o.segment_bytes;

@@ -1,6 +1,6 @@
 /* The writer: append, commit, segments.
  *
- *   append ─▶ pending (bytes, for the tail) + WriteBatch          part.next moves, part.now stays
+ *   append ─▶ WriteBatch, and where in it the batch lies          part.next moves, part.now stays
  *   commit ─▶ 1 rocksdb_write   2 tail ring   3 ends in the page   4 sequence + 1, wake
  *             now = next
  *   failure at 1, or rollback: next = now, nothing else has happened
@@ -311,9 +311,12 @@ static enum err begin_commit(struct store *s)
     return full ? segment_switch(s, clock_wall_ms(), NULL) : OK;
 }
 
-static enum err pending_add(struct store *s, uint32_t uid, const uint8_t *batch, size_t len,
-                            int64_t end)
+/* Room in the list of what is pending, and in its bytes. */
+static enum err pending_reserve(struct store *s, size_t len)
 {
+    if (len > PENDING_BYTES_MAX - s->pending_bytes) {
+        return ERR_NOMEM;
+    }
     if (s->pending_count == s->pending_cap) {
         size_t cap = s->pending_cap ? s->pending_cap * 2 : 64;
         struct pending_batch *grown = realloc(s->pending_batches, cap * sizeof *grown);
@@ -323,14 +326,24 @@ static enum err pending_add(struct store *s, uint32_t uid, const uint8_t *batch,
         s->pending_batches = grown;
         s->pending_cap = cap;
     }
-    size_t at = s->pending.len;
-    buf_put(&s->pending, batch, len);
-    if (!buf_ok(&s->pending)) {
-        s->pending.failed = false;
-        return ERR_NOMEM;
-    }
-    s->pending_batches[s->pending_count++] = (struct pending_batch){uid, (uint32_t)len, at, end};
     return OK;
+}
+
+/* Puts the batch into the WriteBatch, whose bytes then end in it: from there it goes into the tail,
+ * without a copy of our own. Should a RocksDB lay them out differently, the tail does without. */
+static void pending_put(struct store *s, uint32_t uid, int64_t base, struct slice batch)
+{
+    uint8_t key[LOG_KEY_BYTES];
+    log_key_put(key, s->segment, uid, base);
+    batch_put(s->rocks, s->batch, CF_LOG, slice_make(key, sizeof key), batch);
+    size_t size = 0;
+    const char *bytes = rocksdb_writebatch_data(s->batch, &size);
+    s->pending_bytes += batch.len;
+    if (size >= batch.len &&
+        memcmp(bytes + (size - batch.len), batch.data, BATCH_HEADER_BYTES) == 0) {
+        s->pending_batches[s->pending_count++] =
+            (struct pending_batch){uid, (uint32_t)batch.len, size - batch.len};
+    }
 }
 
 /* The index row that this batch begins with, if any. */
@@ -357,7 +370,7 @@ enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
     if (e != OK || len > INT32_MAX || batch_total_bytes(&h) != len || h.last_offset_delta < 0) {
         return ERR_CORRUPT;
     }
-    if (s->pending_count == 0) {
+    if (s->pending_bytes == 0) {
         e = begin_commit(s);
         if (e != OK) {
             return e;
@@ -372,7 +385,7 @@ enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
     if (!p->touched && !uid_list_reserve(&s->touched, 1)) {
         return ERR_NOMEM;
     }
-    e = pending_add(s, uid, batch, len, base + h.last_offset_delta + 1);
+    e = pending_reserve(s, len);
     if (e != OK) {
         return e;
     }
@@ -381,9 +394,7 @@ enum err store_append(struct store *s, uint32_t uid, uint8_t *batch, size_t len,
         s->touched.uids[s->touched.count++] = uid;
     }
     index_before(s, uid, &p->next);
-    uint8_t key[LOG_KEY_BYTES];
-    log_key_put(key, s->segment, uid, base);
-    batch_put(s->rocks, s->batch, CF_LOG, slice_make(key, sizeof key), slice_make(batch, len));
+    pending_put(s, uid, base, slice_make(batch, len));
     p->next.end = base + h.last_offset_delta + 1;
     p->next.bytes += len;
     if (h.max_timestamp > p->next.open_max) {
@@ -435,7 +446,7 @@ enum err store_delete(struct store *s, struct slice key)
 
 size_t store_pending_bytes(const struct store *s)
 {
-    return s->pending.len + s->pending_rows_bytes;
+    return s->pending_bytes + s->pending_rows_bytes;
 }
 
 static void pending_clear(struct store *s)
@@ -446,8 +457,8 @@ static void pending_clear(struct store *s)
     bool large = store_pending_bytes(s) > PENDING_KEEP_BYTES;
     s->touched.count = 0;
     s->pending_count = 0;
+    s->pending_bytes = 0;
     s->pending_rows_bytes = 0;
-    buf_trim(&s->pending, PENDING_KEEP_BYTES);
     if (large) { /* clear keeps its memory */
         rocksdb_writebatch_destroy(s->batch);
         s->batch = rocksdb_writebatch_create();
@@ -468,6 +479,8 @@ void store_rollback(struct store *s)
 /* A batch that does not fit a frame is left out: readers find the gap and ask the database. */
 static void fill_tail(struct store *s)
 {
+    size_t size;
+    const char *bytes = rocksdb_writebatch_data(s->batch, &size);
     for (size_t i = 0; i < s->pending_count; i++) {
         const struct pending_batch *b = &s->pending_batches[i];
         uint8_t *frame;
@@ -475,7 +488,7 @@ static void fill_tail(struct store *s)
             continue;
         }
         be32_put(frame, b->uid);
-        memcpy(frame + TAIL_FRAME_HEADER, s->pending.data + b->at, b->len);
+        memcpy(frame + TAIL_FRAME_HEADER, bytes + b->at, b->len);
         ring_commit(&s->ring, TAIL_FRAME_HEADER + b->len);
     }
 }
@@ -521,7 +534,7 @@ enum err store_commit(struct store *s, struct errmsg *m)
     struct page *page = atomic_load_explicit(&s->page, memory_order_relaxed);
     fill_tail(s);
     publish_ends(s, page);
-    s->segment_bytes += s->pending.len;
+    s->segment_bytes += s->pending_bytes;
     s->wal_bytes += bytes;
     s->appended_since_space += bytes;
     page_publish(page);
