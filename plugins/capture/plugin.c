@@ -443,6 +443,9 @@ ENTRY int mosquitto_plugin_version(int count, const int *versions)
  * that is freed to keep such blocks on its heap, where one small neighbour holds many of them:
  * 60 MB more after some segments. With a fixed threshold each is a mapping that goes away whole. */
 #define MALLOC_MMAP_BYTES (512 << 10)
+/* What lies free at the end of a heap is kept up to this: a tick would get it back from the kernel
+ * at once, page by page, and each page given away interrupts the broker's thread. */
+#define MALLOC_KEEP_BYTES (4 << 20)
 
 ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
                                 struct mosquitto_opt *opts, int count);
@@ -451,6 +454,7 @@ ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
 {
     *userdata = NULL;
     mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_BYTES);
+    mallopt(M_TRIM_THRESHOLD, MALLOC_KEEP_BYTES);
     struct buf mistakes;
     buf_init(&mistakes, 1u << 20);
     bool first = culex.instances == 0;

@@ -318,6 +318,7 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
 /* Reads frames until the ring is empty or the tick is full. *pos is behind the last one taken. */
 static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
 {
+    uint64_t head = ring_head(&w->c->ring);
     uint64_t bytes_taken = 0; /* as often as they go into a stream */
     *frames = 0;
     while (*frames < TICK_FRAMES_MAX && bytes_taken < TICK_BYTES_MAX) {
@@ -325,14 +326,13 @@ static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
         uint64_t next;
         bool recovered = *pos < w->recovered_end;
         /* What this process has written it need not doubt: head came after the bytes. */
-        enum err e = ring_read(&w->c->ring, *pos, recovered, &bytes, &next);
+        enum err e = ring_read_below(&w->c->ring, head, *pos, recovered, &bytes, &next);
         if (e == ERR_AGAIN) {
             break;
         }
         if (e) {
             /* Without a length there is no next frame: what was written before is given up. Only a
              * crash of the machine leaves this. */
-            uint64_t head = ring_head(&w->c->ring);
             counter_add(&w->c->corrupt, 1);
             log_error("ring unreadable position=%llu bytes_given_up=%llu: %s",
                       (unsigned long long)*pos, (unsigned long long)(head - *pos), err_name(e));

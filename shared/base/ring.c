@@ -486,7 +486,12 @@ bool ring_valid(const struct ring *r, uint64_t pos)
 enum err ring_read(const struct ring *r, uint64_t pos, bool verify, struct slice *frame,
                    uint64_t *next)
 {
-    uint64_t head = ring_head(r);
+    return ring_read_below(r, ring_head(r), pos, verify, frame, next);
+}
+
+enum err ring_read_below(const struct ring *r, uint64_t head, uint64_t pos, bool verify,
+                         struct slice *frame, uint64_t *next)
+{
     if (pos == head) {
         return ERR_AGAIN;
     }

@@ -33,11 +33,12 @@ struct ring {
     struct ring_file *file; /* NULL: closed */
     uint8_t *frames;
     uint64_t bytes;
-    uint64_t reserve_pos; /* writer: start of the frame being written */
-    uint32_t reserve_len; /* its bytes */
-    bool reserved;        /* between ring_reserve and ring_commit or ring_abandon */
-    bool writer;
     int fd; /* writer: holds the lock of the file; -1 in readers */
+    bool writer;
+    char apart[64];       /* a thread that reads frames must not want the line of what follows */
+    bool reserved;        /* between ring_reserve and ring_commit or ring_abandon */
+    uint32_t reserve_len; /* bytes of the frame being written */
+    uint64_t reserve_pos; /* its start */
 };
 
 /* Opens for writing, or makes the file (mode 0640). A whole ring of this size is taken over with
@@ -86,6 +87,10 @@ uint64_t ring_consumed(const struct ring *r);
  * the writer came by, and the copy is worthless. */
 enum err ring_read(const struct ring *r, uint64_t pos, bool verify, struct slice *frame,
                    uint64_t *next) MUST_CHECK;
+/* As ring_read, below a head that ring_head gave before. Each look at the head takes its cache line
+ * away from the writer, who wants it back for the next frame. */
+enum err ring_read_below(const struct ring *r, uint64_t head, uint64_t pos, bool verify,
+                         struct slice *frame, uint64_t *next) MUST_CHECK;
 bool ring_valid(const struct ring *r, uint64_t pos);
 
 #endif
