@@ -399,6 +399,9 @@ size_t filter_tree_match(const struct filter_tree *t, struct slice topic, uint32
             matches_put(t, &node->values, &found);
             continue;
         }
+        if (node->plus == NO_NODE && !node->has_named) {
+            continue; /* below a/# there is nothing to look for */
+        }
         struct slice level = level_at(topic, pos, &next);
         if (wild && node->plus != NO_NODE) {
             stack[depth].node = node->plus;
