@@ -40,7 +40,7 @@
 #define FILES_TO_ALLOW     65536 /* descriptors wanted at least, where the hard limit lets us */
 #define MEMTABLE_BYTES_MAX (64ull << 20) /* all memtables of the log when flushes lag, or three */
 #define LOG_HEADERS_ONLY   5 /* rocksdb::HEADER_LEVEL */
-#define FD_NAME_BYTES      32
+#define FD_NAME_BYTES      40
 #define OPEN_BYTES_MIN     (4u << 20) /* free space without which we do not even try to open */
 
 static const char *const cf_names[CF_COUNT] = {"default", "meta"};
@@ -264,12 +264,16 @@ static void rocks_free(struct rocks *r)
     free(r);
 }
 
-/* The name that stays. Without /proc the path has to do. */
+/* The name that stays. Of the thread, because the broker's writer has descriptors of its own, which
+ * it shares with the threads of RocksDB only. Without /proc the path has to do. */
 static const char *name_of_fd(int fd, const char *dir, char name[FD_NAME_BYTES])
 {
-    struct stat st;
-    (void)snprintf(name, FD_NAME_BYTES, "/proc/self/fd/%d", fd);
-    return stat(name, &st) == 0 ? name : dir;
+    struct stat named, opened;
+    (void)snprintf(name, FD_NAME_BYTES, "/proc/thread-self/fd/%d", fd);
+    return stat(name, &named) == 0 && fstat(fd, &opened) == 0 && named.st_ino == opened.st_ino &&
+                   named.st_dev == opened.st_dev
+               ? name
+               : dir;
 }
 
 static enum err rocks_new(struct rocks **out, struct store *s, char *db_dir, struct errmsg *m)
