@@ -82,7 +82,7 @@ $(CODEC_LIB)/.done: tests/codec/java/pom.xml
 	mvn -o "$$@" >/dev/null 2>&1 || mvn "$$@"
 	@touch $@
 $(B)/codec/CodecOracle.class: tests/codec/java/CodecOracle.java $(CODEC_LIB)/.done
-	javac -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
+	javac -encoding UTF-8 -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
 codec-test: $(B)/schemac $(B)/codec_peer $(B)/codec/CodecOracle.class
 	tests/codec/schemac_errors.sh $(B)/schemac
 	$(B)/codec_peer schema > $(B)/codec/tables.txt

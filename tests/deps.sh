@@ -140,7 +140,7 @@ make_java() {
     rm -rf "$dir"
     mkdir -p "$dir/classes"
     again mvn -q -B -f "$here/clients/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/lib" >&2
-    javac -d "$dir/classes" -cp "$dir/lib/*" "$here/clients/java/Driver.java"
+    javac -encoding UTF-8 -d "$dir/classes" -cp "$dir/lib/*" "$here/clients/java/Driver.java"
     stamp "$dir/.stamp" "${sources[@]}"
 }
 
