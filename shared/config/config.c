@@ -576,9 +576,12 @@ static void walk_file_text(struct walk *w, const struct buf *text)
     json_t *doc = json_loadb((const char *)text->data, text->len, JSON_REJECT_DUPLICATES, &error);
     if (!doc) {
         char what[300];
-        bool twice = json_error_code(&error) == json_error_duplicate_key;
-        snprintf(what, sizeof what, "%s%s (column %d)%s", twice ? "" : "is not JSON: ",
-                 text->len ? error.text : "it is empty", error.column > 0 ? error.column : 1,
+        enum json_error_code code = json_error_code(&error);
+        bool nul = code == json_error_null_character;
+        const char *why = nul ? "\\u0000 stands in a string; no setting may have it" : error.text;
+        snprintf(what, sizeof what, "%s%s (column %d)%s",
+                 nul || code == json_error_duplicate_key ? "" : "is not JSON: ",
+                 text->len ? why : "it is empty", error.column > 0 ? error.column : 1,
                  json_hint(error.text));
         mistake(w, error.line > 0 ? error.line : 1, "", what);
         return;

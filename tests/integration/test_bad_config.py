@@ -32,6 +32,8 @@ WRONG = [
     ("the broker's own topics", {"streams": [stream(filters=["$SYS/#"])]},
      [r"streams\[0\]\.filters\[0\].*own topics"]),
     ("commands to the broker", {"streams": [stream(filters=["$CONTROL/x"])]}, [r"streams\[0\]\.filters\[0\].*commands"]),
+    ("a NUL in a filter", '{"streams": [\n{"name": "demo", "filters": ["a\\u0000b"]}]}',
+     [r"culex\.json:2: \\u0000 stands in a string; no setting may have it"]),
     ("a comma too many", '{"streams": [\n],\n}', [r"culex\.json:3: is not JSON: .*a comma too many"]),
     ("null", {"streams": None}, [r"streams: is null; an array"]),
     ("duplicate stream", {"streams": [stream(), stream()]}, [r"streams\[1\]\.name", "demo"]),

@@ -240,6 +240,8 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
         {"[]", ":1: is no object; the file begins with { and ends with }"},
         {"{\"data\": \"a\",\n\"data\": \"b\"}",
          ":2: duplicate object key near '\"data\"' (column 6)"},
+        {STREAMS("\"name\": \"a\", \"filters\": [\"a\\u0000b\"]"),
+         ":3: \\u0000 stands in a string; no setting may have it (column 38)"},
         {"{\n  \"data\": nope\n}",
          ":2: is not JSON: invalid token near 'nope' (column 14)"},
         {"", ":1: is not JSON: it is empty (column 1)"},
