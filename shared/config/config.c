@@ -45,7 +45,7 @@ struct walk {
     struct json_spot root; /* its document */
     size_t mistakes, warnings;
     bool nomem;
-    uint8_t origin[OPTION_ROWS_MAX]; /* not of a stream's rows */
+    uint8_t origin[OPTION_ROWS_MAX]; /* of a stream's rows, from plugin_opt_ lines alone */
 };
 
 /* An object of the document on its way through. */
@@ -786,7 +786,18 @@ static const struct option_row *plain_find(enum option_section section, const ch
     return NULL;
 }
 
-static enum err option_apply(struct config *c, struct config_stream *s, const char *name,
+/* A row that an option names. Each has one value, under whichever of its names: a second one is
+ * most often meant for a second stream. */
+static enum err option_once(struct walk *w, const struct option_row *row, struct errmsg *m)
+{
+    bool twice = origin_of(w, row) != FROM_DEFAULT;
+    set_origin(w, row, FROM_FILE);
+    return !twice ? OK
+                  : err_set(m, ERR_INVALID, "is given twice%s", row->section == SECTION_STREAM
+                            ? "; several streams need plugin_opt_config FILE" : "");
+}
+
+static enum err option_apply(struct walk *w, struct config_stream *s, const char *name,
                              const char *value, struct errmsg *m)
 {
     static const char *const also[] = {"stream", "filter", "config", "data", NULL};
@@ -795,16 +806,15 @@ static enum err option_apply(struct config *c, struct config_stream *s, const ch
     }
     const struct option_row *row = strcmp(name, "stream") == 0 ? option_find(SECTION_STREAM, "name")
                                                                : plain_find(SECTION_STREAM, name);
-    if (row) {
-        return config_stream_set(s, row->name, value, m);
-    }
-    row = plain_find(SECTION_TOP, name);
+    row = row ? row : plain_find(SECTION_TOP, name);
     row = row ? row : plain_find(SECTION_STORE, name);
-    if (row) {
-        return option_set_text(row, c, value, m);
+    if (!row) {
+        unknown_name(SECTION_STREAM, name, also, m);
+        return ERR_INVALID;
     }
-    unknown_name(SECTION_STREAM, name, also, m);
-    return ERR_INVALID;
+    enum err e = option_once(w, row, m);
+    return e ? e : row->section == SECTION_STREAM ? config_stream_set(s, row->name, value, m)
+                                                  : option_set_text(row, w->c, value, m);
 }
 
 static const char *option_value_of(const char *name, const char *const *names,
@@ -832,7 +842,7 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
     for (size_t i = 0; i < count; i++) {
         char path[PATH_TEXT_BYTES];
         snprintf(path, sizeof path, "plugin_opt_%.200s", names[i]);
-        enum err e = option_apply(w->c, &s, names[i], values[i], &m);
+        enum err e = option_apply(w, &s, names[i], values[i], &m);
         w->nomem = w->nomem || e == ERR_NOMEM;
         if (e) {
             mistake(w, 0, path, m.text);

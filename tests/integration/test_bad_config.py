@@ -115,6 +115,15 @@ def test_unknown_option_in_mosquitto_conf_names_the_nearest(culex_factory):
     assert "filtrs" in c.broker.log() and "filters" in c.broker.log()
 
 
+def test_second_stream_in_mosquitto_conf_is_refused(culex_factory):
+    c = culex_factory(start=False)
+    c.broker.config_path = None
+    c.broker.options = {"data": c.data, "stream": "a", "filter": "x", "stream ": "b", "filter ": "y"}
+    c.broker.start(wait=False)
+    assert c.broker.wait_exit() != 0
+    assert "plugin_opt_stream: is given twice; several streams need plugin_opt_config FILE" in c.broker.log()
+
+
 def test_changed_partition_count_is_refused_and_nothing_is_lost(culex):
     culex.publish("demo/x", ["kept"])
     culex.broker.stop()

@@ -599,6 +599,24 @@ static void test_options_of_the_broker_have_their_sentences(void **state)
         "that file\n");
 }
 
+static void test_an_option_of_the_broker_has_one_value(void **state)
+{
+    assert_option_mistakes(
+        (const char *const[]){"stream", "filter", "stream"}, (const char *const[]){"a", "x", "b"},
+        3, "mosquitto.conf: plugin_opt_stream: is given twice; several streams need "
+        "plugin_opt_config FILE\n");
+    /* Under another of its names it is the same. */
+    assert_option_mistakes(
+        (const char *const[]){"stream", "filter", "retention_ms", "retention.ms", "name", "data",
+                              "data"},
+        (const char *const[]){"a", "x", "1", "2", "b", "/d", "/d"}, 7,
+        "mosquitto.conf: plugin_opt_retention.ms: is given twice; several streams need "
+        "plugin_opt_config FILE\n"
+        "mosquitto.conf: plugin_opt_name: is given twice; several streams need "
+        "plugin_opt_config FILE\n"
+        "mosquitto.conf: plugin_opt_data: is given twice\n");
+}
+
 static void test_rows_can_be_shown(void **state)
 {
     struct config c;
@@ -666,6 +684,7 @@ int main(void)
         cmocka_unit_test(test_partitions_come_from_the_nearest_that_says),
         cmocka_unit_test(test_options_of_the_broker_make_a_stream),
         cmocka_unit_test(test_options_of_the_broker_have_their_sentences),
+        cmocka_unit_test(test_an_option_of_the_broker_has_one_value),
         cmocka_unit_test(test_rows_can_be_shown),
         cmocka_unit_test(test_spoiled_text_never_crashes),
     };
