@@ -1,13 +1,9 @@
-/* The rules of mapping.h. A key is a piece of the publish where it can be (no copy); only sparkplug
- * and payload keys are put together in a buffer. Numbers in a JSON payload become text as jansson
- * prints them: integers exactly, fractions with 17 significant digits. */
+/* The rules of mapping.h. A key is a piece of the publish where it can be (no copy), a number in a
+ * JSON payload, too; only sparkplug keys and strings in payloads are put together in a buffer. */
 #include "shared/mqtt/mapping.h"
-
-#include <jansson.h>
-#include <stdlib.h>
+#include "shared/mqtt/json_path.h"
 
 #define KEY_BYTES_MAX    (64u << 10)
-#define PATH_NAME_MAX    256
 #define SPARKPLUG_PREFIX "spBv1.0/"
 
 void mapping_init(struct mapping *m)
@@ -79,60 +75,19 @@ static struct slice key_property(const struct publish *p, const char *name)
     return null_slice;
 }
 
-/* One step of a path: a member of an object or, as a number, an element of an array. */
-static const json_t *json_step(const json_t *v, const char *name, size_t len)
-{
-    char text[PATH_NAME_MAX];
-    if (len == 0 || len >= sizeof text) {
-        return NULL;
-    }
-    memcpy(text, name, len);
-    text[len] = 0;
-    if (!json_is_array(v)) {
-        return json_object_get(v, text);
-    }
-    char *end;
-    unsigned long i = strtoul(text, &end, 10);
-    return text[0] >= '0' && text[0] <= '9' && !*end ? json_array_get(v, i) : NULL;
-}
-
-/* a.b.0.c or a.b[0].c */
-static const json_t *json_at(const json_t *v, const char *path)
-{
-    while (v && *path) {
-        size_t len = strcspn(path, ".[]");
-        v = json_step(v, path, len);
-        path += len;
-        path += strspn(path, ".[]");
-    }
-    return v;
-}
-
-static int dump_to_key(const char *data, size_t len, void *arg)
-{
-    struct mapping *m = arg;
-    buf_put(&m->key, data, len);
-    return buf_ok(&m->key) ? 0 : -1;
-}
-
+/* A string as it reads; a number, true or false as it is written. Objects, arrays and null are no
+ * keys. */
 static struct slice key_payload(struct mapping *m, struct slice payload, const char *path)
 {
-    if (payload.len == 0 || payload.len > MAPPING_JSON_BYTES_MAX) {
+    struct slice value;
+    if (payload.len > MAPPING_JSON_BYTES_MAX || !json_path_find(payload, path, &value) ||
+        strchr("{[n", value.data[0])) {
         return null_slice;
     }
-    json_t *doc =
-        json_loadb((const char *)payload.data, payload.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-    const json_t *v = doc ? json_at(doc, path) : NULL;
-    struct slice key = null_slice;
-    if (json_is_string(v)) {
-        buf_put(&m->key, json_string_value(v), json_string_length(v));
-        key = key_text(m);
-    } else if (json_is_number(v) || json_is_boolean(v)) {
-        int failed = json_dump_callback(v, dump_to_key, m, JSON_ENCODE_ANY | JSON_COMPACT);
-        key = failed ? null_slice : key_text(m);
+    if (value.data[0] == '"') {
+        return json_path_string(value, &m->key) ? key_text(m) : null_slice;
     }
-    json_decref(doc);
-    return key;
+    return value.len <= KEY_BYTES_MAX ? value : null_slice;
 }
 
 static struct slice mapping_key(struct mapping *m, const struct config_stream *s,

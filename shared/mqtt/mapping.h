@@ -3,7 +3,8 @@
  *
  *   value    the payload's bytes; empty is empty and not null, but for a retained empty publish on
  *            a compacted stream, which is null: a tombstone
- *   key      as the stream says; null where the publish has none
+ *   key      as the stream says; null where the publish has none. From a payload: a string as it
+ *            reads, a number, true or false as it is written (json_path.h)
  *   headers  full: user properties as they came, then mqtt.topic, mqtt.qos, mqtt.retained,
  *            mqtt.client.id, mqtt.username (where asked for), content-type, mqtt.response-topic,
  *            mqtt.correlation-data, mqtt.payload-format-indicator, each only where there is one
@@ -15,7 +16,7 @@
 #include "shared/mqtt/publish.h"
 #include "shared/record/record.h"
 
-#define MAPPING_JSON_BYTES_MAX (1u << 20) /* a longer payload is not parsed for its key: null */
+#define MAPPING_JSON_BYTES_MAX (1u << 20) /* a longer payload is not searched for its key: null */
 #define MAPPING_HEADERS_MAX    (PUBLISH_USER_PROPERTIES_MAX + 16)
 
 /* Room for one record's parts; about 32 KB, one per thread, reused. */

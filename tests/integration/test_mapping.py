@@ -101,6 +101,7 @@ def test_every_matching_stream_gets_its_record_once(culex_factory):
 KEYS = [
     ("topic", b"site/line/dev"), ("clientid", b"publisher"), ("username", b"joe"),
     ("topic[2]", b"line"), ("topic[1..2]", b"site/line"), ("payload.meta.id", b"17"),
+    ("payload.price", b"4.50"),
     ("property.serial", b"S-9"), ("none", None)]
 
 
@@ -109,7 +110,7 @@ def test_keys(culex_factory):
                for i, (key, _) in enumerate(KEYS)]
     c = culex_factory(streams=streams)
     with c.mqtt("publisher", username="joe") as m:
-        m.publish("site/line/dev", '{"meta": {"id": 17}}', UserProperty=[("serial", "S-9")])
+        m.publish("site/line/dev", '{"meta": {"id": 17}, "price": 4.50, "serial": 18446744073709551615}', UserProperty=[("serial", "S-9")])
     for i, (key, expected) in enumerate(KEYS):
         r = one(c, f"k{i}")
         assert r.key == expected, key

@@ -160,6 +160,15 @@ static void test_keys_come_out_of_json_payloads(void **state)
     assert_key("payload.a[2]", &p, "(null)");
     assert_key("payload.big", &p, "9007199254740993");
     assert_key("payload.missing.x", &p, "(null)");
+    p.payload = slice_str("{\"id\":0.1,\"p\":4.50,\"e\":1e3,\"s\":\"\\u00e9\\n\","
+                          "\"bad\":\"\\ud800\",\"n\":18446744073709551615,\"inf\":1e400}");
+    assert_key("payload.id", &p, "0.1");
+    assert_key("payload.p", &p, "4.50");
+    assert_key("payload.e", &p, "1e3");
+    assert_key("payload.s", &p, "\xc3\xa9\n");
+    assert_key("payload.n", &p, "18446744073709551615");
+    assert_key("payload.inf", &p, "1e400");
+    assert_key("payload.bad", &p, "(null)");
     p.payload = slice_str("{\"d\":{\"id\":\"cut");
     assert_key("payload.d.id", &p, "(null)");
     p.payload = slice_str("21.5");
@@ -168,6 +177,34 @@ static void test_keys_come_out_of_json_payloads(void **state)
     assert_key("payload.d", &p, "(null)");
     p.payload = slice_make("\xff\xfe\0", 3);
     assert_key("payload.d", &p, "(null)");
+}
+
+static void test_keys_from_payloads_have_bounds(void **state)
+{
+    static const size_t text_bytes = MAPPING_JSON_BYTES_MAX;
+    char *text = malloc(text_bytes + 1);
+    struct publish p = hello();
+    struct record r;
+    memset(text, ' ', text_bytes + 1);
+    memcpy(text, "{\"a\":1}", 7);
+    p.payload = slice_make(text, text_bytes);
+    assert_key("payload.a", &p, "1");
+    p.payload.len++;
+    assert_key("payload.a", &p, "(null)");
+    const struct config_stream *s = stream_with("key", "payload.a");
+    for (int quoted = 0; quoted < 2; quoted++) {
+        static const size_t key_bytes = 64u << 10;
+        for (size_t len = key_bytes; len <= key_bytes + 1; len++) {
+            size_t at = (size_t)snprintf(text, 16, "{\"a\":%s", quoted ? "\"" : "");
+            memset(text + at, '7', len);
+            at += len;
+            at += (size_t)snprintf(text + at, 16, "%s}", quoted ? "\"" : "");
+            p.payload = slice_make(text, at);
+            mapping_record(&mapping, s, &p, &r);
+            assert_int_equal(r.key.data ? r.key.len : 0, len == key_bytes ? len : 0);
+        }
+    }
+    free(text);
 }
 
 static void test_keys_come_out_of_user_properties(void **state)
@@ -356,6 +393,7 @@ int main(void)
         cmocka_unit_test(test_a_retained_empty_publish_is_a_tombstone_on_a_compacted_stream),
         cmocka_unit_test(test_keys_follow_the_rule),
         cmocka_unit_test(test_keys_come_out_of_json_payloads),
+        cmocka_unit_test(test_keys_from_payloads_have_bounds),
         cmocka_unit_test(test_keys_come_out_of_user_properties),
         cmocka_unit_test(test_sparkplug_keys_leave_out_the_message_type),
         cmocka_unit_test(test_headers_keep_their_order),
