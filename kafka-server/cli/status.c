@@ -103,14 +103,16 @@ static json_t *stream_rows(json_t *values)
         const int name_len = (int)(len - strlen(prefix) - strlen(suffix));
         json_t *row = json_pack("{s:s#}", "stream", name, name_len);
         json_int_t rest = 0;
+        char topic[CLI_TEXT_MAX * 2];
         for (size_t i = 1; i + 1 < COUNT(stream_columns); i++) {
-            char topic[CLI_TEXT_MAX * 2];
             snprintf(topic, sizeof topic, "streams/%.*s/%s", name_len, name, stream_columns[i].key);
             json_int_t n = number(values, topic);
             json_object_set_new(row, stream_columns[i].key, json_integer(n));
             rest += i == 1 ? n : -n;
         }
         json_object_set_new(row, "unexplained", json_integer(rest));
+        snprintf(topic, sizeof topic, "streams/%.*s/unkeyed", name_len, name);
+        json_object_set_new(row, "unkeyed", json_integer(number(values, topic)));
         json_array_append_new(rows, row);
     }
     return rows;

@@ -57,6 +57,7 @@ struct stream_counters {
     counter filtered;
     counter lost[REASON_COUNT]; /* dropped by the writer */
     counter shadowed;     /* user properties named mqtt.* */
+    counter unkeyed;      /* records without the key that the stream asks for */
     counter last_partition, last_offset; /* of the newest record */
 };
 
@@ -183,7 +184,7 @@ struct writer_stream {
     int32_t sticky;          /* partition for records without a key */
     struct writer_stream *next_touched; /* in this tick; list ends in itself */
     /* Counted in this tick; added to the counters when it is committed. */
-    uint64_t tick_published, tick_stored, tick_bytes, tick_shadowed;
+    uint64_t tick_published, tick_stored, tick_bytes, tick_shadowed, tick_unkeyed;
     uint64_t tick_lost[REASON_COUNT];
     int64_t tick_partition, tick_offset;
 };

@@ -31,6 +31,7 @@ enum metric {
     METRIC_LAST_PARTITION,
     METRIC_LAST_OFFSET,
     METRIC_SHADOWED,
+    METRIC_UNKEYED,
     METRIC_REJECTED_BY, /* one for each reason */
     METRIC_DROPPED_BY = METRIC_REJECTED_BY + REASON_COUNT,
     METRIC_COUNT = METRIC_DROPPED_BY + REASON_COUNT,
@@ -49,6 +50,7 @@ static const char *const metric_names[METRIC_REJECTED_BY] = {
     [METRIC_LAST_PARTITION] = "last-partition",
     [METRIC_LAST_OFFSET] = "last-offset",
     [METRIC_SHADOWED] = "shadowed-properties",
+    [METRIC_UNKEYED] = "unkeyed",
 };
 
 /* What has ended is read before what has begun, so that in-flight is never negative. */
@@ -59,6 +61,7 @@ static void metrics_read(const struct stream_counters *s, uint64_t *v)
     v[METRIC_LAST_OFFSET] = counter_get(&s->last_offset);
     v[METRIC_BYTES] = counter_get(&s->stored_bytes);
     v[METRIC_SHADOWED] = counter_get(&s->shadowed);
+    v[METRIC_UNKEYED] = counter_get(&s->unkeyed);
     v[METRIC_FILTERED] = counter_get(&s->filtered);
     v[METRIC_STORED] = counter_get(&s->stored);
     for (int r = 0; r < REASON_COUNT; r++) {
@@ -192,10 +195,11 @@ void stats_log_final(struct capture *c)
         metrics_read(s, v);
         log_info("capture ended stream=%s published=%" PRIu64 " stored=%" PRIu64
                  " filtered=%" PRIu64 " rejected=%" PRIu64 " dropped=%" PRIu64 " in_flight=%" PRIu64
-                 " bytes=%" PRIu64 " last_partition=%" PRIu64 " last_offset=%" PRIu64,
+                 " bytes=%" PRIu64 " last_partition=%" PRIu64 " last_offset=%" PRIu64
+                 " unkeyed=%" PRIu64,
                  s->name, v[METRIC_PUBLISHED], v[METRIC_STORED], v[METRIC_FILTERED],
                  v[METRIC_REJECTED], v[METRIC_DROPPED], v[METRIC_IN_FLIGHT], v[METRIC_BYTES],
-                 v[METRIC_LAST_PARTITION], v[METRIC_LAST_OFFSET]);
+                 v[METRIC_LAST_PARTITION], v[METRIC_LAST_OFFSET], v[METRIC_UNKEYED]);
     }
     log_info("capture stopped received=%" PRIu64 " unmatched=%" PRIu64 " orphaned=%" PRIu64
              " corrupt=%" PRIu64 " commits=%" PRIu64,

@@ -174,6 +174,7 @@ static void touched_end(struct writer *w, bool committed)
             counter_add(&n->stored, s->tick_stored);
             counter_add(&n->stored_bytes, s->tick_bytes);
             counter_add(&n->shadowed, s->tick_shadowed);
+            counter_add(&n->unkeyed, s->tick_unkeyed);
             for (int r = 0; r < REASON_COUNT; r++) {
                 counter_add(&n->lost[r], s->tick_lost[r]);
             }
@@ -185,7 +186,8 @@ static void touched_end(struct writer *w, bool committed)
             }
         }
         s->next_touched = NULL;
-        s->tick_published = s->tick_stored = s->tick_bytes = s->tick_shadowed = 0;
+        s->tick_published = s->tick_stored = s->tick_bytes = 0;
+        s->tick_shadowed = s->tick_unkeyed = 0;
         memset(s->tick_lost, 0, sizeof s->tick_lost);
         s = next;
     }
@@ -310,6 +312,7 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
         stream_touch(w, s);
         s->tick_published += recovered;
         s->tick_shadowed += w->mapping.shadowed;
+        s->tick_unkeyed += w->mapping.unkeyed;
         e = record_put(w, s, &r);
     }
     return e;

@@ -161,6 +161,7 @@ void mapping_record(struct mapping *m, const struct config_stream *s, const stru
         .value = tombstone ? null_slice : slice_present(p->payload),
         .headers = m->headers,
     };
+    m->unkeyed = s->key != KEY_NONE && !r->key.data;
     if (s->headers == HEADERS_FULL) {
         put_full_headers(m, s, p, r);
     } else if (s->headers == HEADERS_MINIMAL) {

@@ -24,6 +24,7 @@ struct mapping {
     struct record_header headers[MAPPING_HEADERS_MAX];
     struct buf key;    /* a key that is no part of the publish */
     uint32_t shadowed; /* user properties named mqtt.* in the last record */
+    bool unkeyed;      /* the last record lacks the key that its stream asks for */
 };
 
 void mapping_init(struct mapping *m);

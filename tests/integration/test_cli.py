@@ -150,7 +150,7 @@ def test_status_adds_up(running):
     assert doc["broker"]["state"] == "running" and doc["broker"]["balanced"]
     assert doc["broker"]["ring_bytes"] > 0 and doc["broker"]["log_bytes"] > 0
     for r in rows.values():
-        assert r["unexplained"] == 0
+        assert r["unexplained"] == r["unkeyed"] == 0
         assert r["published"] == sum(r[k] for k in ("stored", "filtered", "rejected", "dropped", "in-flight"))
 
 

@@ -43,6 +43,19 @@ def test_counters_under_sys_add_up(culex_factory):
         assert counters.total("idle", "published") == 0
 
 
+def test_records_without_their_key_are_counted(culex_factory):
+    c = culex_factory(streams=[{"name": "keyed", "filters": ["demo/#"], "key": "payload.id"},
+                               {"name": "none", "filters": ["demo/#"], "key": "none"}])
+    with c.mqtt() as watcher, c.mqtt() as m:
+        counters = Counters(watcher)
+        m.publish_all([("demo/x", '{"id": 0.1}'), ("demo/x", '{"other": 1}'), ("demo/x", "not JSON")])
+        wait_until("two are without a key", lambda: counters.of("keyed").get("unkeyed") == "2")
+        wait_until("the other stream has all", lambda: counters.of("none").get("stored") == "3")
+        assert counters.of("none")["unkeyed"] == "0"
+    c.broker.stop()
+    assert re.search(r"stream=keyed .*\bunkeyed=2", c.broker.log())
+
+
 def test_counters_are_in_the_log_at_stop(culex):
     culex.publish("demo/x", ["x"] * 42)
     culex.broker.stop()

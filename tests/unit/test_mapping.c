@@ -207,6 +207,22 @@ static void test_keys_from_payloads_have_bounds(void **state)
     free(text);
 }
 
+static void test_records_without_the_key_that_is_asked_for_are_told(void **state)
+{
+    static const struct {
+        const char *key;
+        bool unkeyed;
+    } rows[] = {{"topic", false},      {"topic[3]", false},     {"topic[4]", true},
+                {"clientid", false},   {"payload.x", true},     {"property.x", true},
+                {"sparkplug", false},  {"none", false},         {"username", false}};
+    struct publish p = hello();
+    struct record r;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        mapping_record(&mapping, stream_with("key", rows[i].key), &p, &r);
+        assert_int_equal(mapping.unkeyed, rows[i].unkeyed);
+    }
+}
+
 static void test_keys_come_out_of_user_properties(void **state)
 {
     struct publish p = hello();
@@ -394,6 +410,7 @@ int main(void)
         cmocka_unit_test(test_keys_follow_the_rule),
         cmocka_unit_test(test_keys_come_out_of_json_payloads),
         cmocka_unit_test(test_keys_from_payloads_have_bounds),
+        cmocka_unit_test(test_records_without_the_key_that_is_asked_for_are_told),
         cmocka_unit_test(test_keys_come_out_of_user_properties),
         cmocka_unit_test(test_sparkplug_keys_leave_out_the_message_type),
         cmocka_unit_test(test_headers_keep_their_order),
