@@ -27,26 +27,26 @@
 #define REPLY_COPY_BYTES_MAX 4096
 
 static struct api rows[] = {
-    {KAFKA_API_PRODUCE, 3, 11, api_produce, false, NULL, true},
-    {KAFKA_API_FETCH, 4, 18, api_fetch, false, NULL, false},
-    {KAFKA_API_LIST_OFFSETS, 1, 10, api_list_offsets, false, NULL, false},
-    {KAFKA_API_METADATA, 0, 13, api_metadata, false, NULL, false},
-    {KAFKA_API_OFFSET_COMMIT, 2, 10, api_offset_commit, true, NULL, false},
-    {KAFKA_API_OFFSET_FETCH, 1, 10, api_offset_fetch, true, NULL, false},
-    {KAFKA_API_FIND_COORDINATOR, 0, 6, api_find_coordinator, false, NULL, false},
-    {KAFKA_API_JOIN_GROUP, 0, 9, api_join_group, true, NULL, false},
-    {KAFKA_API_HEARTBEAT, 0, 4, api_heartbeat, true, NULL, false},
-    {KAFKA_API_LEAVE_GROUP, 0, 5, api_leave_group, true, NULL, false},
-    {KAFKA_API_SYNC_GROUP, 0, 5, api_sync_group, true, NULL, false},
-    {KAFKA_API_DESCRIBE_GROUPS, 0, 6, api_describe_groups, true, NULL, false},
-    {KAFKA_API_LIST_GROUPS, 0, 5, api_list_groups, true, NULL, false},
-    {KAFKA_API_API_VERSIONS, 0, 4, api_versions, false, NULL, false},
-    {KAFKA_API_OFFSET_FOR_LEADER_EPOCH, 2, 4, api_offset_for_leader_epoch, false, NULL, false},
-    {KAFKA_API_DESCRIBE_CONFIGS, 1, 4, api_describe_configs, false, NULL, false},
-    {KAFKA_API_DELETE_GROUPS, 0, 2, api_delete_groups, true, NULL, false},
-    {KAFKA_API_OFFSET_DELETE, 0, 0, api_offset_delete, true, NULL, false},
-    {KAFKA_API_DESCRIBE_CLUSTER, 0, 2, api_describe_cluster, false, NULL, false},
-    {KAFKA_API_DESCRIBE_TOPIC_PARTITIONS, 0, 0, api_describe_topic_partitions, false, NULL, false},
+    {KAFKA_API_PRODUCE, 3, 11, api_produce, NULL, true},
+    {KAFKA_API_FETCH, 4, 18, api_fetch, NULL, false},
+    {KAFKA_API_LIST_OFFSETS, 1, 10, api_list_offsets, NULL, false},
+    {KAFKA_API_METADATA, 0, 13, api_metadata, NULL, false},
+    {KAFKA_API_OFFSET_COMMIT, 2, 10, api_offset_commit, NULL, false},
+    {KAFKA_API_OFFSET_FETCH, 1, 10, api_offset_fetch, NULL, false},
+    {KAFKA_API_FIND_COORDINATOR, 0, 6, api_find_coordinator, NULL, false},
+    {KAFKA_API_JOIN_GROUP, 0, 9, api_join_group, NULL, false},
+    {KAFKA_API_HEARTBEAT, 0, 4, api_heartbeat, NULL, false},
+    {KAFKA_API_LEAVE_GROUP, 0, 5, api_leave_group, NULL, false},
+    {KAFKA_API_SYNC_GROUP, 0, 5, api_sync_group, NULL, false},
+    {KAFKA_API_DESCRIBE_GROUPS, 0, 6, api_describe_groups, NULL, false},
+    {KAFKA_API_LIST_GROUPS, 0, 5, api_list_groups, NULL, false},
+    {KAFKA_API_API_VERSIONS, 0, 4, api_versions, NULL, false},
+    {KAFKA_API_OFFSET_FOR_LEADER_EPOCH, 2, 4, api_offset_for_leader_epoch, NULL, false},
+    {KAFKA_API_DESCRIBE_CONFIGS, 1, 4, api_describe_configs, NULL, false},
+    {KAFKA_API_DELETE_GROUPS, 0, 2, api_delete_groups, NULL, false},
+    {KAFKA_API_OFFSET_DELETE, 0, 0, api_offset_delete, NULL, false},
+    {KAFKA_API_DESCRIBE_CLUSTER, 0, 2, api_describe_cluster, NULL, false},
+    {KAFKA_API_DESCRIBE_TOPIC_PARTITIONS, 0, 0, api_describe_topic_partitions, NULL, false},
 };
 
 const struct api *const api_table = rows;
@@ -174,8 +174,6 @@ void api_on_frame(void *server, struct net_conn *c, uint8_t *frame, size_t len)
     if (e != OK || rq->api == NULL || rq->header.api_version < rq->api->version_min ||
         rq->header.api_version > rq->api->version_max) {
         reject_version(rq);
-    } else if (rq->api->coordinator && s->coordinator == NULL) {
-        request_close(rq, "asked for a group while there is no data directory yet");
     } else {
         decode_and_handle(rq, body);
     }

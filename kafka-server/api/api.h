@@ -40,8 +40,6 @@ struct api {
     int16_t key;
     int16_t version_min, version_max; /* served: within the schema's */
     api_handler *handler;
-    bool coordinator; /* not called while server->coordinator is NULL: the connection is closed, and
-                       * the client asks for the coordinator again */
     const struct codec_api *codec; /* by key, from api_init on */
     bool told_from_0; /* ApiVersions says 0 where version_min is more: Produce, see api_produce.c */
 };

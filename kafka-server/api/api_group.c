@@ -22,7 +22,7 @@ static enum kerr coordinator_for(const struct request *rq, int8_t key_type, cons
     *why = NULL;
     if (key_type == KEY_TYPE_GROUP) {
         if (rq->server->coordinator == NULL) {
-            *why = "The data directory is not there yet.";
+            *why = "The server's own store is not open yet.";
             return KERR_COORDINATOR_NOT_AVAILABLE;
         }
         return KERR_NONE;
@@ -394,6 +394,10 @@ static bool describe_group(struct request *rq, struct describe_groups_response_g
     if (q->include_authorized_operations) {
         out->authorized_operations = GROUP_OPERATIONS;
     }
+    if (rq->server->coordinator == NULL) {
+        out->error_code = KERR_COORDINATOR_NOT_AVAILABLE;
+        return true;
+    }
     if (g == NULL || g->state == GROUP_DEAD) {
         out->group_state = kstr_make(group_state_name(GROUP_DEAD));
         out->protocol_type = out->protocol_data = kstr_make("");
@@ -472,6 +476,7 @@ void api_list_groups(struct request *rq)
     struct coordinator *c = rq->server->coordinator;
     struct list_groups_response p;
     codec_init(&list_groups_response_message, &p);
+    p.error_code = c != NULL ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
     p.groups = codec_new_array(&list_groups_response_groups_message, &rq->arena,
                                (int32_t)coordinator_count(c));
     if (p.groups == NULL) {

@@ -80,7 +80,9 @@ static void commit_topic(struct commit *x, int32_t i)
     for (int32_t k = 0; k < from->partitions_count; k++) {
         const struct offset_commit_request_topics_partitions *p = &from->partitions[k];
         enum kerr e = KERR_NONE;
-        if (t == NULL && by_id) {
+        if (x->rq->server->coordinator == NULL) {
+            e = KERR_COORDINATOR_NOT_AVAILABLE; /* first: the topics may not be there either */
+        } else if (t == NULL && by_id) {
             e = KERR_UNKNOWN_TOPIC_ID;
         } else if (!topic_has_partition(t, p->partition_index)) {
             e = KERR_UNKNOWN_TOPIC_OR_PARTITION;
@@ -136,15 +138,14 @@ static void fill_partition(struct offset_fetch_response_groups_topics_partitions
     out->error_code = (int16_t)error;
 }
 
-static bool fetch_topic(struct request *rq, const struct offsets *offsets,
+static bool fetch_topic(struct request *rq, const struct offsets *offsets, enum kerr e,
                         const struct offset_fetch_request_groups_topics *from,
                         struct offset_fetch_response_groups_topics *out)
 {
     int32_t count = from->partition_indexes_count;
     bool by_id = rq->header.api_version >= TOPIC_ID_VERSION;
     struct slice name = str_slice(from->name);
-    enum kerr e = KERR_NONE;
-    if (by_id) {
+    if (by_id && e == KERR_NONE) {
         const struct topic *t = topics_find_id(rq->server->topics, &from->topic_id);
         e = t != NULL ? KERR_NONE : KERR_UNKNOWN_TOPIC_ID;
         name = t != NULL ? slice_str(t->row->name) : name;
@@ -226,7 +227,9 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
 {
     const struct offsets *offsets =
         coordinator_offsets(rq->server->coordinator, str_slice(from->group_id));
+    enum kerr e = rq->server->coordinator != NULL ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
     out->group_id = from->group_id;
+    out->error_code = (int16_t)e;
     if (from->topics_count < 0) {
         return fetch_all(rq, offsets, out);
     }
@@ -237,7 +240,7 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
     }
     out->topics_count = from->topics_count;
     for (int32_t i = 0; i < from->topics_count; i++) {
-        if (!fetch_topic(rq, offsets, &from->topics[i], &out->topics[i])) {
+        if (!fetch_topic(rq, offsets, e, &from->topics[i], &out->topics[i])) {
             return false;
         }
     }
@@ -267,6 +270,7 @@ static bool old_request(struct request *rq, struct offset_fetch_request_groups *
 static bool old_response(struct request *rq, const struct offset_fetch_response_groups *from,
                          struct offset_fetch_response *p)
 {
+    p->error_code = rq->header.api_version >= 2 ? from->error_code : 0;
     p->topics =
         codec_new_array(&offset_fetch_response_topics_message, &rq->arena, from->topics_count);
     if (p->topics == NULL) {

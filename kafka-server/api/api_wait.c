@@ -25,6 +25,10 @@ static void committed_cancel(struct request *rq)
 
 void request_reply_committed(struct request *rq, const void *ok, const void *failed)
 {
+    if (rq->server->coordinator == NULL) { /* then nothing is stored, and there may be no journal */
+        request_reply(rq, failed);
+        return;
+    }
     struct committed *x = arena_alloc(&rq->arena, sizeof *x);
     if (x == NULL) {
         request_close(rq, "no memory for its answer");

@@ -77,7 +77,9 @@ static struct group_time time_now(void)
 static struct coordinated *find(const struct coordinator *c, struct slice id)
 {
     struct coordinated *g = NULL;
-    HASH_FIND(hh, c->groups, id.data, id.len, g);
+    if (c != NULL) {
+        HASH_FIND(hh, c->groups, id.data, id.len, g);
+    }
     return g;
 }
 
@@ -172,6 +174,10 @@ static void reply_prepare(void *arg, void *token, const struct group_reply *r)
     (void)arg; /* the call knows its coordinator */
     struct group_call *call = token;
     call->prepare(call, r);
+    if (call->coordinator == NULL) { /* nothing to wait for either */
+        call->send(call, KERR_NONE);
+        return;
+    }
     call->wait.done = reply_committed;
     journal_wait(call->coordinator->journal, &call->wait);
 }
@@ -355,8 +361,11 @@ static struct slice fresh_id(char *out, struct slice prefix)
     return slice_make(out, n);
 }
 
-static enum kerr check_group_id(struct slice group_id)
+static enum kerr check_call(const struct coordinator *c, struct slice group_id)
 {
+    if (c == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
     return group_id.len > 0 && group_id.len <= GROUP_ID_BYTES_MAX ? KERR_NONE
                                                                   : KERR_INVALID_GROUP_ID;
 }
@@ -366,7 +375,7 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
 {
     struct coordinated *g = find(c, group_id);
     call_begin(c, call, g);
-    enum kerr e = check_group_id(group_id);
+    enum kerr e = check_call(c, group_id);
     if (e == KERR_NONE && c->stopping) {
         e = KERR_COORDINATOR_NOT_AVAILABLE;
     }
@@ -403,7 +412,7 @@ void coordinator_sync(struct coordinator *c, struct slice group_id, struct group
 {
     struct coordinated *g = find(c, group_id);
     call_begin(c, call, g);
-    enum kerr e = check_group_id(group_id);
+    enum kerr e = check_call(c, group_id);
     if (e == KERR_NONE) {
         e = c->stopping ? KERR_COORDINATOR_NOT_AVAILABLE
             : g == NULL ? KERR_UNKNOWN_MEMBER_ID
@@ -431,14 +440,15 @@ void coordinator_cancel(struct coordinator *c, struct group_call *call)
 enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, int32_t generation,
                                 struct slice member_id, struct slice instance_id)
 {
-    if (check_group_id(group_id) != KERR_NONE) {
-        return KERR_INVALID_GROUP_ID;
+    enum kerr e = check_call(c, group_id);
+    if (e != KERR_NONE) {
+        return e;
     }
     struct coordinated *g = find(c, group_id);
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    enum kerr e = group_on_heartbeat(g->group, generation, member_id, instance_id, time_now());
+    e = group_on_heartbeat(g->group, generation, member_id, instance_id, time_now());
     touched(c, g);
     return e;
 }
@@ -446,14 +456,15 @@ enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, in
 enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct slice member_id,
                             struct slice instance_id)
 {
-    if (check_group_id(group_id) != KERR_NONE) {
-        return KERR_INVALID_GROUP_ID;
+    enum kerr e = check_call(c, group_id);
+    if (e != KERR_NONE) {
+        return e;
     }
     struct coordinated *g = find(c, group_id);
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    enum kerr e = group_on_leave(g->group, member_id, instance_id, time_now(), &sink);
+    e = group_on_leave(g->group, member_id, instance_id, time_now(), &sink);
     touched(c, g);
     return e;
 }
@@ -464,6 +475,9 @@ enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32
                              struct slice member_id, struct slice instance_id, bool unknown_is_404,
                              struct coordinated **out)
 {
+    if (c == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
     if (group_id.len > GROUP_ID_BYTES_MAX) { /* an empty one is allowed here, for old clients */
         return KERR_INVALID_GROUP_ID;
     }
@@ -528,6 +542,9 @@ static void delete_group(struct coordinator *c, struct coordinated *g)
 
 enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
 {
+    if (c == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
     struct coordinated *g = find(c, group_id);
     if (g == NULL || g->group->state == GROUP_DEAD) {
         return KERR_GROUP_ID_NOT_FOUND;
@@ -542,8 +559,9 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
 enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
                                      struct coordinated **out)
 {
-    if (check_group_id(group_id) != KERR_NONE) {
-        return KERR_INVALID_GROUP_ID;
+    enum kerr e = check_call(c, group_id);
+    if (e != KERR_NONE) {
+        return e;
     }
     struct coordinated *g = find(c, group_id);
     if (g == NULL || g->group->state == GROUP_DEAD) {
@@ -858,13 +876,13 @@ const struct offsets *coordinator_offsets(const struct coordinator *c, struct sl
 
 size_t coordinator_count(const struct coordinator *c)
 {
-    return HASH_COUNT(c->groups);
+    return c != NULL ? HASH_COUNT(c->groups) : 0;
 }
 
 void coordinator_each(const struct coordinator *c, bool (*fn)(void *arg, const struct group *g),
                       void *arg)
 {
-    for (const struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+    for (const struct coordinated *g = c != NULL ? c->groups : NULL; g != NULL; g = g->hh.next) {
         if (!fn(arg, g->group)) {
             return;
         }

@@ -6,6 +6,10 @@
  * what their rows say again, and whoever asked gets COORDINATOR_NOT_AVAILABLE: to clients it looks
  * like a coordinator that started again, which they know how to handle.
  *
+ * While the own store has never been open there is no coordinator: requests may come all the same,
+ * and are answered as by one that is not available. So what requests call (from coordinator_join
+ * on, and coordinator_find to coordinator_each) takes NULL, which has no groups.
+ *
  * Time comes from shared/base/clock.h, save where it is a parameter. Loop thread only. */
 #ifndef CULEX_BROKER_COORDINATOR_H
 #define CULEX_BROKER_COORDINATOR_H
