@@ -6,8 +6,10 @@
  * store is open or known not to be there (HOLD_MS at most): a client that has waited some
  * milliseconds is better off than one that was told that its topics do not exist.
  *
- * Stores that are not there (no data directory yet, no plugin yet, an own store that broke) are
- * looked for once a second, for ever, and said once. Everything else works meanwhile.
+ * Stores that are not there (no data directory yet, no plugin yet, a full disk, an own store that
+ * broke) are looked for once a second, for ever, and said once. Everything else works meanwhile:
+ * history is served without the own store, and requests for groups are told to try again. What does
+ * not mend itself (another server on the directory, permissions, another format) ends the start.
  *
  * Stop: no new connections and no new requests; parked ones are answered with what they have; the
  * loop goes on until all replies have left or SERVER_STOP_MS are over. */
@@ -61,6 +63,7 @@ struct server_internal {
     int64_t timer_ms; /* the deadline that `timer` is set to; INT64_MAX: none */
     int64_t next_own_ms, next_captured_ms; /* next look for a store */
     int64_t hold_until_ms;                 /* the latest end of server.holding */
+    enum err own_result;                   /* of the last try to open the own store */
     bool said_own, said_captured, ready, stopped;
     uint64_t work_seen; /* submitted at the last tick */
     int64_t quiet_ms;   /* since when nothing is read from disk, or the last look at memory */
@@ -184,7 +187,7 @@ static enum err open_patiently(struct server *s, const struct store_options *o, 
     return e;
 }
 
-static enum err open_own(struct server *s, struct errmsg *m)
+static enum err open_own_parts(struct server *s, struct errmsg *m)
 {
     struct stat st;
     if (stat(s->config.data, &st) != 0) {
@@ -210,6 +213,39 @@ static enum err open_own(struct server *s, struct errmsg *m)
     }
     topics_set_stores(s->topics, s->own, s->captured);
     return OK;
+}
+
+/* All of it or nothing. */
+static enum err open_own(struct server *s, struct errmsg *m)
+{
+    enum err e = open_own_parts(s, m);
+    if (e != OK && s->own != NULL) {
+        if (s->journal != NULL) {
+            journal_set_store(s->journal, NULL);
+        }
+        store_close(s->own);
+        s->own = NULL;
+    }
+    s->in->own_result = e;
+    return e;
+}
+
+/* Is this over when somebody else has done something? */
+static bool is_passing(enum err e)
+{
+    return e == ERR_NOT_FOUND || e == ERR_FULL;
+}
+
+static void say_own_fails(struct server *s, enum err e, const struct errmsg *m)
+{
+    struct server_internal *in = s->in;
+    unsigned held;
+    if (e == ERR_NOT_FOUND && !in->said_own) {
+        in->said_own = true;
+        log_warn("there is no data directory yet: waiting for it dir=%s", s->config.data);
+    } else if (e != ERR_NOT_FOUND && log_limit_pass(&in->own_limit, LOOK_SLOW_MS, &held)) {
+        log_error("the server's own store cannot be opened, trying again: %s", m->text);
+    }
 }
 
 /* Gives the own store up after a fault; open_own will be tried again. */
@@ -250,20 +286,7 @@ static void look_for_own(struct server *s, int64_t now_ms)
         in->next_captured_ms = 0;
         return;
     }
-    if (s->own != NULL) {
-        if (s->journal != NULL) {
-            journal_set_store(s->journal, NULL);
-        }
-        store_close(s->own);
-        s->own = NULL;
-    }
-    unsigned held;
-    if (e == ERR_NOT_FOUND && !in->said_own) {
-        in->said_own = true;
-        log_warn("there is no data directory yet: waiting for it dir=%s", s->config.data);
-    } else if (e != ERR_NOT_FOUND && log_limit_pass(&in->own_limit, LOOK_SLOW_MS, &held)) {
-        log_error("the server's own store cannot be opened, trying again: %s", m.text);
-    }
+    say_own_fails(s, e, &m);
 }
 
 /* --- the captured store ---------------------------------------------------------------------- */
@@ -332,7 +355,9 @@ static void done_open(struct work *w)
 static void look_for_captured(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
-    if (s->captured != NULL || in->opening || now_ms < in->next_captured_ms || s->own == NULL ||
+    /* The follower has a directory in that of the own store, which a full disk leaves there. */
+    bool has_place = s->own != NULL || in->own_result == ERR_FULL;
+    if (s->captured != NULL || in->opening || now_ms < in->next_captured_ms || !has_place ||
         s->stopping) {
         return;
     }
@@ -727,10 +752,11 @@ enum err server_open(struct server *s, struct config *config, struct errmsg *m)
         return e;
     }
     e = open_own(s, m);
-    if (e == ERR_NOT_FOUND) {
-        look_for_own(s, clock_mono_ms()); /* says that it waits */
-    } else if (e != OK) {
+    if (e != OK && !is_passing(e)) {
         return e;
+    }
+    if (e != OK) {
+        say_own_fails(s, e, m);
     }
     if (s->cluster_id[0] == '\0') {
         struct uuid id = uuid_random(); /* kept once there is a place for it */

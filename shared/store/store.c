@@ -64,7 +64,9 @@ static enum err make_dir(const char *path, struct errmsg *m)
 /* A directory without FORMAT must be empty: what else lies there is not ours to write beside. */
 static enum err check_empty(const struct store *s, struct errmsg *m)
 {
-    static const char *const harmless[] = {".", "..", "lock", "FORMAT.new", "lost+found"};
+    /* A follower of another store may have found its place here before there was room for ours. */
+    static const char *const harmless[] = {".",          "..",         "lock",
+                                           "FORMAT.new", "lost+found", "follower"};
     DIR *d = opendir(s->dir);
     if (!d) {
         return os_failed(m, errno, "cannot read", s->dir);

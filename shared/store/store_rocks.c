@@ -13,7 +13,8 @@
  * write to it has failed: in a broker, a full disk must not come to that. So RocksDB's own log says
  * nothing after the header that it writes at open, we do not open without some room for that, we
  * sync the WAL ourselves (store_sync.c), and after a failed write nothing more is asked for but to
- * close.
+ * close. A follower writes nothing but that log: there it stays empty, and a follower can be opened
+ * when not a byte is free.
  *
  * RocksDB goes by names until it has closed. What it finds under them and does not know it deletes,
  * and when its MANIFEST is not there at the end or has another length, 9.10 writes one and has
@@ -40,6 +41,7 @@
 #define FILES_TO_ALLOW     65536 /* descriptors wanted at least, where the hard limit lets us */
 #define MEMTABLE_BYTES_MAX (64ull << 20) /* all memtables of the log when flushes lag, or three */
 #define LOG_HEADERS_ONLY   5 /* rocksdb::HEADER_LEVEL */
+#define LOG_NOTHING        6 /* beyond the last level */
 #define FD_NAME_BYTES      40
 #define OPEN_BYTES_MIN     (4u << 20) /* free space without which we do not even try to open */
 
@@ -353,13 +355,11 @@ enum err rocks_open_follower(struct rocks **out, struct store *s, struct errmsg 
 {
     char db_dir[PATH_MAX];
     struct rocks *r;
-    enum err e = need_room(s->follower_dir, m);
-    if (e == OK) {
-        e = rocks_new(&r, s, db_dir, m);
-    }
+    enum err e = rocks_new(&r, s, db_dir, m);
     if (e != OK) {
         return e;
     }
+    rocksdb_options_set_info_log_level(r->options[CF_LOG], LOG_NOTHING);
     /* The files are the writer's: never look for any to delete. */
     rocksdb_options_set_delete_obsolete_files_period_micros(r->options[CF_LOG],
                                                             315360000000000ull);

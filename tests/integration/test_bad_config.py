@@ -210,13 +210,13 @@ def test_disk_that_is_full_at_the_start_is_named_and_awaited(culex_factory):
         with open(c.data / "ballast", "wb") as f:
             f.truncate(0)
             os.posix_fallocate(f.fileno(), 0, 64 << 20)
-        c.server.start(wait=False)
-        assert c.server.wait_exit() == 1 and re.search(rf"{c.data}/server.*(disk is full|No space left)", c.server.log())
+        c.server.start()
+        c.server.wait_log(rf"cannot be opened, trying again.*{c.data}/server.*(disk is full|No space left)")
         c.broker.start()
         c.broker.wait_log(rf"capture is degraded.*{c.data}.*(disk is full|No space left)")
         (c.data / "ballast").unlink()
         c.broker.wait_log("capture runs again|store opened")
-        c.server.start()
+        c.server.wait_log("own store is open")
         c.wait_topics()
         c.publish("demo/x", ["stored"])
         assert [r.value for r in read_all(c.bootstrap, "demo", 1)] == [b"stored"]

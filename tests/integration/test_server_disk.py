@@ -1,12 +1,15 @@
-"""The server's own disk is full: groups cannot commit, everybody can read, and it heals without a restart."""
+"""The server's own disk is full, also when it starts: groups cannot commit, everybody can read, and it heals without
+a restart."""
 
 import os
 import shutil
+import socket
+import struct
 import subprocess
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
-from harness import consumer, read_all, wait_until
+from harness import consumer, frame, read_all, recv_frame, request_header, wait_until
 
 
 @pytest.fixture
@@ -17,6 +20,14 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small file system is not permitted here")
     yield where
     subprocess.run(["umount", "-l", where], check=True)
+
+
+def fill(disk):
+    """Until not a byte is free."""
+    with open(disk / "fill", "wb", buffering=0) as f, pytest.raises(OSError):
+        while True:
+            f.write(bytes(1 << 16))
+    assert os.statvfs(disk).f_bavail == 0
 
 
 def commit(c, offset):
@@ -48,9 +59,7 @@ def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, sm
     c.wait_topics()
     c.publish("demo/x", [str(k) for k in range(100)])
     assert commit(c, 1) is True
-    with open(small_disk / "fill", "wb", buffering=0) as f, pytest.raises(OSError):
-        while True:
-            f.write(bytes(1 << 16))
+    fill(small_disk)
     said = next(s for s in (commit(c, 2) for _ in range(100)) if s is not True)
     assert said == "COORDINATOR_NOT_AVAILABLE"
     c.server.wait_log(r"own store is broken")
@@ -62,3 +71,41 @@ def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, sm
     c.server.start()
     assert committed(c) == 3
     assert c.server.running()
+
+
+def heartbeat_error(c):
+    """What Heartbeat v0 is answered: a group request that asks for no coordinator first."""
+    with socket.create_connection(("127.0.0.1", c.server.port), timeout=10) as s:
+        s.sendall(frame(request_header(12, 0) + struct.pack(">h1sih1s", 1, b"g", 1, 1, b"m")))
+        return struct.unpack(">ih", recv_frame(s))[1]
+
+
+def test_server_starts_on_a_full_disk_serves_history_and_heals(culex_factory, small_disk):
+    c = culex_factory()
+    c.server.stop()
+    shutil.rmtree(c.data / "server")
+    os.symlink(small_disk, c.data / "server")
+    c.server.start()
+    c.wait_topics()
+    c.publish("demo/x", [str(k) for k in range(100)])
+    assert commit(c, 7) is True
+    c.server.stop()
+    fill(small_disk)
+    c.server.start()
+    c.server.wait_log(r"own store cannot be opened, trying again: [^\n]*(disk is full|No space left)")
+    c.wait_topics()
+    assert len(read_all(c.bootstrap, "demo", 100)) == 100
+    c.publish("demo/x", ["live"])
+    assert len(read_all(c.bootstrap, "demo", 101)) == 101
+    assert heartbeat_error(c) == 15
+    k = consumer(c.bootstrap, **{"group.id": "later"})
+    try:
+        k.subscribe(["demo"])
+        assert k.poll(0.5) is None
+        os.remove(small_disk / "fill")
+        c.server.wait_log("own store is open")
+        assert wait_until("the group gets records", lambda: k.poll(1), 60).error() is None
+    finally:
+        k.close()
+    assert committed(c) == 7
+    assert commit(c, 8) is True
