@@ -179,6 +179,9 @@ static int serve(struct config *c)
         }
     } else {
         log_error("culex-server cannot start: %s", m.text);
+        if (s.config.server.log_file[0] != '\0') { /* whoever has started it looks there */
+            fprintf(stderr, "culex-server cannot start: %s\n", m.text);
+        }
     }
     server_close(&s);
     if (e == OK) {

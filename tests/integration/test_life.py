@@ -146,6 +146,23 @@ def test_port_taken_is_one_sentence(culex_factory):
     assert str(c.server.port) in c.server.log() and "in use" in c.server.log().lower()
 
 
+def test_what_stops_a_start_is_said_on_stderr_beside_the_log_file(culex_factory, culex):
+    c = culex_factory(start=False)
+    log = c.home / "server.log.file"
+    c.server_settings["log.file"] = str(log)
+    c.server.port = culex.server.port
+    c.write_config()
+    c.server.start(wait=False)
+    assert c.server.wait_exit() == 1
+    taken = rf"cannot start: [^\n]*{c.server.port}[^\n]*in use"
+    assert re.search(taken, log.read_text()) and re.search(taken, c.server.log())
+    other = Server(culex.data, culex.config_path, culex.home, name="other")
+    other.env = {"CULEX_LISTENERS": f"PLAINTEXT://127.0.0.1:{other.port}", "CULEX_LOG_FILE": str(log)}
+    other.start(wait=False)
+    assert other.wait_exit() == 1
+    assert re.search(rf"cannot start: [^\n]*in use by process {culex.server.pid}", other.log())
+
+
 def test_start_says_what_clients_are_told(culex):
     assert culex.bootstrap in culex.server.log()
 
