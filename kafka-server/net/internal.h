@@ -44,6 +44,7 @@ struct net_conn {
     struct event read_event, write_event;
     bool reading;  /* read_event is added */
     bool busy;     /* the frame is out, at the handler */
+    bool spoke;    /* has sent a frame */
     bool ready;    /* on net->ready */
     bool arriving; /* its frame is counted in net->arriving */
     bool starved;  /* waits for memory or room; looked at when some is there */

@@ -259,7 +259,7 @@ static void conn_advance(struct net_conn *c)
             conn_mark_ready(c);
             break;
         }
-        c->busy = true;
+        c->busy = c->spoke = true;
         c->frame_ms = clock_mono_ms();
         n->cb.frame(n->cb.arg, c, c->frame, c->frame_len);
     }
@@ -433,6 +433,8 @@ static void sweep_conn(struct net_conn *c, int64_t now_ms, bool short_of_memory)
         } else if (c->frame != NULL && now_ms - c->frame_ms > slow_ms) {
             conn_complain(c, NET_SLOW, "a frame comes too slowly");
         }
+    } else if (!c->spoke && now_ms - c->heard_ms > NET_FIRST_FRAME_MS) {
+        conn_complain(c, NET_SLOW, "nothing came since it was opened");
     } else if (now_ms - c->heard_ms > n->o.idle_ms) {
         log_debug("connection idle for connections.max.idle.ms peer=%s", c->peer);
         conn_shut(c);

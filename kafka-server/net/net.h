@@ -27,6 +27,7 @@
 #define NET_AHEAD_BYTES_MAX   (64u << 10) /* read beyond the frame in hand */
 #define NET_REPLY_LOW_BYTES   (64u << 10) /* the next frame waits until less is left to write */
 #define NET_FRAME_STALL_MS    30000       /* half a frame, and nothing more came */
+#define NET_FIRST_FRAME_MS    30000       /* silent from the start; clients speak at once */
 #define NET_FRAME_BYTES_MS    256 /* a frame comes at this rate at least, after a stall's time */
 #define NET_SMALL_FRAME_BYTES (64u << 10) /* read whatever memory others have reserved */
 #define NET_REPLY_STALL_MS    10000       /* nothing taken of a reply, while memory is short */

@@ -202,11 +202,13 @@ const struct option_row option_rows[] = {
      .max = 1000000, .default_text = "1000", .reload = true,
      .doc = "Most connections at a time."},
     {SERVER(max_connections_per_ip), .name = "max.connections.per.ip", .type = OPTION_INT,
-     .min = 1, .max = 1000000, .default_text = "1000", .reload = true,
-     .doc = "Most connections at a time from one address."},
+     .min = 1, .max = 1000000, .default_text = "900", .reload = true,
+     .doc = "Most connections at a time from one address. Less than max.connections, so that one "
+            "host cannot shut the others out."},
     {SERVER(connections_max_idle_ms), .name = "connections.max.idle.ms", .type = OPTION_LONG,
      .min = 1000, .max = NO_LIMIT, .default_text = "600000", .reload = true,
-     .doc = "A connection without a request for so long is closed."},
+     .doc = "A connection without a request for so long is closed; one that has never sent any, "
+            "after 30 s."},
     {SERVER(num_io_threads), .name = "num.io.threads", .type = OPTION_INT, .min = 1, .max = 64,
      .default_text = "2", .doc = "Threads that read the disk."},
     {SERVER(requests_in_flight_max), .name = "requests.in.flight.max", .type = OPTION_INT,

@@ -518,13 +518,32 @@ static void test_idle_half_frame_and_stuck_connections_are_closed(void **state)
     close(parked);
 }
 
+static void test_who_says_nothing_at_all_is_closed_soon(void **state)
+{
+    struct fixture *f = *state;
+    assert_true(options().idle_ms > NET_FIRST_FRAME_MS + 1000);
+    int silent = connect_pair(f), spoke = connect_pair(f);
+    send_frame(f, spoke, 1, 8);
+    expect_reply(f, spoke, 1);
+    jump_ms(NET_FIRST_FRAME_MS - 1000);
+    for (int k = 0; k < 250; k++) { /* longer than it takes the sweep to come round */
+        turn(f);
+    }
+    assert_int_equal(net_connection_count(f->net), 2);
+    jump_ms(2000);
+    until_closed(f, silent);
+    assert_int_equal(net_connection_count(f->net), 1);
+    close(silent);
+    close(spoke);
+}
+
 static void test_large_request_does_not_wait_where_others_need_its_memory(void **state)
 {
     struct fixture *f = *state;
     struct net_options o = options();
     o.memory_bytes_max = 2u << 20;
     net_set_options(f->net, &o);
-    int large = connect_pair(f), small = connect_pair(f), next = connect_pair(f);
+    int large = connect_pair(f), small = connect_pair(f);
     f->answer = false;
     send_frame(f, large, 1, 1000);
     UNTIL(f, f->frames == 1);
@@ -536,7 +555,8 @@ static void test_large_request_does_not_wait_where_others_need_its_memory(void *
     for (int k = 0; k < 250; k++) { /* longer than it takes the sweep to come round */
         turn(f);
     }
-    assert_int_equal(net_connection_count(f->net), 3); /* nobody needs it yet */
+    assert_int_equal(net_connection_count(f->net), 2); /* nobody needs it yet */
+    int next = connect_pair(f);
     send_frame(f, next, 3, 1000);
     UNTIL(f, f->frames == 3);
     assert_int_equal(f->gone, 1);
@@ -756,6 +776,7 @@ int main(void)
         TEST(test_frame_larger_than_all_memory_is_refused),
         TEST(test_what_a_handler_holds_counts_until_its_reply),
         TEST(test_idle_half_frame_and_stuck_connections_are_closed),
+        TEST(test_who_says_nothing_at_all_is_closed_soon),
         TEST(test_large_request_does_not_wait_where_others_need_its_memory),
         TEST(test_frame_that_trickles_is_closed),
         TEST(test_odd_peers_are_named_and_closed),
