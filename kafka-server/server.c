@@ -525,6 +525,19 @@ static struct net_options net_options_of(const struct config_server *c)
     };
 }
 
+/* What the broker refuses, is refused here, too. */
+static enum err check_streams(struct server *s, struct config *fresh)
+{
+    topics_refresh(s->topics);
+    for (size_t i = 0; i < fresh->stream_count; i++) {
+        const struct topic *t = topics_find(s->topics, slice_str(fresh->streams[i].name));
+        if (t != NULL && t->captured) {
+            config_check_partitions(fresh, i, t->row->partition_count, &fresh->mistakes);
+        }
+    }
+    return fresh->mistakes.len == 0 ? OK : ERR_INVALID;
+}
+
 /* False: there is a mistake, which was said, and nothing has changed. */
 static bool reload(struct server *s)
 {
@@ -533,6 +546,7 @@ static bool reload(struct server *s)
     enum err e = config_init(&fresh);
     e = e == OK ? config_load(&fresh, s->config.path) : e;
     e = e == OK && s->config.data_given ? config_give_data(&fresh, "--data", s->config.data) : e;
+    e = e == OK ? check_streams(s, &fresh) : e;
     log_lines(LOG_ERROR, buf_text(&fresh.mistakes));
     log_lines(LOG_WARN, buf_text(&fresh.warnings));
     buf_init(&was, CONFIG_FILE_BYTES_MAX);

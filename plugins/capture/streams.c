@@ -233,20 +233,6 @@ static enum err topic_apply(struct store *s, const struct config_stream *config,
     return e;
 }
 
-static void partitions_differ(const struct config *config, size_t i, int32_t have, struct buf *out)
-{
-    const struct config_stream *s = &config->streams[i];
-    if (config->path) {
-        buf_printf(out, "%s:%d: streams[%zu].partitions", config->path, s->line, i);
-    } else {
-        buf_printf(out, "mosquitto.conf: plugin_opt_partitions");
-    }
-    buf_printf(out,
-               ": %d is not what the stream \"%s\" was made with: write %d, or give the stream "
-               "another name\n",
-               s->partitions, s->name, have);
-}
-
 static enum err sync_configured(struct capture *c, struct store *s, struct writer_stream **by_id,
                                 const struct stream_set *set, const struct store_catalog *catalog,
                                 struct errmsg *m)
@@ -314,8 +300,8 @@ static bool contradictions(const struct config *config, const struct store_catal
     for (size_t i = 0; i < config->stream_count; i++) {
         const struct config_stream *s = &config->streams[i];
         const struct store_topic *t = store_catalog_find(catalog, slice_str(s->name));
-        if (t && t->partition_count != s->partitions) {
-            partitions_differ(config, i, t->partition_count, out);
+        if (t) {
+            config_check_partitions(config, i, t->partition_count, out);
         }
     }
     bool any = out->len > before;
@@ -350,8 +336,8 @@ enum err streams_check(struct capture *c, const struct config *config, struct bu
     for (size_t i = 0; i < config->stream_count; i++) {
         uint64_t id = stream_id(slice_str(config->streams[i].name));
         for (size_t k = 0; k < c->known_count; k++) {
-            if (c->known[k].id == id && c->known[k].partitions != config->streams[i].partitions) {
-                partitions_differ(config, i, c->known[k].partitions, mistakes);
+            if (c->known[k].id == id) {
+                config_check_partitions(config, i, c->known[k].partitions, mistakes);
             }
         }
     }

@@ -129,6 +129,10 @@ enum err config_stream_copy(struct config_stream *to, const struct config_stream
 enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
                            struct errmsg *m) MUST_CHECK;
 
+/* A stream's partitions are fixed once it exists with `have` of them: adds a line to `out` when
+ * c->streams[i] says something else. */
+void config_check_partitions(const struct config *c, size_t i, int32_t have, struct buf *out);
+
 /* A row as others see it (help, docs, DescribeConfigs). */
 enum option_type {
     OPTION_BOOL,

@@ -53,3 +53,20 @@ enum err config_stream_set(struct config_stream *s, const char *name, const char
     bool is_key = row->offset == offsetof(struct config_stream, key_text);
     return !e && is_key ? option_parse_key(s, m) : e;
 }
+
+void config_check_partitions(const struct config *c, size_t i, int32_t have, struct buf *out)
+{
+    const struct config_stream *s = &c->streams[i];
+    if (s->partitions == have) {
+        return;
+    }
+    if (c->path) {
+        buf_printf(out, "%s:%d: streams[%zu].partitions", c->path, s->line, i);
+    } else {
+        buf_printf(out, "mosquitto.conf: plugin_opt_partitions");
+    }
+    buf_printf(out,
+               ": %d is not what the stream \"%s\" was made with: write %d, or give the stream "
+               "another name\n",
+               s->partitions, s->name, have);
+}

@@ -120,6 +120,21 @@ def test_sighup_with_mistakes_names_each_in_a_line_and_changes_nothing(culex_fac
     assert api_versions(c.server.port) is not None
 
 
+def test_sighup_with_other_partitions_of_a_stream_is_refused_as_by_the_broker(culex):
+    culex.streams[0]["partitions"] = 4
+    culex.streams.append({"name": "fresh", "filters": ["fresh/#"], "partitions": 2})
+    culex.write_config()
+    sentence = (r'culex\.json:\d+: streams\[0\]\.partitions: 4 is not what the stream "demo" was made with: '
+                "write 16, or give the stream another name")
+    said = reload(culex, "stays as it was")
+    assert re.search(sentence, said) and "fresh" not in said
+    culex.broker.signal(signal.SIGHUP)
+    culex.broker.wait_log(sentence)
+    culex.streams[0]["partitions"] = 16
+    culex.write_config()
+    reload(culex, "configuration read again")
+
+
 def test_sighup_with_wrong_listeners_is_refused(culex):
     culex.server_settings["advertised.listeners"] = "OTHER://x:1"
     culex.write_config()
