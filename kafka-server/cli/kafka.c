@@ -76,7 +76,10 @@ const struct rd_kafka_metadata *kafka_metadata(struct kafka *k, struct errmsg *m
     const struct rd_kafka_metadata *md;
     rd_kafka_resp_err_t e = rd_kafka_metadata(k->rk, 1, NULL, &md, k->timeout_ms);
     if (e != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        failed(m, "the server does not tell its topics; is it a Kafka port?", rd_kafka_err2str(e));
+        failed(m,
+               "the server does not tell its topics; is it a Kafka port, and may it take one more "
+               "connection (max.connections, max.connections.per.ip; its log tells)?",
+               rd_kafka_err2str(e));
         return NULL;
     }
     return md;

@@ -5,7 +5,7 @@ import socket
 import subprocess
 
 import pytest
-from harness import CLI, Driver, free_port, wait_until
+from harness import CLI, Driver, frame, free_port, recv_frame, request_header, wait_until
 
 pytestmark = pytest.mark.skipif(not CLI.exists(), reason="culex is not built")
 
@@ -181,6 +181,23 @@ def test_a_server_that_is_away_is_one_sentence(verb):
     assert done.stderr == (f"culex: cannot reach the server at 127.0.0.1:{port}: Connection refused; "
                            "is culex-server running?\n")
     assert done.stdout == ""
+
+
+def test_a_server_that_is_full_is_not_taken_for_another_port(culex_factory):
+    c = culex_factory(start=False, server={"max.connections.per.ip": 1})
+    c.server.start()
+
+    def the_only_one():
+        s = socket.create_connection(("127.0.0.1", c.server.port), timeout=5)
+        try:
+            s.sendall(frame(request_header(18, 0)))
+            recv_frame(s)
+            return s
+        except OSError:  # the one before has not been taken away yet
+            s.close()
+    with wait_until("a connection is taken", the_only_one):
+        done = run("streams", "-s", c.bootstrap, "-t", "1", rc=1)
+    assert "does not tell its topics" in done.stderr and "max.connections.per.ip" in done.stderr
 
 
 def test_a_port_that_answers_nothing_does_not_hold_it(tmp_path):
