@@ -208,11 +208,20 @@ static json_t *group_names(struct kafka *k, struct errmsg *m)
     if (ev == NULL) {
         return NULL;
     }
-    size_t count;
-    const rd_kafka_ConsumerGroupListing_t **list = rd_kafka_ListConsumerGroups_result_valid(
-        rd_kafka_event_ListConsumerGroups_result(ev), &count);
+    const rd_kafka_ListConsumerGroups_result_t *result =
+        rd_kafka_event_ListConsumerGroups_result(ev);
+    size_t count, error_count;
+    const rd_kafka_error_t **errors =
+        rd_kafka_ListConsumerGroups_result_errors(result, &error_count);
+    const rd_kafka_ConsumerGroupListing_t **list =
+        rd_kafka_ListConsumerGroups_result_valid(result, &count);
     json_t *out = json_array();
-    for (size_t i = 0; i < count; i++) {
+    if (error_count > 0) { /* of one server, so nothing came */
+        failed(m, "the server does not list its groups", rd_kafka_error_string(errors[0]));
+        json_decref(out);
+        out = NULL;
+    }
+    for (size_t i = 0; i < count && out != NULL; i++) {
         json_array_append_new(out, json_string(rd_kafka_ConsumerGroupListing_group_id(list[i])));
     }
     rd_kafka_event_destroy(ev);

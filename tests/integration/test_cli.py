@@ -183,6 +183,14 @@ def test_a_server_that_is_away_is_one_sentence(verb):
     assert done.stdout == ""
 
 
+def test_groups_that_cannot_be_told_are_not_said_to_be_none(culex_factory):
+    c = culex_factory(start=False)
+    c.data.rmdir()
+    c.server.start()
+    done = run("groups", "-s", c.bootstrap, "-t", "5", rc=1)
+    assert "does not list its groups" in done.stderr and done.stdout == ""
+
+
 def test_a_server_that_is_full_is_not_taken_for_another_port(culex_factory):
     c = culex_factory(start=False, server={"max.connections.per.ip": 1})
     c.server.start()
