@@ -132,9 +132,7 @@ static enum err open_locked(const char *path, int *fd_out, struct errmsg *m)
             return err_set(m, ERR_LOCKED, "ring %s is in use by another process", path);
         }
         /* Any other failure: a file system without locks, where we have to do without. */
-        struct stat opened, named;
-        if (fstat(fd, &opened) == 0 && stat(path, &named) == 0 && opened.st_ino == named.st_ino &&
-            opened.st_dev == named.st_dev) {
+        if (ring_in_place(&(struct ring){.fd = fd}, path)) {
             *fd_out = fd;
             return OK;
         }
@@ -325,6 +323,16 @@ void ring_close(struct ring *r)
         close(r->fd); /* and with it the lock */
     }
     *r = (struct ring){.fd = -1};
+}
+
+bool ring_in_place(const struct ring *r, const char *path)
+{
+    struct stat opened, named;
+    if (stat(path, &named) != 0) {
+        return errno != ENOENT && errno != ENOTDIR;
+    }
+    return fstat(r->fd, &opened) != 0 ||
+           (opened.st_ino == named.st_ino && opened.st_dev == named.st_dev);
 }
 
 uint64_t ring_id(const struct ring *r)

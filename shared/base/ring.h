@@ -52,6 +52,9 @@ enum err ring_open_writer(struct ring *r, const char *path, uint64_t bytes,
  * ERR_IO. */
 enum err ring_open_reader(struct ring *r, const char *path, struct errmsg *m) MUST_CHECK;
 void ring_close(struct ring *r);
+/* Writer: does the path still name this ring's file? false: it names another one, or nothing. Where
+ * that cannot be told (a directory that may not be searched, an error of the disk) it is true. */
+bool ring_in_place(const struct ring *r, const char *path);
 
 /* Random, set when the ring was made: a position means nothing in another ring. */
 uint64_t ring_id(const struct ring *r);

@@ -583,6 +583,24 @@ static int remove_dir(void **state)
     return rmdir(dir); /* fails when a temporary file was left behind */
 }
 
+static void test_ring_sees_that_its_path_names_another_file(void **state)
+{
+    struct ring w;
+    char away[320];
+    open_new(&w, SMALL);
+    assert_true(ring_in_place(&w, path));
+    snprintf(away, sizeof away, "%s.away", path);
+    assert_int_equal(rename(path, away), 0);
+    assert_false(ring_in_place(&w, path));
+    fclose(fopen(path, "w"));
+    assert_false(ring_in_place(&w, path));
+    assert_int_equal(rename(away, path), 0);
+    assert_true(ring_in_place(&w, path));
+    assert_int_equal(unlink(path), 0);
+    assert_false(ring_in_place(&w, path));
+    ring_close(&w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -606,6 +624,7 @@ int main(void)
         cmocka_unit_test(test_ring_refuses_sizes_that_it_cannot_have),
         cmocka_unit_test(test_ring_has_one_writer),
         cmocka_unit_test(test_ring_says_full_when_the_disk_is),
+        cmocka_unit_test(test_ring_sees_that_its_path_names_another_file),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
