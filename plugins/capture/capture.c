@@ -33,8 +33,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#define NEXT_SETS_MAX      16 /* configurations that wait for the writer: each may have streams */
 #define WAIT_STEP_US       100
 #define REFUSED_LOG_MS     10000
+#define LOGGED_NAME_BYTES_MAX 160 /* and the rest of a character */
 #define FANOUT_BYTES_MAX   (64u << 20) /* of one publish in all its streams: it is one commit */
 
 /* --- waiting and waking ----------------------------------------------------------------------- */
@@ -57,11 +59,7 @@ void futex_wake(_Atomic uint32_t *word)
 
 void capture_wake(struct capture *c)
 {
-    if (c->writer_fences) {
-        atomic_signal_fence(memory_order_seq_cst);
-    } else {
-        atomic_thread_fence(memory_order_seq_cst);
-    }
+    broker_fence(c);
     if (atomic_load_explicit(&c->sleeping, memory_order_relaxed) &&
         atomic_exchange(&c->sleeping, 0)) {
         futex_wake(&c->sleeping);
@@ -178,12 +176,59 @@ static enum capture_verdict not_taken(struct capture *c, enum reason reason)
         struct stream_counters *s = matched_stream(c, i)->counters;
         counter_add(drop ? &s->dropped[reason] : &s->rejected[reason], 1);
     }
-    unsigned held = 0;
-    if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
-        log_error("publish %s reason=%s stream=%s held_back=%u", drop ? "dropped" : "rejected",
-                  reason_name(reason), matched_stream(c, 0)->config->name, held);
-    }
+    c->refusal.reason = reason;
+    c->refusal.dropped = drop;
     return drop ? CAPTURE_DROPPED : CAPTURE_REFUSED;
+}
+
+static enum capture_verdict too_large(struct capture *c, uint64_t bytes, uint64_t bytes_max)
+{
+    c->refusal.bytes = bytes;
+    c->refusal.bytes_max = bytes_max;
+    return not_taken(c, REASON_TOO_LARGE);
+}
+
+/* A name that a client chose, for a line of the log: without what would end the quotes or the
+ * line, and cut between characters where it is longer than a line bears. */
+static void quote(struct buf *out, struct slice name)
+{
+    size_t end = out->len + LOGGED_NAME_BYTES_MAX;
+    bool cut = false;
+    buf_printf(out, "\"");
+    for (size_t i = 0; i < name.len && !cut; i++) {
+        uint8_t ch = name.data[i];
+        bool plain = ch >= ' ' && ch != 0x7f && ch != '"' && ch != '\\';
+        bool inside = (ch & 0xc0) == 0x80; /* of a character that has begun */
+        cut = out->len >= end && !inside;
+        if (!cut) {
+            buf_printf(out, plain ? "%c" : "\\x%02x", ch);
+        }
+    }
+    buf_printf(out, cut ? "...\"" : "\"");
+}
+
+void capture_log_refusal(struct capture *c, struct slice topic, const char *client)
+{
+    enum reason reason = c->refusal.reason;
+    unsigned held = 0;
+    if (!log_limit_pass(&c->refused_log[reason], REFUSED_LOG_MS, &held)) {
+        return;
+    }
+    struct buf line;
+    buf_init(&line, LOG_LINE_BYTES_MAX);
+    quote(&line, topic);
+    buf_printf(&line, " client=");
+    quote(&line, slice_str(client ? client : ""));
+    if (reason == REASON_TOO_LARGE && c->refusal.bytes) {
+        buf_printf(&line, " bytes=%llu bytes_max=%llu", (unsigned long long)c->refusal.bytes,
+                   (unsigned long long)c->refusal.bytes_max);
+    } else if (reason == REASON_TOO_LARGE) {
+        buf_printf(&line, " user_properties_max=%d", PUBLISH_USER_PROPERTIES_MAX);
+    }
+    log_error("publish %s reason=%s stream=%s topic=%s held_back=%u",
+              c->refusal.dropped ? "dropped" : "rejected", reason_name(reason),
+              matched_stream(c, 0)->config->name, buf_text(&line), held);
+    buf_fini(&line);
 }
 
 /* Waits for room as long as the policy allows. ERR_FULL: in vain. */
@@ -199,7 +244,7 @@ static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
     c->stuck = false;
     int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
     enum err e = ERR_FULL;
-    while (e == ERR_FULL && clock_mono_us() < deadline) {
+    while (e == ERR_FULL && clock_mono_us() < deadline && atomic_load(&c->ring_ready)) {
         capture_wake(c);
         nap_us(WAIT_STEP_US);
         e = ring_reserve(&c->ring, size, true, out);
@@ -238,11 +283,8 @@ static bool wait_for_disk(struct capture *c, uint64_t pos)
         if (clock_mono_us() >= deadline) {
             c->disk_stuck = true;
             c->disk_stuck_pos = pos;
-            unsigned held = 0;
-            if (log_limit_pass(&c->refused_log, REFUSED_LOG_MS, &held)) {
-                log_error("publish not acknowledged: it is in the ring, but not on the disk in "
-                          "time stream=%s held_back=%u", matched_stream(c, 0)->config->name, held);
-            }
+            c->refusal.reason = REASON_DISK;
+            c->refusal.dropped = false;
             return false;
         }
         nap_us(WAIT_STEP_US);
@@ -255,7 +297,34 @@ enum capture_verdict capture_too_large(struct capture *c)
     for (size_t i = 0; i < c->matched_count; i++) {
         counter_add(&matched_stream(c, i)->counters->published, 1);
     }
-    return not_taken(c, REASON_TOO_LARGE);
+    return too_large(c, 0, 0);
+}
+
+/* Inside the ring. */
+static enum capture_verdict publish_put(struct capture *c, struct publish *p, bool fsync_asked)
+{
+    if (fsync_asked && disk_fails(c)) {
+        return not_taken(c, REASON_DISK);
+    }
+    p->timestamp_ms = clock_wall_ms();
+    size_t size = publish_frame_size(p, c->matched_count);
+    size_t fanout_max = FANOUT_BYTES_MAX / c->matched_count;
+    if (size == 0 || size > fanout_max) {
+        return too_large(c, size, fanout_max);
+    }
+    uint8_t *out;
+    enum err e = ring_reserve(&c->ring, size, true, &out);
+    if (e == ERR_FULL) {
+        e = wait_for_room(c, size, &out);
+    }
+    if (e) {
+        return e == ERR_FULL ? not_taken(c, REASON_RING_FULL)
+                             : too_large(c, size, ring_frame_max(&c->ring));
+    }
+    publish_frame_put(p, c->matched_ids, c->matched_count, out);
+    uint64_t pos = ring_commit(&c->ring, size);
+    capture_wake(c);
+    return fsync_asked && !wait_for_disk(c, pos) ? CAPTURE_REFUSED : CAPTURE_TAKEN;
 }
 
 enum capture_verdict capture_publish(struct capture *c, struct publish *p)
@@ -267,32 +336,12 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
         counter_add(&s->counters->published, 1);
         fsync_asked = fsync_asked || s->config->durability == DURABILITY_FSYNC;
     }
-    if (!atomic_load_explicit(&c->ring_ready, memory_order_acquire)) {
+    if (!ring_enter(c)) {
         return not_taken(c, REASON_UNAVAILABLE);
     }
-    if (fsync_asked && disk_fails(c)) {
-        return not_taken(c, REASON_DISK);
-    }
-    p->timestamp_ms = clock_wall_ms();
-    size_t size = publish_frame_size(p, c->matched_count);
-    if (size == 0 || size > FANOUT_BYTES_MAX / c->matched_count) {
-        return not_taken(c, REASON_TOO_LARGE);
-    }
-    uint8_t *out;
-    enum err e = ring_reserve(&c->ring, size, true, &out);
-    if (e == ERR_FULL) {
-        e = wait_for_room(c, size, &out);
-    }
-    if (e) {
-        return not_taken(c, e == ERR_FULL ? REASON_RING_FULL : REASON_TOO_LARGE);
-    }
-    publish_frame_put(p, c->matched_ids, c->matched_count, out);
-    uint64_t pos = ring_commit(&c->ring, size);
-    capture_wake(c);
-    if (fsync_asked && !wait_for_disk(c, pos)) {
-        return CAPTURE_REFUSED;
-    }
-    return CAPTURE_TAKEN;
+    enum capture_verdict v = publish_put(c, p, fsync_asked);
+    ring_leave(c);
+    return v;
 }
 
 /* --- life ------------------------------------------------------------------------------------- */
@@ -303,7 +352,11 @@ static void capture_free(struct capture *c)
         return; /* its thread still uses all this */
     }
     stream_set_unref(c->set);
-    stream_set_unref(c->next_set);
+    while (c->next_sets) {
+        struct stream_set *set = c->next_sets;
+        c->next_sets = set->next;
+        stream_set_unref(set);
+    }
     struct stream_counters *next;
     for (struct stream_counters *s = atomic_load(&c->counters); s; s = next) {
         next = s->next;
@@ -371,6 +424,27 @@ static void warn_fixed(const struct capture *c, const struct config *config)
     }
 }
 
+/* Behind those that the writer has yet to take over. */
+static enum err queue_set(struct capture *c, struct stream_set *set, struct buf *mistakes)
+{
+    int waiting = 0;
+    pthread_mutex_lock(&c->lock);
+    struct stream_set **end = &c->next_sets;
+    while (*end) {
+        end = &(*end)->next;
+        waiting++;
+    }
+    if (waiting < NEXT_SETS_MAX) {
+        atomic_fetch_add(&set->refs, 1); /* the queue's */
+        *end = set;
+    } else {
+        buf_printf(mistakes, "%d configurations already wait until the log can be written: %s\n",
+                   waiting, c->error);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return waiting < NEXT_SETS_MAX ? OK : ERR_FULL;
+}
+
 enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes)
 {
     enum err e = streams_check(c, config, mistakes);
@@ -385,13 +459,12 @@ enum err capture_reload(struct capture *c, struct config *config, struct buf *mi
         buf_printf(mistakes, "no memory\n");
         return ERR_NOMEM;
     }
+    e = queue_set(c, set, mistakes);
+    if (e) {
+        stream_set_unref(set);
+        return e;
+    }
     atomic_store(&c->sys_interval_ms, interval);
-    atomic_fetch_add(&set->refs, 1); /* the writer's */
-    pthread_mutex_lock(&c->lock);
-    struct stream_set *skipped = c->next_set;
-    c->next_set = set;
-    pthread_mutex_unlock(&c->lock);
-    stream_set_unref(skipped);
     stream_set_unref(c->set);
     c->set = set;
     c->matched_count = 0;

@@ -37,6 +37,9 @@ enum capture_verdict {
 enum capture_verdict capture_publish(struct capture *c, struct publish *p);
 /* For a publish that the caller cannot even describe (too many properties). */
 enum capture_verdict capture_too_large(struct capture *c);
+/* After a publish that was not taken: a line that says whose it was and why, now and then for each
+ * reason. client may be NULL. */
+void capture_log_refusal(struct capture *c, struct slice topic, const char *client);
 
 /* True when capture_tick has something to do: one relaxed load. */
 bool capture_tick_due(const struct capture *c);

@@ -2,6 +2,7 @@
  *
  *   capture.c   the broker's thread: match, copy into the ring, on_full
  *   writer.c    the writer thread: ring → batches → store
+ *   writer_open.c  the same thread: opens ring and store, and mends them
  *   streams.c   configured streams and the store's topics
  *   stats.c     counters: $SYS, and the log at the end
  *   loglines.c  log lines on their way to the broker's thread */
@@ -82,7 +83,8 @@ struct stream {
 };
 
 struct stream_set {
-    _Atomic int refs; /* broker's thread, and the writer until it has taken the set over */
+    _Atomic int refs; /* broker's thread, and the writer's queue until the store has seen it */
+    struct stream_set *next; /* in that queue; under the capture's lock */
     struct config config;
     struct stream *streams; /* config.stream_count of them */
     struct filter_tree *tree; /* values: indexes of streams */
@@ -120,17 +122,23 @@ struct capture {
     uint64_t stuck_consumed; /* … and nothing has been consumed since */
     bool disk_stuck;         /* a wait for the disk was in vain … */
     uint64_t disk_stuck_pos; /* … and this frame is not on it yet */
-    struct log_limit refused_log;
+    struct {
+        enum reason reason;
+        bool dropped;
+        uint64_t bytes, bytes_max; /* of a publish that is too large; 0: its properties are */
+    } refusal; /* of the publish before */
+    struct log_limit refused_log[REASON_COUNT];
     struct stream_counters *cursor; /* stats.c: where publishing goes on */
     bool pass;                      /* stats.c: a pass over the counters is under way */
     uint64_t shown[16];             /* stats.c: what was published last, hashed */
 
     /* Opened by the writer, then used by the broker's thread (writing) and the writer (reading). */
     struct ring ring;
-    _Atomic bool ring_ready; /* release: ring may be used */
+    _Atomic bool ring_ready; /* release: ring may be used, between ring_enter and ring_leave */
 
     _Alignas(CACHE_LINE) counter received; /* broker's thread: publishes seen */
     counter unmatched;
+    _Atomic bool ring_busy; /* broker's thread is between ring_enter and ring_leave */
 
     /* Either side. */
     _Alignas(CACHE_LINE) _Atomic uint32_t sleeping; /* futex: 1 while the writer waits for frames */
@@ -147,7 +155,7 @@ struct capture {
     counter corrupt;   /* frames that could not be read */
 
     pthread_mutex_t lock; /* for what follows */
-    struct stream_set *next_set;
+    struct stream_set *next_sets; /* oldest first; at most NEXT_SETS_MAX */
     struct known_stream *known;
     size_t known_count;
     char error[sizeof(((struct errmsg *)0)->text)]; /* why state is not STATE_RUNNING */
@@ -165,6 +173,34 @@ struct stream_counters *capture_counters(struct capture *c, const char *name);
 void capture_set_state(struct capture *c, enum capture_state state, const char *why);
 /* Wakes the writer when it sleeps. */
 void capture_wake(struct capture *c);
+
+/* Between a store of the broker's thread and a load of what the writer stores. Where the kernel can
+ * fence all threads at once, the writer does, and here the compiler alone is held back. */
+static inline void broker_fence(const struct capture *c)
+{
+    if (c->writer_fences) {
+        atomic_signal_fence(memory_order_seq_cst);
+    } else {
+        atomic_thread_fence(memory_order_seq_cst);
+    }
+}
+
+/* Broker's thread. true: the ring is there until ring_leave. */
+static inline bool ring_enter(struct capture *c)
+{
+    atomic_store_explicit(&c->ring_busy, true, memory_order_relaxed);
+    broker_fence(c);
+    if (atomic_load_explicit(&c->ring_ready, memory_order_acquire)) {
+        return true;
+    }
+    atomic_store_explicit(&c->ring_busy, false, memory_order_release);
+    return false;
+}
+
+static inline void ring_leave(struct capture *c)
+{
+    atomic_store_explicit(&c->ring_busy, false, memory_order_release);
+}
 
 int futex_wait_ms(_Atomic uint32_t *word, uint32_t value, int timeout_ms);
 int futex_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us);

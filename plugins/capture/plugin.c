@@ -239,6 +239,9 @@ static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct 
     enum capture_verdict v =
         fits ? capture_publish(culex.capture, &p) : capture_too_large(culex.capture);
     free_owned();
+    if (v != CAPTURE_TAKEN) {
+        capture_log_refusal(culex.capture, topic, mosquitto_client_id(ed->client));
+    }
     return v;
 }
 

@@ -138,7 +138,12 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
     snprintf(error, sizeof error, "%s", c->error);
     pthread_mutex_unlock(&c->lock);
     int state = atomic_load_explicit(&c->state, memory_order_relaxed);
-    bool ring = atomic_load_explicit(&c->ring_ready, memory_order_acquire);
+    bool ring = ring_enter(c);
+    uint64_t ring_bytes = ring ? c->ring.bytes : 0;
+    uint64_t ring_used = ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0;
+    if (ring) {
+        ring_leave(c);
+    }
     const struct {
         const char *name;
         uint64_t value;
@@ -147,8 +152,8 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
         {"unmatched", counter_get(&c->unmatched)},
         {"orphaned", counter_get(&c->orphaned)},
         {"corrupt", counter_get(&c->corrupt)},
-        {"ring/bytes", ring ? c->ring.bytes : 0},
-        {"ring/used", ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0},
+        {"ring/bytes", ring_bytes},
+        {"ring/used", ring_used},
         {"writer/lag-ms", lag_ms(c)},
         {"writer/commits", counter_get(&c->commits)},
         {"log/bytes", counter_get(&c->log_bytes)},

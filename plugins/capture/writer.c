@@ -20,7 +20,7 @@
  * at once. Memory: a tick takes at most TICK_BYTES_MAX of frames (few enough that what is copied is
  * still in the cache when it is copied again), builders are reused, and those that grew are given
  * back when nothing comes for a while: fresh memory costs a page fault for each 4 KB. */
-#include "plugins/capture/internal.h"
+#include "plugins/capture/writer.h"
 
 #include "shared/base/clock.h"
 
@@ -31,7 +31,6 @@
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -48,47 +47,12 @@
 #define FRAMES_MANY        64
 #define IDLE_MS            250
 #define HOUSEKEEPING_MS    200
-#define BACKOFF_MS_MIN     100
-#define BACKOFF_MS_MAX     5000
+#define STORE_POLL_MS      100
+#define OPENED_POLL_MS     5000
 #define DRAIN_MS           10000 /* at stop */
 #define JOIN_S             30
 #define LOST_LOG_MS        10000
 #define TIMER_SLACK_NS     1000
-#define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
-#define LOCKED_STEP_MS     50
-#define POSITION_KEY       "capture/ring"
-#define POSITION_BYTES     16
-
-/* A batch under construction: one per partition that this tick touches. */
-struct slot {
-    struct batch_builder batch;
-    struct writer_stream *stream;
-    int32_t partition;
-    struct slot *next;
-};
-
-struct writer {
-    struct capture *c;
-    struct stream_set *set; /* own reference */
-    struct store *store;    /* NULL: not open */
-    struct writer_stream *by_id;
-    struct mapping mapping;
-    struct publish_frame frame;
-    struct slot *dirty, *spare;
-    size_t spare_count;
-    size_t spare_bytes; /* that they hold */
-    bool worked;        /* since the last housekeeping */
-    struct writer_stream *touched;
-    uint64_t read_pos;
-    uint64_t recovered_end; /* frames below it were there at start */
-    bool position_known;    /* the row is of this run */
-    int64_t next_try_us, housekeeping_us, shown_us;
-    int backoff_ms;
-    struct log_limit lost_log;
-    _Atomic uint32_t opened;  /* futex: 1 when the thread has tried to open ring and store … */
-    enum err opened_err;      /* … and what came of it */
-    struct buf *mistakes;     /* capture_open's, until then */
-};
 
 /* --- builders --------------------------------------------------------------------------------- */
 
@@ -265,7 +229,7 @@ static enum err record_put(struct writer *w, struct writer_stream *s, const stru
 static bool next_set_waits(struct capture *c)
 {
     pthread_mutex_lock(&c->lock);
-    bool waits = c->next_set != NULL;
+    bool waits = c->next_sets != NULL;
     pthread_mutex_unlock(&c->lock);
     return waits;
 }
@@ -281,16 +245,48 @@ static struct writer_stream *stream_by_id(struct writer *w, uint64_t id)
 static enum err frame_check_streams(struct writer *w)
 {
     for (uint32_t i = 0; i < w->frame.stream_count; i++) {
-        if (stream_by_id(w, w->frame.streams[i])) {
-            continue;
-        }
-        if (next_set_waits(w->c)) {
+        if (!stream_by_id(w, w->frame.streams[i]) && next_set_waits(w->c)) {
             return ERR_AGAIN;
         }
-        counter_add(&w->c->orphaned, 1);
-        lost_log(w, "?", REASON_UNKNOWN);
     }
     return OK;
+}
+
+/* An entry to count in, for a stream that the store has not. NULL: nobody knows its name. */
+static struct writer_stream *stream_unknown(struct writer *w, uint64_t id)
+{
+    struct writer_stream *s;
+    HASH_FIND(hh, w->unknown, &id, sizeof id, s);
+    struct stream_counters *n = s ? NULL : atomic_load(&w->c->counters);
+    while (n && n->id != id) {
+        n = n->next;
+    }
+    if (n) {
+        s = calloc(1, sizeof *s);
+        if (s) {
+            s->id = id;
+            s->counters = n;
+            HASH_ADD(hh, w->unknown, id, sizeof s->id, s);
+            if (!s->hh.tbl) {
+                free(s);
+                s = NULL;
+            }
+        }
+    }
+    return s;
+}
+
+static void frame_lost(struct writer *w, uint64_t id, bool recovered)
+{
+    struct writer_stream *s = stream_unknown(w, id);
+    if (s) {
+        stream_touch(w, s);
+        s->tick_published += recovered;
+        s->tick_lost[REASON_UNKNOWN]++;
+    } else {
+        counter_add(&w->c->orphaned, 1);
+    }
+    lost_log(w, s ? s->counters->name : "?", REASON_UNKNOWN);
 }
 
 static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
@@ -305,6 +301,7 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
     for (uint32_t i = 0; !e && i < w->frame.stream_count; i++) {
         struct writer_stream *s = stream_by_id(w, w->frame.streams[i]);
         if (!s) {
+            frame_lost(w, w->frame.streams[i], recovered);
             continue;
         }
         struct record r;
@@ -357,14 +354,6 @@ static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
     return OK;
 }
 
-static enum err position_put(struct writer *w, uint64_t pos)
-{
-    uint8_t row[POSITION_BYTES];
-    be64_put(row, ring_id(&w->c->ring));
-    be64_put(row + 8, pos);
-    return store_put(w->store, slice_str(POSITION_KEY), slice_make(row, sizeof row));
-}
-
 static enum err tick_write(struct writer *w, uint64_t pos, struct errmsg *m)
 {
     for (struct slot *slot = w->dirty; slot; slot = slot->next) {
@@ -373,7 +362,7 @@ static enum err tick_write(struct writer *w, uint64_t pos, struct errmsg *m)
             return err_set(m, e, "cannot append to the log: %s", err_name(e));
         }
     }
-    enum err e = position_put(w, pos);
+    enum err e = writer_position_put(w, pos);
     if (e) {
         return err_set(m, e, "cannot note the ring position: %s", err_name(e));
     }
@@ -403,218 +392,13 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
     return e;
 }
 
-/* --- ring and store --------------------------------------------------------------------------- */
-
-/* A ring that cannot be read may hold acknowledged publishes all the same: it is put aside, for a
- * version that can, and a new one takes its place. */
-static void ring_set_aside(const struct capture *c, const char *why)
-{
-    char aside[PATH_MAX];
-    int n = snprintf(aside, sizeof aside, "%s.unreadable-%lld", c->ring_path,
-                     (long long)clock_wall_ms());
-    if (n > 0 && (size_t)n < sizeof aside && rename(c->ring_path, aside) == 0) {
-        log_error("capture ring put aside, publishes in it are not in the log file=%s: %s", aside,
-                  why);
-    }
-}
-
-/* A ring of another size is replaced, unless it still holds what was acknowledged. */
-static uint64_t ring_bytes_now(const struct capture *c)
-{
-    uint64_t bytes = (uint64_t)c->store_config.ring_bytes;
-    struct ring old;
-    struct errmsg m;
-    enum err e = ring_open_reader(&old, c->ring_path, &m);
-    if (e == ERR_VERSION || e == ERR_CORRUPT) {
-        ring_set_aside(c, m.text);
-    } else if (e == OK) {
-        if (old.bytes != bytes && ring_head(&old) != ring_consumed(&old)) {
-            log_warn("ring.bytes takes effect at the next start: the ring still holds publishes");
-            bytes = old.bytes;
-        }
-        ring_close(&old);
-    }
-    return bytes;
-}
-
-static enum err make_dir(const char *path, struct errmsg *m)
-{
-    struct stat st;
-    if (mkdir(path, 0750) != 0 && errno != EEXIST) {
-        enum err e = errno == ENOSPC ? ERR_FULL : ERR_IO;
-        return err_set(m, e, "cannot make the data directory %s: %s", path, strerror(errno));
-    }
-    if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)) {
-        return err_set(m, ERR_IO, "data names %s, which is not a directory", path);
-    }
-    if (eaccess(path, W_OK | X_OK) != 0) {
-        return err_set(m, ERR_IO, "the broker's user may not write to the data directory %s: %s",
-                       path, strerror(errno));
-    }
-    return OK;
-}
-
-static enum err writer_open_ring(struct writer *w, struct errmsg *m)
-{
-    struct capture *c = w->c;
-    if (atomic_load(&c->ring_ready)) {
-        return OK;
-    }
-    enum err e = make_dir(c->data, m);
-    e = e ? e : ring_open_writer(&c->ring, c->ring_path, ring_bytes_now(c), m);
-    if (e) {
-        return e;
-    }
-    /* Opening touched every page, to be sure of each; an idle ring need not stay in memory. */
-    (void)madvise(c->ring.frames, c->ring.bytes, MADV_DONTNEED);
-    w->read_pos = ring_consumed(&c->ring);
-    w->recovered_end = ring_head(&c->ring);
-    if (w->read_pos != w->recovered_end) {
-        log_info("ring taken over bytes=%llu",
-                 (unsigned long long)(w->recovered_end - w->read_pos));
-    }
-    atomic_store_explicit(&c->ring_ready, true, memory_order_release);
-    return OK;
-}
-
-struct position {
-    uint64_t ring, pos;
-    bool found;
-};
-
-static bool position_row(void *arg, struct slice key, struct slice value)
-{
-    struct position *p = arg;
-    if (slice_eq(key, slice_str(POSITION_KEY)) && value.len == POSITION_BYTES) {
-        *p = (struct position){be64_get(value.data), be64_get(value.data + 8), true};
-        return false;
-    }
-    return true;
-}
-
-/* Where reading goes on. After a loss of power the row may be ahead of the ring: then all that the
- * ring holds has been stored, and the row is written anew before a new frame could reach its old
- * position. */
-static enum err writer_find_position(struct writer *w, struct errmsg *m)
-{
-    struct ring *ring = &w->c->ring;
-    struct position p = {0};
-    enum err e = store_rows(w->store, slice_str(POSITION_KEY), position_row, &p, m);
-    if (e) {
-        return e;
-    }
-    uint64_t consumed = ring_consumed(ring);
-    uint64_t written = w->position_known ? ring_head(ring) : w->recovered_end;
-    if (p.found && p.ring == ring_id(ring) && p.pos > consumed) {
-        consumed = p.pos < written ? p.pos : written;
-        ring_consume(ring, consumed);
-    }
-    w->position_known = true;
-    w->read_pos = consumed;
-    e = position_put(w, consumed);
-    return e ? err_set(m, e, "cannot note the ring position: %s", err_name(e))
-             : store_commit(w->store, m);
-}
-
-static void writer_close_store(struct writer *w)
-{
-    if (w->store) {
-        store_close(w->store);
-        w->store = NULL;
-    }
-}
-
-static enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m)
-{
-    const struct config_store *s = &w->c->store_config;
-    struct store_options o = {
-        .dir = w->c->store_dir,
-        .role = STORE_WRITER,
-        .limit_bytes = (uint64_t)s->limit_bytes,
-        .segment_bytes = (uint64_t)s->segment_bytes,
-        .segment_ms = (uint64_t)s->segment_ms,
-        .tail_bytes = (uint64_t)s->tail_bytes,
-        .flush_interval_ms = (uint32_t)s->flush_interval_ms,
-        .cache_bytes = (uint64_t)s->cache_bytes,
-    };
-    enum err e = store_open(&w->store, &o, m);
-    if (e) {
-        w->store = NULL;
-        return e;
-    }
-    e = streams_sync(w->c, w->store, &w->by_id, w->set, mistakes, m);
-    e = e ? e : writer_find_position(w, m);
-    if (e) {
-        writer_close_store(w);
-    }
-    return e;
-}
-
-static void writer_failed(struct writer *w, enum err e, const char *why)
-{
-    bool ring = atomic_load(&w->c->ring_ready);
-    capture_set_state(w->c, ring ? STATE_NO_STORE : STATE_NO_RING, why);
-    if (w->store && (store_state(w->store) == STORE_BROKEN || (e != ERR_FULL && e != ERR_NOMEM))) {
-        writer_close_store(w);
-    }
-    w->backoff_ms = w->backoff_ms ? w->backoff_ms * 2 : BACKOFF_MS_MIN;
-    w->backoff_ms = w->backoff_ms > BACKOFF_MS_MAX ? BACKOFF_MS_MAX : w->backoff_ms;
-    w->next_try_us = clock_mono_us() + (int64_t)w->backoff_ms * 1000;
-}
-
-static void writer_fine(struct writer *w)
-{
-    if (w->backoff_ms || atomic_load_explicit(&w->c->state, memory_order_relaxed)) {
-        w->backoff_ms = 0;
-        capture_set_state(w->c, STATE_RUNNING, "");
-    }
-}
-
-/* Ring and store are open; else one try to open them when it is time. */
-static bool writer_ready(struct writer *w)
-{
-    if (clock_mono_us() < w->next_try_us) {
-        return false;
-    }
-    if (w->store) {
-        return true;
-    }
-    struct errmsg m;
-    enum err e = writer_open_ring(w, &m);
-    e = e ? e : writer_open_store(w, NULL, &m);
-    if (e) {
-        writer_failed(w, e, m.text);
-    }
-    return e == OK;
-}
-
-static void writer_take_set(struct writer *w)
-{
-    struct capture *c = w->c;
-    pthread_mutex_lock(&c->lock);
-    struct stream_set *set = c->next_set;
-    c->next_set = NULL;
-    pthread_mutex_unlock(&c->lock);
-    if (!set) {
-        return;
-    }
-    stream_set_unref(w->set);
-    w->set = set;
-    struct errmsg m;
-    enum err e = w->store ? streams_sync(c, w->store, &w->by_id, set, NULL, &m) : OK;
-    if (e) {
-        writer_failed(w, e, m.text);
-        writer_close_store(w); /* opening it again brings the streams together */
-    }
-}
-
 /* --- the thread ------------------------------------------------------------------------------- */
 
 static void note_oldest(struct writer *w)
 {
     struct slice bytes;
     uint64_t next;
-    bool waits = atomic_load(&w->c->ring_ready) &&
+    bool waits = w->ring_open &&
                  ring_read(&w->c->ring, w->read_pos, true, &bytes, &next) == OK &&
                  publish_frame_get(bytes, &w->frame) == OK;
     atomic_store_explicit(&w->c->oldest_ms, waits ? w->frame.publish.timestamp_ms : 0,
@@ -641,6 +425,7 @@ static void writer_housekeeping(struct writer *w)
         spare_trim(w);
     }
     w->worked = false;
+    writer_watch_ring(w);
     note_oldest(w);
     int interval_ms = atomic_load_explicit(&w->c->sys_interval_ms, memory_order_relaxed);
     bool show = now >= w->shown_us;
@@ -706,7 +491,6 @@ static void writer_drain(struct writer *w)
     struct errmsg m;
     unsigned frames = 1;
     w->next_try_us = 0;
-    writer_take_set(w);
     while (frames && clock_mono_us() < deadline && writer_ready(w)) {
         enum err e = writer_tick(w, &frames, &m);
         if (e) {
@@ -714,46 +498,11 @@ static void writer_drain(struct writer *w)
             break;
         }
     }
-    if (atomic_load(&w->c->ring_ready) && ring_head(&w->c->ring) != w->read_pos) {
-        log_error("publishes stay in the ring for the next start bytes=%llu",
+    if (w->ring_open && ring_head(&w->c->ring) != w->read_pos) {
+        log_error("publishes stay in %s bytes=%llu",
+                  w->ring_gone ? "a ring that was removed or moved away"
+                               : "the ring for the next start",
                   (unsigned long long)(ring_head(&w->c->ring) - w->read_pos));
-    }
-}
-
-/* Ring and store, as far as they can be had. ERR_LOCKED and contradictions are for the caller. */
-static enum err open_all(struct writer *w, struct buf *mistakes)
-{
-    struct errmsg m;
-    enum err e = writer_open_ring(w, &m);
-    if (e && e != ERR_LOCKED) {
-        capture_set_state(w->c, STATE_NO_RING, m.text);
-        return OK;
-    }
-    enum err s = e ? e : writer_open_store(w, mistakes, &m);
-    if (s == ERR_LOCKED) {
-        buf_printf(mistakes, "%s\n", m.text);
-        return s;
-    }
-    if (s == ERR_INVALID && mistakes->len) {
-        return s;
-    }
-    if (s) {
-        capture_set_state(w->c, STATE_NO_STORE, m.text);
-    }
-    return OK;
-}
-
-/* A broker that was killed holds its locks until the kernel is done with it. */
-static enum err open_patiently(struct writer *w, struct buf *mistakes)
-{
-    for (int waited = 0;; waited += LOCKED_STEP_MS) {
-        size_t before = mistakes->len;
-        enum err e = open_all(w, mistakes);
-        if (e != ERR_LOCKED || waited >= LOCKED_WAIT_MS) {
-            return e;
-        }
-        mistakes->len = before;
-        (void)futex_wait_ms(&w->c->stop, 0, LOCKED_STEP_MS);
     }
 }
 
@@ -761,10 +510,9 @@ static void writer_loop(struct writer *w)
 {
     struct capture *c = w->c;
     while (!atomic_load(&c->stop)) {
-        writer_take_set(w);
         writer_housekeeping(w);
         if (!writer_ready(w)) {
-            (void)futex_wait_ms(&c->stop, 0, BACKOFF_MS_MIN);
+            (void)futex_wait_ms(&c->stop, 0, STORE_POLL_MS);
             continue;
         }
         struct errmsg m;
@@ -775,7 +523,11 @@ static void writer_loop(struct writer *w)
             writer_failed(w, e, m.text);
             continue;
         }
-        writer_fine(w);
+        if (!w->ring_gone) {
+            writer_fine(w);
+        } else if (writer_leave_ring(w)) {
+            continue;
+        }
         writer_rest(w, frames);
     }
     writer_drain(w);
@@ -797,7 +549,7 @@ static void *writer_main(void *arg)
     (void)prctl(PR_SET_NAME, "culex-writer", 0, 0, 0);       /* for people who look */
     (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0); /* naps are shorter than its default */
     own_descriptors();
-    w->opened_err = open_patiently(w, w->mistakes);
+    w->opened_err = writer_open_patiently(w, w->mistakes);
     w->mistakes = NULL;
     enum err e = w->opened_err;
     atomic_store(&w->opened, 1);
@@ -806,7 +558,7 @@ static void *writer_main(void *arg)
         writer_loop(w);
     }
     writer_close_store(w);
-    if (atomic_load(&c->ring_ready)) {
+    if (w->ring_open) {
         ring_close(&c->ring);
     }
     return NULL;
@@ -844,7 +596,7 @@ enum err writer_start(struct capture *c, struct buf *mistakes)
         return ERR_NOMEM;
     }
     while (!atomic_load(&w->opened)) {
-        (void)futex_wait_ms(&w->opened, 0, BACKOFF_MS_MAX); /* recovery takes what it takes */
+        (void)futex_wait_ms(&w->opened, 0, OPENED_POLL_MS); /* recovery takes what it takes */
     }
     return w->opened_err;
 }
@@ -877,6 +629,7 @@ bool writer_stop(struct capture *c)
         }
     }
     streams_free(&w->by_id);
+    streams_free(&w->unknown);
     for (struct slot *slot = w->spare, *next; slot; slot = next) {
         next = slot->next;
         slot_free(slot);
