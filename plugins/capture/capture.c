@@ -168,7 +168,7 @@ static enum config_on_full matched_policy(const struct capture *c, int32_t *bloc
     return policy;
 }
 
-static enum capture_verdict not_taken(struct capture *c, enum reason reason)
+SELDOM static enum capture_verdict not_taken(struct capture *c, enum reason reason)
 {
     int32_t block_ms;
     bool drop = matched_policy(c, &block_ms) == ON_FULL_DROP;
@@ -232,7 +232,7 @@ void capture_log_refusal(struct capture *c, struct slice topic, const char *clie
 }
 
 /* Waits for room as long as the policy allows. ERR_FULL: in vain. */
-static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
+SELDOM static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
 {
     int32_t block_ms;
     if (matched_policy(c, &block_ms) != ON_FULL_BLOCK) {
@@ -257,7 +257,7 @@ static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
 }
 
 /* Would a publish that must be on disk wait in vain? */
-static bool disk_fails(struct capture *c)
+SELDOM static bool disk_fails(struct capture *c)
 {
     if (c->disk_stuck && atomic_load(&c->durable_pos) > c->disk_stuck_pos) {
         c->disk_stuck = false;
@@ -267,7 +267,7 @@ static bool disk_fails(struct capture *c)
 }
 
 /* A stream with durability = fsync: the acknowledgement waits for the disk. */
-static bool wait_for_disk(struct capture *c, uint64_t pos)
+SELDOM static bool wait_for_disk(struct capture *c, uint64_t pos)
 {
     int32_t block_ms = 0;
     for (size_t i = 0; i < c->matched_count; i++) {
@@ -292,7 +292,7 @@ static bool wait_for_disk(struct capture *c, uint64_t pos)
     return true;
 }
 
-enum capture_verdict capture_too_large(struct capture *c)
+SELDOM enum capture_verdict capture_too_large(struct capture *c)
 {
     for (size_t i = 0; i < c->matched_count; i++) {
         counter_add(&matched_stream(c, i)->counters->published, 1);

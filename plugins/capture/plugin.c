@@ -101,7 +101,7 @@ static void publish_sys(void *arg, const char *topic, const char *text)
     /* Out of memory: the next pass shows it. */
 }
 
-static void attend(void)
+SELDOM static void attend(void)
 {
     if (loglines_waiting()) {
         loglines_drain(print_line);
@@ -176,7 +176,7 @@ static void read_single(const mosquitto_property *p, int id, struct publish *out
 }
 
 /* false: more user properties than a record takes. */
-static bool read_properties(const mosquitto_property *p, unsigned needs, struct publish *out)
+SELDOM static bool read_properties(const mosquitto_property *p, unsigned needs, struct publish *out)
 {
     out->user = culex.properties;
     unsigned singles = 0;
@@ -205,7 +205,7 @@ static bool read_properties(const mosquitto_property *p, unsigned needs, struct 
     return true;
 }
 
-static int refusal(const struct mosquitto_evt_message *ed)
+SELDOM static int refusal(const struct mosquitto_evt_message *ed)
 {
     if (ed->qos == 0) {
         return RC_DENIED;

@@ -26,6 +26,9 @@ enum err {
 };
 
 #define MUST_CHECK             __attribute__((warn_unused_result))
+/* Lies apart from the code that runs for each message: that has to be fetched anew for each, since
+ * the kernel's side of a read takes the cache's room. */
+#define SELDOM __attribute__((cold, noinline))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* A sentence for a person, made where the detail is known and carried up beside the enum. */

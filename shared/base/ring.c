@@ -394,7 +394,8 @@ static bool header_fits(const struct ring *r, const struct frame_header *h, uint
 }
 
 /* Gives up what lies below end - bytes. */
-static enum err make_room(struct ring *r, uint64_t low, uint64_t head, uint64_t end, bool keep)
+SELDOM static enum err make_room(struct ring *r, uint64_t low, uint64_t head, uint64_t end,
+                                 bool keep)
 {
     if (keep) {
         /* Acquire: the consumer has read the frames before we overwrite them. */

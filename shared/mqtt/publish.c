@@ -39,6 +39,12 @@ uint64_t stream_id(struct slice name)
     return h;
 }
 
+static bool has_properties(const struct publish *p)
+{
+    return p->user_count > 0 || p->payload_format >= 0 || p->content_type.data ||
+           p->response_topic.data || p->correlation_data.data;
+}
+
 struct single {
     enum property_kind kind;
     struct slice value;
@@ -69,6 +75,26 @@ static bool property_fits(struct slice name, struct slice value)
     return name.len <= UINT16_MAX && value.len <= UINT16_MAX;
 }
 
+/* Adds their bytes to *size. false: a part is longer than MQTT allows. */
+SELDOM static bool properties_size(const struct publish *p, size_t *size)
+{
+    struct single singles[PROPERTY_KINDS];
+    size_t n = publish_singles(p, singles);
+    for (size_t i = 0; i < n; i++) {
+        if (!property_fits(slice_make(NULL, 0), singles[i].value)) {
+            return false;
+        }
+        *size += PROPERTY_BYTES + singles[i].value.len;
+    }
+    for (uint32_t i = 0; i < p->user_count; i++) {
+        if (!property_fits(p->user[i].name, p->user[i].value)) {
+            return false;
+        }
+        *size += PROPERTY_BYTES + p->user[i].name.len + p->user[i].value.len;
+    }
+    return true;
+}
+
 size_t publish_frame_size(const struct publish *p, size_t stream_count)
 {
     if (stream_count > PUBLISH_STREAMS_MAX || p->user_count > PUBLISH_USER_PROPERTIES_MAX ||
@@ -78,21 +104,7 @@ size_t publish_frame_size(const struct publish *p, size_t stream_count)
     }
     size_t size = FRAME_HEAD_BYTES + stream_count * sizeof(uint64_t) + p->topic.len +
                   p->client_id.len + p->username.len + p->payload.len;
-    struct single singles[PROPERTY_KINDS];
-    size_t n = publish_singles(p, singles);
-    for (size_t i = 0; i < n; i++) {
-        if (!property_fits(slice_make(NULL, 0), singles[i].value)) {
-            return 0;
-        }
-        size += PROPERTY_BYTES + singles[i].value.len;
-    }
-    for (uint32_t i = 0; i < p->user_count; i++) {
-        if (!property_fits(p->user[i].name, p->user[i].value)) {
-            return 0;
-        }
-        size += PROPERTY_BYTES + p->user[i].name.len + p->user[i].value.len;
-    }
-    return size;
+    return has_properties(p) && !properties_size(p, &size) ? 0 : size;
 }
 
 static uint8_t *put_bytes(uint8_t *p, const void *data, size_t n)
@@ -119,11 +131,24 @@ static uint8_t *put_property(uint8_t *p, enum property_kind kind, struct slice n
     return put_bytes(p, value.data, value.len);
 }
 
-void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t stream_count,
-                       uint8_t *out)
+/* And their count, into the two bytes at `counted`. */
+SELDOM static uint8_t *put_properties(uint8_t *out, const struct publish *p, uint8_t *counted)
 {
     struct single singles[PROPERTY_KINDS];
     size_t single_count = publish_singles(p, singles);
+    (void)put_u16(counted, single_count + p->user_count);
+    for (size_t i = 0; i < single_count; i++) {
+        out = put_property(out, singles[i].kind, slice_make(NULL, 0), singles[i].value);
+    }
+    for (uint32_t i = 0; i < p->user_count; i++) {
+        out = put_property(out, PROPERTY_USER, p->user[i].name, p->user[i].value);
+    }
+    return out;
+}
+
+void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t stream_count,
+                       uint8_t *out)
+{
     uint32_t payload_len = (uint32_t)p->payload.len;
     *out++ = FRAME_VERSION;
     *out++ = (uint8_t)((p->qos & FLAG_QOS) | (p->retain ? FLAG_RETAIN : 0) |
@@ -135,16 +160,14 @@ void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t 
     out = put_u16(out, p->topic.len);
     out = put_u16(out, p->client_id.len);
     out = put_u16(out, p->username.len);
-    out = put_u16(out, single_count + p->user_count);
+    uint8_t *property_count = out;
+    out = put_u16(out, 0);
     out = put_bytes(out, streams, stream_count * sizeof *streams);
     out = put_bytes(out, p->topic.data, p->topic.len);
     out = put_bytes(out, p->client_id.data, p->client_id.len);
     out = put_bytes(out, p->username.data, p->username.len);
-    for (size_t i = 0; i < single_count; i++) {
-        out = put_property(out, singles[i].kind, slice_make(NULL, 0), singles[i].value);
-    }
-    for (uint32_t i = 0; i < p->user_count; i++) {
-        out = put_property(out, PROPERTY_USER, p->user[i].name, p->user[i].value);
+    if (has_properties(p)) {
+        out = put_properties(out, p, property_count);
     }
     (void)put_bytes(out, p->payload.data, p->payload.len); /* the end is where it must be */
 }
