@@ -149,8 +149,34 @@ struct uuid uuid_random(void)
     return u;
 }
 
+/* The library is made for long input: its code and tables fill a good part of the first caches,
+ * where a frame of a hundred bytes needs twenty steps of an instruction that the processor has. */
+#ifdef __x86_64__
+#define CRC_SHORT_BYTES 512
+__attribute__((target("sse4.2"))) static uint32_t crc32c_short(uint32_t c, const uint8_t *p,
+                                                               size_t len)
+{
+    uint64_t wide = c;
+    for (; len >= 8; len -= 8, p += 8) {
+        uint64_t v;
+        memcpy(&v, p, sizeof v);
+        wide = __builtin_ia32_crc32di(wide, v);
+    }
+    c = (uint32_t)wide;
+    for (; len > 0; len--) {
+        c = __builtin_ia32_crc32qi(c, *p++);
+    }
+    return c;
+}
+#endif
+
 uint32_t crc32c(uint32_t crc, const void *data, size_t len)
 {
+#ifdef __x86_64__
+    if (len <= CRC_SHORT_BYTES && __builtin_cpu_supports("sse4.2")) {
+        return ~crc32c_short(~crc, data, len);
+    }
+#endif
     /* ISA-L leaves the inversions at both ends to its caller, takes an int, and does not write. */
     const size_t step = 1u << 30;
     unsigned char *p = (unsigned char *)(uintptr_t)data;

@@ -198,6 +198,31 @@ static void test_crc32c_has_the_published_values(void **state)
     assert_int_equal(crc32c(0, rising, 32), 0x46dd794eu);
 }
 
+/* Bit by bit, as the polynomial says. */
+static uint32_t crc32c_by_bits(const uint8_t *p, size_t len)
+{
+    uint32_t c = UINT32_MAX;
+    for (size_t i = 0; i < len; i++) {
+        c ^= p[i];
+        for (int bit = 0; bit < 8; bit++) {
+            c = c >> 1 ^ (c & 1 ? 0x82f63b78u : 0);
+        }
+    }
+    return ~c;
+}
+
+static void test_crc32c_is_the_same_for_each_length_and_alignment(void **state)
+{
+    uint8_t data[1200];
+    for (size_t i = 0; i < sizeof data; i++) {
+        data[i] = (uint8_t)(i * 131 + (i >> 3));
+    }
+    for (size_t len = 0; len < 1100; len++) {
+        const uint8_t *p = data + len % 9;
+        assert_int_equal(crc32c(0, p, len), crc32c_by_bits(p, len));
+    }
+}
+
 static void test_crc32c_goes_on_from_any_cut(void **state)
 {
     uint8_t data[1000];
@@ -248,6 +273,7 @@ int main(void)
         cmocka_unit_test(test_uuid_text_is_unpadded_base64url),
         cmocka_unit_test(test_random_uuids_differ_and_never_begin_with_a_dash),
         cmocka_unit_test(test_crc32c_has_the_published_values),
+        cmocka_unit_test(test_crc32c_is_the_same_for_each_length_and_alignment),
         cmocka_unit_test(test_crc32c_goes_on_from_any_cut),
         cmocka_unit_test(test_error_names_and_messages),
         cmocka_unit_test(test_clock_takes_its_time_from_a_test),
