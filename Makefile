@@ -12,7 +12,7 @@ CFLAGS_release := -O2 -g
 CFLAGS_debug   := -O0 -g3
 CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CFLAGS_tsan    := -O1 -g -fsanitize=thread
-CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -pthread
+CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -fno-plt -pthread
 LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread
 LDLIBS_STORE := -lrocksdb -lisal -ljansson -lzstd -llz4 -lsnappy -lz
 LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
