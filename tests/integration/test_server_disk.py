@@ -50,7 +50,8 @@ def committed(c):
         k.close()
 
 
-def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, small_disk):
+def with_history(culex_factory, small_disk):
+    """The server's own directory is the small disk; 100 records are captured on the large one."""
     c = culex_factory()
     c.server.stop()
     shutil.rmtree(c.data / "server")
@@ -58,6 +59,11 @@ def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, sm
     c.server.start()
     c.wait_topics()
     c.publish("demo/x", [str(k) for k in range(100)])
+    return c
+
+
+def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, small_disk):
+    c = with_history(culex_factory, small_disk)
     assert commit(c, 1) is True
     fill(small_disk)
     said = next(s for s in (commit(c, 2) for _ in range(100)) if s is not True)
@@ -81,13 +87,7 @@ def heartbeat_error(c):
 
 
 def test_server_starts_on_a_full_disk_serves_history_and_heals(culex_factory, small_disk):
-    c = culex_factory()
-    c.server.stop()
-    shutil.rmtree(c.data / "server")
-    os.symlink(small_disk, c.data / "server")
-    c.server.start()
-    c.wait_topics()
-    c.publish("demo/x", [str(k) for k in range(100)])
+    c = with_history(culex_factory, small_disk)
     assert commit(c, 7) is True
     c.server.stop()
     fill(small_disk)
