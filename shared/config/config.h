@@ -25,6 +25,10 @@
 #define CONFIG_STREAMS_MAX     4096
 #define CONFIG_FILTERS_MAX     1024 /* of one stream */
 #define CONFIG_MISTAKES_MAX    50   /* reported in one go */
+/* For what config_pack makes. The most comes from plugin_opt_filter: CONFIG_FILTERS_MAX filters of
+ * 64 KiB. Of a file it is CONFIG_FILE_BYTES_MAX and, in each of CONFIG_STREAMS_MAX streams, less
+ * than 2 KiB that "defaults" says once. */
+#define CONFIG_PACKED_BYTES_MAX (128u << 20)
 
 enum config_headers { HEADERS_FULL, HEADERS_MINIMAL, HEADERS_NONE };
 enum config_on_full { ON_FULL_BLOCK, ON_FULL_REJECT, ON_FULL_DROP };
@@ -120,6 +124,15 @@ enum err config_from_options(struct config *c, const char *where, const char *co
  * ERR_INVALID: c->mistakes has a line that names the option. */
 enum err config_give_data(struct config *c, const char *option, const char *dir) MUST_CHECK;
 void config_fini(struct config *c);
+
+/* Appends a checked configuration to out (a buf of CONFIG_PACKED_BYTES_MAX is enough), for a
+ * process of the same build: path, data_given, the rows of "" and `store`, and the streams whole.
+ * Not `server`, which is culex-server's own business, nor mistakes and warnings. ERR_NOMEM. */
+enum err config_pack(const struct config *c, struct buf *out) MUST_CHECK;
+/* The way back; does config_init itself and keeps nothing of `packed`. `server` has its defaults,
+ * mistakes and warnings are empty. ERR_CORRUPT: bytes that are cut off, that no row takes, or too
+ * many. ERR_NOMEM. After a failure there is nothing to config_fini (which does no harm). */
+enum err config_unpack(struct config *c, struct slice packed) MUST_CHECK;
 
 /* One stream on its own: all defaults; a deep copy without the filters; a value by the row's
  * name. */

@@ -257,9 +257,26 @@ static void config_write(void)
     static const char text[] =
         "{ \"streams\": [\n"
         "  { \"name\": \"a\", \"filters\": [\"a/#\", \"b/+/c\"], \"partitions\": 3 },\n"
-        "  { \"name\": \"b\", \"filters\": [\"#\"], \"key\": \"topic\" } ] }\n";
+        "  { \"name\": \"b\", \"filters\": [\"#\"], \"key\": \"payload.id\" } ] }\n";
     FILE *f = fopen(path, "w");
     ASSERT(f && fputs(text, f) >= 0 && fclose(f) == 0);
+}
+
+/* To another process and back. */
+static enum err config_carry(const struct config *c)
+{
+    struct config d;
+    struct buf packed;
+    buf_init(&packed, CONFIG_PACKED_BYTES_MAX);
+    enum err e = config_pack(c, &packed);
+    e = e ? e : config_unpack(&d, buf_slice(&packed));
+    buf_fini(&packed);
+    if (!e) {
+        ASSERT(d.stream_count == 2 && d.streams[0].partitions == 3);
+        ASSERT(d.streams[0].filter_count == 2 && strcmp(d.streams[1].key_name, "id") == 0);
+        config_fini(&d);
+    }
+    return e;
 }
 
 static enum err config_run(void)
@@ -268,6 +285,7 @@ static enum err config_run(void)
     enum err e = config_init(&c);
     e = e ? e : config_load(&c, path);
     ASSERT(e || (c.stream_count == 2 && c.streams[0].partitions == 3));
+    e = e ? e : config_carry(&c);
     config_fini(&c);
     return e;
 }
