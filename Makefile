@@ -19,6 +19,8 @@ LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
 
 SHARED_SRC := $(wildcard shared/*/*.c)
 PLUGIN_SRC := $(wildcard plugins/capture/*.c)
+LINK_SRC   := $(wildcard plugins/link/*.c)
+WRITER_SRC := $(wildcard plugins/writer/*.c)
 SERVER_SRC := $(wildcard kafka-server/protocol/*.c kafka-server/net/*.c kafka-server/broker/*.c kafka-server/api/*.c)
 CLI_SRC    := $(wildcard kafka-server/cli/*.c)
 MAIN_SRC   := kafka-server/server.c kafka-server/main.c
@@ -28,17 +30,18 @@ obj = $(patsubst %.c,$(B)/%.o,$(patsubst $(B)/%,%,$(1)))
 SHARED_OBJ := $(call obj,$(SHARED_SRC))
 SERVER_OBJ := $(call obj,$(SERVER_SRC)) $(B)/gen/kafka_messages.o
 
-all: $(B)/culex_capture.so $(B)/culex-server $(B)/culex
+all: $(B)/culex_capture.so $(B)/culex-writer $(B)/culex-server $(B)/culex
 
 $(B)/libculex.a: $(SHARED_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 $(B)/libserver.a: $(SERVER_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 
-# The plugin links libmosquitto, because upstream brokers export only part of the API. nodelete: a writer thread that
-# hangs in the disk is left behind when the broker unloads the plugin, and must find its code when the disk comes back.
-$(B)/culex_capture.so: $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a
-	$(CC) -shared $(LDFLAGS) -Wl,--exclude-libs,ALL -Wl,-z,nodelete -o $@ $(call obj,$(PLUGIN_SRC)) $(B)/libculex.a $(LDLIBS_STORE) -lmosquitto
+# The plugin links libmosquitto, because upstream brokers export only part of the API; the writer runs beside it.
+$(B)/culex_capture.so: $(call obj,$(PLUGIN_SRC) $(LINK_SRC)) $(B)/libculex.a
+	$(CC) -shared $(LDFLAGS) -Wl,--exclude-libs,ALL -o $@ $(call obj,$(PLUGIN_SRC) $(LINK_SRC)) $(B)/libculex.a -lisal -ljansson -lmosquitto
+$(B)/culex-writer: $(call obj,$(WRITER_SRC) $(LINK_SRC)) $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
 $(B)/culex-server: $(call obj,$(MAIN_SRC)) $(B)/libserver.a $(B)/libculex.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE) $(LDLIBS_SERVER)
 $(B)/culex: $(call obj,$(CLI_SRC)) $(B)/libculex.a
@@ -211,6 +214,7 @@ install: all
 	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/culex
 	install -m 755 $(B)/culex-server $(B)/culex $(DESTDIR)$(BINDIR)
 	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
+	install -m 755 $(B)/culex-writer $(DESTDIR)$(LIBDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
 	install -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
@@ -225,6 +229,7 @@ install: all
 uninstall:
 	@DESTDIR='$(DESTDIR)' packaging/before-uninstall '$(SYSCONFDIR)'
 	rm -f $(DESTDIR)$(BINDIR)/culex-server $(DESTDIR)$(BINDIR)/culex $(DESTDIR)$(LIBDIR)/culex_capture.so \
+	    $(DESTDIR)$(LIBDIR)/culex-writer \
 	    $(DESTDIR)$(UNITDIR)/culex-server.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
 	if cmp -s packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; then \
 	    rm -f $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; rmdir $(DESTDIR)$(SYSCONFDIR)/culex; fi

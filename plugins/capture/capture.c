@@ -1,6 +1,6 @@
 /* The broker's side of capture.
  *
- *      MESSAGE ─▶ capture_match ─▶ capture_publish ─▶ ring ─▶ (writer thread)
+ *      MESSAGE ─▶ capture_match ─▶ capture_publish ─▶ ring ─▶ (writer)
  *                   none: go on        │ no room
  *                                      ▼
  *                  block ──bounded──▶ reject        drop ─▶ go on without it
@@ -17,54 +17,24 @@
  * store that does not come back must not turn the broker into one that answers once a second: after
  * a wait in vain (`stuck`) nothing waits again until the writer has consumed something.
  *
- * The writer sleeps on a futex when there is nothing to do, and says so in `sleeping`. The
- * broker wakes it only then: a system call per message would cost more than all the rest. Between
- * publishing the frame and looking at `sleeping` there must be a fence, as between saying that it
- * sleeps and looking at the ring once more, so that one of the two sees the other. A fence here
- * waits for the frame's cache lines, for each message; so the writer, which rarely sleeps when
- * there is much to do, makes one happen in all threads (membarrier) where the kernel can. */
+ * The writer (another process) sleeps on a futex when there is nothing to do, and says so in
+ * `sleeping`. It is woken only then: a system call per message would cost more than all the rest.
+ * Between publishing the frame and looking at `sleeping` there must be a fence, as between saying
+ * that it sleeps and looking at the ring once more, so that one of the two sees the other. See
+ * link_fence. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
 
-#include <linux/futex.h>
 #include <stdio.h>
-#include <sys/syscall.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
-#define NEXT_SETS_MAX      16 /* configurations that wait for the writer: each may have streams */
 #define WAIT_STEP_US       100
 #define REFUSED_LOG_MS     10000
 #define LOGGED_NAME_BYTES_MAX 160 /* and the rest of a character */
 #define FANOUT_BYTES_MAX   (64u << 20) /* of one publish in all its streams: it is one commit */
-
-/* --- waiting and waking ----------------------------------------------------------------------- */
-
-int futex_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us)
-{
-    struct timespec ts = {timeout_us / 1000000, timeout_us % 1000000 * 1000};
-    return (int)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, &ts, NULL, 0);
-}
-
-int futex_wait_ms(_Atomic uint32_t *word, uint32_t value, int timeout_ms)
-{
-    return futex_wait_us(word, value, (int64_t)timeout_ms * 1000);
-}
-
-void futex_wake(_Atomic uint32_t *word)
-{
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
-}
-
-void capture_wake(struct capture *c)
-{
-    broker_fence(c);
-    if (atomic_load_explicit(&c->sleeping, memory_order_relaxed) &&
-        atomic_exchange(&c->sleeping, 0)) {
-        futex_wake(&c->sleeping);
-    }
-}
 
 static void nap_us(int64_t us)
 {
@@ -72,69 +42,14 @@ static void nap_us(int64_t us)
     nanosleep(&ts, NULL);
 }
 
-/* --- state ------------------------------------------------------------------------------------ */
-
-static const char *const reason_names[REASON_COUNT] = {
-    [REASON_RING_FULL] = "ring-full",     [REASON_TOO_LARGE] = "too-large",
-    [REASON_UNAVAILABLE] = "unavailable", [REASON_DISK] = "disk",
-    [REASON_UNKNOWN] = "unknown-stream",  [REASON_CORRUPT] = "corrupt",
-};
-
-const char *reason_name(enum reason r)
-{
-    return reason_names[r];
-}
-
-void capture_set_state(struct capture *c, enum capture_state state, const char *why)
-{
-    pthread_mutex_lock(&c->lock);
-    enum capture_state before = (enum capture_state)atomic_exchange(&c->state, (int)state);
-    bool news = before != state || strcmp(c->error, why) != 0;
-    snprintf(c->error, sizeof c->error, "%s", why);
-    pthread_mutex_unlock(&c->lock);
-    if (!news) {
-        return;
-    }
-    if (state == STATE_RUNNING) {
-        log_warn("capture runs again");
-    } else if (state == STATE_NO_STORE) {
-        log_error("capture is degraded: the log cannot be written, publishes wait in the ring "
-                  "until it is full: %s", why);
-    } else {
-        log_error("capture is degraded: nothing can be captured, on_full decides: %s", why);
-    }
-    atomic_store_explicit(&c->tick_due, true, memory_order_relaxed);
-}
-
-struct stream_counters *capture_counters(struct capture *c, const char *name)
-{
-    pthread_mutex_lock(&c->lock);
-    struct stream_counters *s = atomic_load(&c->counters);
-    while (s && strcmp(s->name, name) != 0) {
-        s = s->next;
-    }
-    if (!s) {
-        s = aligned_alloc(CACHE_LINE, sizeof *s);
-        if (s) {
-            memset(s, 0, sizeof *s);
-            s->id = stream_id(slice_str(name));
-            snprintf(s->name, sizeof s->name, "%s", name);
-            s->next = atomic_load(&c->counters);
-            atomic_store(&c->counters, s);
-        }
-    }
-    pthread_mutex_unlock(&c->lock);
-    return s;
-}
-
 /* --- a publish -------------------------------------------------------------------------------- */
 
 size_t capture_match(struct capture *c, struct slice topic)
 {
     c->matched_count = filter_tree_match(c->set->tree, topic, c->matched, PUBLISH_STREAMS_MAX);
-    counter_add(&c->received, 1);
+    counter_add(&c->link->received, 1);
     if (c->matched_count == 0) {
-        counter_add(&c->unmatched, 1);
+        counter_add(&c->link->unmatched, 1);
     }
     return c->matched_count;
 }
@@ -231,6 +146,12 @@ void capture_log_refusal(struct capture *c, struct slice topic, const char *clie
     buf_fini(&line);
 }
 
+/* Still the ring that ring_enter found? child_watch may bring another one. */
+static bool in_ring(const struct capture *c)
+{
+    return atomic_load(&c->link->ring_number) == c->ring_number;
+}
+
 /* Waits for room as long as the policy allows. ERR_FULL: in vain. */
 SELDOM static enum err wait_for_room(struct capture *c, size_t size, uint8_t **out)
 {
@@ -244,8 +165,9 @@ SELDOM static enum err wait_for_room(struct capture *c, size_t size, uint8_t **o
     c->stuck = false;
     int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
     enum err e = ERR_FULL;
-    while (e == ERR_FULL && clock_mono_us() < deadline && atomic_load(&c->ring_ready)) {
-        capture_wake(c);
+    while (e == ERR_FULL && clock_mono_us() < deadline && in_ring(c)) {
+        link_wake(c->link);
+        child_watch(c);
         nap_us(WAIT_STEP_US);
         e = ring_reserve(&c->ring, size, true, out);
     }
@@ -259,11 +181,11 @@ SELDOM static enum err wait_for_room(struct capture *c, size_t size, uint8_t **o
 /* Would a publish that must be on disk wait in vain? */
 SELDOM static bool disk_fails(struct capture *c)
 {
-    if (c->disk_stuck && atomic_load(&c->durable_pos) > c->disk_stuck_pos) {
+    if (c->disk_stuck && atomic_load(&c->link->durable_pos) > c->disk_stuck_pos) {
         c->disk_stuck = false;
     }
-    return c->disk_stuck ||
-           atomic_load_explicit(&c->state, memory_order_relaxed) != STATE_RUNNING;
+    return c->disk_stuck || child_trouble(c) ||
+           atomic_load_explicit(&c->link->state, memory_order_relaxed) != STATE_RUNNING;
 }
 
 /* A stream with durability = fsync: the acknowledgement waits for the disk. */
@@ -276,10 +198,10 @@ SELDOM static bool wait_for_disk(struct capture *c, uint64_t pos)
             block_ms = s->on_full_block_ms;
         }
     }
-    atomic_store(&c->sync_wanted, pos + 1);
-    capture_wake(c);
+    atomic_store(&c->link->sync_wanted, pos + 1);
+    link_wake(c->link);
     int64_t deadline = clock_mono_us() + (int64_t)block_ms * 1000;
-    while (atomic_load(&c->durable_pos) <= pos) {
+    while (atomic_load(&c->link->durable_pos) <= pos) {
         if (clock_mono_us() >= deadline) {
             c->disk_stuck = true;
             c->disk_stuck_pos = pos;
@@ -288,6 +210,7 @@ SELDOM static bool wait_for_disk(struct capture *c, uint64_t pos)
             return false;
         }
         nap_us(WAIT_STEP_US);
+        child_watch(c);
     }
     return true;
 }
@@ -323,7 +246,7 @@ static enum capture_verdict publish_put(struct capture *c, struct publish *p, bo
     }
     publish_frame_put(p, c->matched_ids, c->matched_count, out);
     uint64_t pos = ring_commit(&c->ring, size);
-    capture_wake(c);
+    link_wake(c->link);
     return fsync_asked && !wait_for_disk(c, pos) ? CAPTURE_REFUSED : CAPTURE_TAKEN;
 }
 
@@ -348,64 +271,52 @@ enum capture_verdict capture_publish(struct capture *c, struct publish *p)
 
 static void capture_free(struct capture *c)
 {
-    if (!writer_stop(c)) {
-        return; /* its thread still uses all this */
+    if (c->link) {
+        (void)child_stop(c); /* a writer that is left behind has the memory mapped, too */
+        if (c->opened == OK) {
+            stats_log_final(c);
+        }
     }
-    stream_set_unref(c->set);
-    while (c->next_sets) {
-        struct stream_set *set = c->next_sets;
-        c->next_sets = set->next;
-        stream_set_unref(set);
+    if (c->child.memory >= 0) {
+        close(c->child.memory);
     }
-    struct stream_counters *next;
-    for (struct stream_counters *s = atomic_load(&c->counters); s; s = next) {
-        next = s->next;
-        free(s);
-    }
-    free(c->known);
-    pthread_mutex_destroy(&c->lock);
+    ring_close(&c->ring);
+    stream_set_free(c->set);
+    link_unmap(c->link);
+    free(c->shown_streams);
     free(c);
-}
-
-/* Paths under the data directory. */
-static enum err make_paths(struct capture *c, const char *data, struct buf *mistakes)
-{
-    int a = snprintf(c->data, sizeof c->data, "%s", data);
-    int b = snprintf(c->ring_path, sizeof c->ring_path, "%s/capture.ring", data);
-    int d = snprintf(c->store_dir, sizeof c->store_dir, "%s/captured", data);
-    if (a < 0 || b < 0 || d < 0 || (size_t)b >= sizeof c->ring_path) {
-        buf_printf(mistakes, "data: the path is too long: %s\n", data);
-        return ERR_INVALID;
-    }
-    return OK;
 }
 
 enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes)
 {
-    size_t size = (sizeof(struct capture) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
-    struct capture *c = aligned_alloc(CACHE_LINE, size);
+    struct capture *c = calloc(1, sizeof *c);
     *out = NULL;
     if (!c) {
         config_fini(config);
         return ERR_NOMEM;
     }
-    memset(c, 0, size);
-    c->ring.fd = -1;
-    pthread_mutex_init(&c->lock, NULL);
+    c->ring.fd = c->child.socket = c->child.memory = -1;
+    c->ring_number = NO_RING_NUMBER;
+    c->opened = ERR_AGAIN;
     c->store_config = config->store;
-    c->sys_interval_ms = config->sys_interval_ms;
-    enum err e = make_paths(c, config->data, mistakes);
-    c->set = stream_set_new(c, config);
-    if (!e && (!c->set || writer_new(c))) {
-        e = ERR_NOMEM;
+    snprintf(c->data, sizeof c->data, "%s", config->data);
+    c->link = link_make(&c->child.memory);
+    if (!c->link || !stats_init(c)) {
+        config_fini(config);
+        capture_free(c);
+        return ERR_NOMEM;
     }
-    e = e ? e : writer_start(c, mistakes);
-    if (!e && c->set->config.stream_count == 0) {
-        log_warn("no streams are configured: nothing will be captured");
-    }
+    c->link->writer_fences = link_fence_register();
+    c->link->sys_interval_ms = config->sys_interval_ms;
+    c->set = stream_set_new(c->link, config);
+    enum err e = c->set ? child_configure(c, &c->set->config, mistakes) : ERR_NOMEM;
+    e = e ? e : child_start(c, mistakes);
     if (e) {
         capture_free(c);
         return e;
+    }
+    if (c->set->config.stream_count == 0) {
+        log_warn("no streams are configured: nothing will be captured");
     }
     log_info("capture started data=%s streams=%zu ring_bytes=%llu", c->data,
              c->set->config.stream_count, (unsigned long long)c->store_config.ring_bytes);
@@ -424,51 +335,43 @@ static void warn_fixed(const struct capture *c, const struct config *config)
     }
 }
 
-/* Behind those that the writer has yet to take over. */
-static enum err queue_set(struct capture *c, struct stream_set *set, struct buf *mistakes)
+/* The writer gets the configuration as it was at start but for the streams: one that is started
+ * again must open the same ring and store. */
+static enum err configure_writer(struct capture *c, struct config *config, struct buf *mistakes)
 {
-    int waiting = 0;
-    pthread_mutex_lock(&c->lock);
-    struct stream_set **end = &c->next_sets;
-    while (*end) {
-        end = &(*end)->next;
-        waiting++;
-    }
-    if (waiting < NEXT_SETS_MAX) {
-        atomic_fetch_add(&set->refs, 1); /* the queue's */
-        *end = set;
-    } else {
-        buf_printf(mistakes, "%d configurations already wait until the log can be written: %s\n",
-                   waiting, c->error);
-    }
-    pthread_mutex_unlock(&c->lock);
-    return waiting < NEXT_SETS_MAX ? OK : ERR_FULL;
+    struct config_store store = config->store;
+    char *data = config->data;
+    config->store = c->store_config;
+    config->data = c->data;
+    enum err e = child_configure(c, config, mistakes);
+    config->store = store;
+    config->data = data;
+    return e;
 }
 
 enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes)
 {
-    enum err e = streams_check(c, config, mistakes);
+    enum err e = streams_check(c->link, config, mistakes);
     if (e) {
         config_fini(config);
         return e;
     }
     warn_fixed(c, config);
     int interval = config->sys_interval_ms;
-    struct stream_set *set = stream_set_new(c, config);
+    struct stream_set *set = stream_set_new(c->link, config);
     if (!set) {
         buf_printf(mistakes, "no memory\n");
         return ERR_NOMEM;
     }
-    e = queue_set(c, set, mistakes);
+    e = configure_writer(c, &set->config, mistakes);
     if (e) {
-        stream_set_unref(set);
+        stream_set_free(set);
         return e;
     }
-    atomic_store(&c->sys_interval_ms, interval);
-    stream_set_unref(c->set);
+    atomic_store(&c->link->sys_interval_ms, interval);
+    stream_set_free(c->set);
     c->set = set;
     c->matched_count = 0;
-    capture_wake(c);
     log_info("configuration read again streams=%zu", set->config.stream_count);
     return OK;
 }

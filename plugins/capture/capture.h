@@ -1,7 +1,7 @@
 /* Capture: what the plugin does, without a word of Mosquitto's API (plugin.c has those).
  *
- * One struct capture per process. The functions here belong to the broker's thread, but for
- * those of the log queue. None of them aborts or blocks without a bound, whatever the disk does. */
+ * One struct capture per process, of the broker's only thread. None of the functions here aborts or
+ * blocks without a bound, whatever the disk does. */
 #ifndef CULEX_CAPTURE_CAPTURE_H
 #define CULEX_CAPTURE_CAPTURE_H
 
@@ -11,11 +11,11 @@
 
 struct capture;
 
-/* Takes the configuration over (c->config is empty afterwards). Opens ring and store, makes
- * streams, starts the writer thread. A store or ring that cannot be opened is no failure:
- * capture degrades and the writer mends it. ERR_INVALID: the configuration contradicts the
- * store, sentences in `mistakes`; ERR_LOCKED: another process captures into this directory;
- * ERR_NOMEM. */
+/* Takes the configuration over (it is empty afterwards). Opens ring and store, makes streams,
+ * through the writer's process, which it starts. A store or ring that cannot be opened is no
+ * failure: capture degrades and the writer mends it. ERR_INVALID: the configuration contradicts the
+ * store, sentences in `mistakes`; ERR_LOCKED: another process captures into this directory; ERR_IO:
+ * the writer cannot be started; ERR_NOMEM. */
 enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes) MUST_CHECK;
 /* Another configuration, checked. On failure the old one stays, sentences in `mistakes`. */
 enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes) MUST_CHECK;
@@ -41,20 +41,11 @@ enum capture_verdict capture_too_large(struct capture *c);
  * reason. client may be NULL. */
 void capture_log_refusal(struct capture *c, struct slice topic, const char *client);
 
-/* True when capture_tick has something to do: one relaxed load. */
-bool capture_tick_due(const struct capture *c);
-/* Publishes counters that changed, some at a time. */
+/* True when capture_attend has something to do, or may have: two relaxed loads. */
+bool capture_due(const struct capture *c);
+/* Listens to the writer, starts it again when it has ended, and publishes counters that changed,
+ * some at a time. At each tick, and where capture_due says so. */
 typedef void capture_sys_fn(void *arg, const char *topic, const char *text);
-void capture_tick(struct capture *c, capture_sys_fn *publish, void *arg);
-
-/* --- the log, on its way to the broker's thread ----------------------------------------------- */
-
-/* From now on lines of log.h wait in a queue, whatever thread writes them. */
-void loglines_start(void);
-/* Hands the waiting lines out, oldest first. Broker's thread. */
-typedef void loglines_fn(enum log_level level, const char *line);
-void loglines_drain(loglines_fn *fn);
-/* True when lines wait: one relaxed load. */
-bool loglines_waiting(void);
+void capture_attend(struct capture *c, capture_sys_fn *publish, void *arg);
 
 #endif

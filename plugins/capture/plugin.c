@@ -20,7 +20,7 @@
  *
  * MQTT 3 has no negative acknowledgement: 12 would tell the publisher that all is well.
  *
- * Ticks carry log lines and counters to the broker. 2.0.11 does not tick with
+ * At ticks the writer's log lines and counters go to the broker. 2.0.11 does not tick with
  * per_listener_settings, so a message does the same when it finds something waiting. */
 #if __has_include(<mosquitto/broker_plugin.h>)
 #include <mosquitto.h>
@@ -34,8 +34,6 @@
 #include "plugins/capture/capture.h"
 #include "shared/mqtt/mapping.h"
 
-#include <malloc.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -78,7 +76,7 @@ static struct {
 
 /* --- log and counters ------------------------------------------------------------------------- */
 
-static void print_line(enum log_level level, const char *line)
+static void print_line(void *arg, enum log_level level, const char *line)
 {
     static const int levels[] = {MOSQ_LOG_ERR, MOSQ_LOG_WARNING, MOSQ_LOG_INFO, MOSQ_LOG_DEBUG};
     mosquitto_log_printf(levels[level], "culex: %s", line);
@@ -103,12 +101,7 @@ static void publish_sys(void *arg, const char *topic, const char *text)
 
 SELDOM static void attend(void)
 {
-    if (loglines_waiting()) {
-        loglines_drain(print_line);
-    }
-    if (capture_tick_due(culex.capture)) {
-        capture_tick(culex.capture, publish_sys, NULL);
-    }
+    capture_attend(culex.capture, publish_sys, NULL);
 }
 
 static int on_tick(int event, void *event_data, void *userdata)
@@ -270,7 +263,7 @@ static int on_message(int event, void *event_data, void *userdata)
     if (seen_before(userdata, ed)) {
         return RC_GO_ON;
     }
-    if (capture_tick_due(culex.capture) || loglines_waiting()) {
+    if (capture_due(culex.capture)) {
         attend();
     }
     struct slice topic = slice_str(ed->topic);
@@ -338,10 +331,8 @@ static enum err first_instance(const struct mosquitto_opt *opts, int count, stru
     culex.options = options_text(opts, count);
     culex.config_path = path ? strdup(path) : NULL;
     culex.broker_2_1 = mosquitto_plugin_set_info != NULL;
-    loglines_start();
-    e = capture_open(&culex.capture, &config, mistakes);
-    loglines_drain(print_line);
-    return e;
+    log_set_sink(print_line, NULL);
+    return capture_open(&culex.capture, &config, mistakes);
 }
 
 static enum err next_instance(const struct mosquitto_opt *opts, int count, struct buf *mistakes)
@@ -386,7 +377,6 @@ static void last_instance(void)
         capture_close(culex.capture);
         culex.capture = NULL;
     }
-    loglines_drain(print_line);
     log_set_sink(NULL, NULL);
     free(culex.options);
     free(culex.config_path);
@@ -419,18 +409,6 @@ static void detach(struct instance *in)
     }
 }
 
-/* With a second thread in the process, glibc brackets each read() and epoll_wait() with two atomic
- * exchanges, to make the thread cancellable at any point inside; it leaves them out for a thread
- * that is so already. Nobody cancels the broker's thread, and with cancellation disabled nobody
- * can. It is worth 5 % of a message. */
-static void cheapen_system_calls(void)
-{
-    int before;
-    if (pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before) == 0) {
-        (void)pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &before);
-    }
-}
-
 ENTRY int mosquitto_plugin_version(int count, const int *versions);
 ENTRY int mosquitto_plugin_version(int count, const int *versions)
 {
@@ -442,22 +420,12 @@ ENTRY int mosquitto_plugin_version(int count, const int *versions)
     return -1;
 }
 
-/* Memtables come and go as blocks of about 1 MB. Left to itself, glibc learns from the first one
- * that is freed to keep such blocks on its heap, where one small neighbour holds many of them:
- * 60 MB more after some segments. With a fixed threshold each is a mapping that goes away whole. */
-#define MALLOC_MMAP_BYTES (512 << 10)
-/* What lies free at the end of a heap is kept up to this: a tick would get it back from the kernel
- * at once, page by page, and each page given away interrupts the broker's thread. */
-#define MALLOC_KEEP_BYTES (4 << 20)
-
 ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
                                 struct mosquitto_opt *opts, int count);
 ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
                                 struct mosquitto_opt *opts, int count)
 {
     *userdata = NULL;
-    mallopt(M_MMAP_THRESHOLD, MALLOC_MMAP_BYTES);
-    mallopt(M_TRIM_THRESHOLD, MALLOC_KEEP_BYTES);
     struct buf mistakes;
     buf_init(&mistakes, 1u << 20);
     bool first = culex.instances == 0;
@@ -480,7 +448,6 @@ ENTRY int mosquitto_plugin_init(mosquitto_plugin_id_t *id, void **userdata,
     if (mosquitto_plugin_set_info) {
         (void)mosquitto_plugin_set_info(id, "culex-capture", CULEX_VERSION); /* for people */
     }
-    cheapen_system_calls();
     in->id = id;
     in->message = attach(in, MOSQ_EVT_MESSAGE, on_message, "message");
     in->tick = attach(in, MOSQ_EVT_TICK, on_tick, "tick");

@@ -14,10 +14,12 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #define PREFIX      "$SYS/broker/culex/"
 #define TOPIC_BYTES 384
 #define PASS_STEP   256 /* topics for each call */
+#define LOOK_EVERY  4096 /* publishes, where no tick comes by */
 #define LAG_MS_MAX  INT32_MAX
 
 enum metric {
@@ -36,8 +38,12 @@ enum metric {
     METRIC_DROPPED_BY = METRIC_REJECTED_BY + REASON_COUNT,
     METRIC_COUNT = METRIC_DROPPED_BY + REASON_COUNT,
 };
-_Static_assert(METRIC_COUNT <= sizeof(((struct stream_counters *)0)->shown) / sizeof(uint64_t),
-               "every metric has its place in shown");
+
+/* What was published last of a stream. */
+struct shown {
+    bool once;
+    uint64_t values[METRIC_COUNT];
+};
 
 static const char *const metric_names[METRIC_REJECTED_BY] = {
     [METRIC_PUBLISHED] = "published",
@@ -89,30 +95,31 @@ static void metric_topic(const struct stream_counters *s, int metric, char *out,
 }
 
 /* Returns how many topics were published. */
-static int stream_show(struct stream_counters *s, capture_sys_fn *publish, void *arg)
+static int stream_show(const struct stream_counters *s, struct shown *shown,
+                       capture_sys_fn *publish, void *arg)
 {
     uint64_t v[METRIC_COUNT];
     metrics_read(s, v);
     int published = 0;
     for (int i = 0; i < METRIC_COUNT; i++) {
-        bool first = !s->shown_once && i < METRIC_REJECTED_BY;
-        if (v[i] == s->shown[i] && !first) {
+        bool first = !shown->once && i < METRIC_REJECTED_BY;
+        if (v[i] == shown->values[i] && !first) {
             continue;
         }
         char topic[TOPIC_BYTES], text[24];
         metric_topic(s, i, topic, sizeof topic);
         snprintf(text, sizeof text, "%" PRIu64, v[i]);
         publish(arg, topic, text);
-        s->shown[i] = v[i];
+        shown->values[i] = v[i];
         published++;
     }
-    s->shown_once = true;
+    shown->once = true;
     return published;
 }
 
 static uint64_t lag_ms(const struct capture *c)
 {
-    int64_t oldest = atomic_load_explicit(&c->oldest_ms, memory_order_relaxed);
+    int64_t oldest = atomic_load_explicit(&c->link->oldest_ms, memory_order_relaxed);
     int64_t lag = oldest ? clock_wall_ms() - oldest : 0;
     return lag < 0 ? 0 : lag > LAG_MS_MAX ? LAG_MS_MAX : (uint64_t)lag;
 }
@@ -133,11 +140,16 @@ static void show_text(struct capture *c, int row, const char *name, const char *
 
 static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
 {
-    char error[sizeof c->error];
-    pthread_mutex_lock(&c->lock);
-    snprintf(error, sizeof error, "%s", c->error);
-    pthread_mutex_unlock(&c->lock);
-    int state = atomic_load_explicit(&c->state, memory_order_relaxed);
+    struct link *l = c->link;
+    char error[sizeof l->error] = "";
+    const char *trouble = child_trouble(c);
+    if (trouble) {
+        snprintf(error, sizeof error, "%s", trouble);
+    } else {
+        link_error(l, error, sizeof error);
+    }
+    bool running = !trouble &&
+                   atomic_load_explicit(&l->state, memory_order_relaxed) == STATE_RUNNING;
     bool ring = ring_enter(c);
     uint64_t ring_bytes = ring ? c->ring.bytes : 0;
     uint64_t ring_used = ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0;
@@ -148,19 +160,19 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
         const char *name;
         uint64_t value;
     } numbers[] = {
-        {"received", counter_get(&c->received)},
-        {"unmatched", counter_get(&c->unmatched)},
-        {"orphaned", counter_get(&c->orphaned)},
-        {"corrupt", counter_get(&c->corrupt)},
+        {"received", counter_get(&l->received)},
+        {"unmatched", counter_get(&l->unmatched)},
+        {"orphaned", counter_get(&l->orphaned)},
+        {"corrupt", counter_get(&l->corrupt)},
         {"ring/bytes", ring_bytes},
         {"ring/used", ring_used},
         {"writer/lag-ms", lag_ms(c)},
-        {"writer/commits", counter_get(&c->commits)},
-        {"log/bytes", counter_get(&c->log_bytes)},
+        {"writer/commits", counter_get(&l->commits)},
+        {"log/bytes", counter_get(&l->log_bytes)},
     };
     int row = 0;
     show_text(c, row++, "version", CULEX_VERSION, publish, arg);
-    show_text(c, row++, "state", state == STATE_RUNNING ? "running" : "degraded", publish, arg);
+    show_text(c, row++, "state", running ? "running" : "degraded", publish, arg);
     show_text(c, row++, "error", error, publish, arg);
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         char text[24];
@@ -169,33 +181,52 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
     }
 }
 
-bool capture_tick_due(const struct capture *c)
+bool stats_init(struct capture *c)
 {
-    return atomic_load_explicit(&c->tick_due, memory_order_relaxed);
+    c->shown_streams = calloc(LINK_STREAMS_MAX, sizeof *c->shown_streams);
+    return c->shown_streams != NULL;
 }
 
-void capture_tick(struct capture *c, capture_sys_fn *publish, void *arg)
+bool capture_due(const struct capture *c)
 {
-    atomic_store_explicit(&c->tick_due, false, memory_order_relaxed);
+    return atomic_load_explicit(&c->link->due, memory_order_relaxed) ||
+           counter_get(&c->link->received) % LOOK_EVERY == 0;
+}
+
+void capture_attend(struct capture *c, capture_sys_fn *publish, void *arg)
+{
+    struct link *l = c->link;
+    child_watch(c);
+    if (!(atomic_load_explicit(&l->due, memory_order_relaxed) & DUE_COUNTERS)) {
+        return;
+    }
+    atomic_fetch_and(&l->due, ~DUE_COUNTERS);
     if (!c->pass) {
         c->pass = true;
-        c->cursor = atomic_load(&c->counters);
+        c->cursor = 0;
         show_whole(c, publish, arg);
     }
     int left = PASS_STEP;
-    while (c->cursor && left > 0) {
-        left -= stream_show(c->cursor, publish, arg) + 1;
-        c->cursor = c->cursor->next;
+    for (; c->cursor < LINK_STREAMS_MAX && left > 0; c->cursor++) {
+        if (atomic_load_explicit(&l->ids[c->cursor], memory_order_relaxed)) {
+            const struct stream_counters *s = &l->streams[c->cursor];
+            left -= stream_show(s, &c->shown_streams[c->cursor], publish, arg) + 1;
+        }
     }
-    c->pass = c->cursor != NULL;
+    c->pass = c->cursor < LINK_STREAMS_MAX;
     if (c->pass) {
-        atomic_store_explicit(&c->tick_due, true, memory_order_relaxed);
+        link_due(l, DUE_COUNTERS);
     }
 }
 
 void stats_log_final(struct capture *c)
 {
-    for (struct stream_counters *s = atomic_load(&c->counters); s; s = s->next) {
+    struct link *l = c->link;
+    for (uint32_t i = 0; i < LINK_STREAMS_MAX; i++) {
+        if (!atomic_load(&l->ids[i])) {
+            continue;
+        }
+        const struct stream_counters *s = &l->streams[i];
         uint64_t v[METRIC_COUNT];
         metrics_read(s, v);
         log_info("capture ended stream=%s published=%" PRIu64 " stored=%" PRIu64
@@ -208,6 +239,6 @@ void stats_log_final(struct capture *c)
     }
     log_info("capture stopped received=%" PRIu64 " unmatched=%" PRIu64 " orphaned=%" PRIu64
              " corrupt=%" PRIu64 " commits=%" PRIu64,
-             counter_get(&c->received), counter_get(&c->unmatched), counter_get(&c->orphaned),
-             counter_get(&c->corrupt), counter_get(&c->commits));
+             counter_get(&l->received), counter_get(&l->unmatched), counter_get(&l->orphaned),
+             counter_get(&l->corrupt), counter_get(&l->commits));
 }

@@ -280,6 +280,37 @@ enum err ring_open_writer(struct ring *r, const char *path, uint64_t bytes, stru
     return e;
 }
 
+/* Maps what is a ring, of whatever size. */
+static enum err map_any(struct ring *r, int fd, const char *path, struct errmsg *m)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        return system_failed(m, errno, "cannot look at ring", path);
+    }
+    if (st.st_size == 0) {
+        return err_set(m, ERR_NOT_FOUND, "ring %s is still empty", path);
+    }
+    if (st.st_size < RING_HEADER_BYTES + RING_BYTES_MIN ||
+        st.st_size > (off_t)RING_HEADER_BYTES + RING_BYTES_MAX) {
+        return err_set(m, ERR_CORRUPT, "%s is not a ring: %lld bytes", path,
+                       (long long)st.st_size);
+    }
+    enum err e = map_file(r, fd, (uint64_t)st.st_size - RING_HEADER_BYTES, path, m);
+    if (e != OK) {
+        return e;
+    }
+    if (r->file->magic != RING_MAGIC) {
+        return err_set(m, ERR_CORRUPT, "%s is not a ring", path);
+    }
+    if (r->file->version != RING_VERSION) {
+        return err_set(m, ERR_VERSION, "ring %s has version %u; this program speaks %u", path,
+                       r->file->version, RING_VERSION);
+    }
+    return header_valid(r->file, r->bytes)
+               ? OK
+               : err_set(m, ERR_CORRUPT, "the header of ring %s makes no sense", path);
+}
+
 enum err ring_open_reader(struct ring *r, const char *path, struct errmsg *m)
 {
     *r = (struct ring){.fd = -1};
@@ -288,28 +319,18 @@ enum err ring_open_reader(struct ring *r, const char *path, struct errmsg *m)
         enum err e = errno == ENOENT ? ERR_NOT_FOUND : ERR_IO;
         return err_set(m, e, "cannot open ring %s: %s", path, strerror(errno));
     }
-    enum err e = OK;
-    struct stat st;
-    if (fstat(fd, &st) != 0) {
-        e = system_failed(m, errno, "cannot look at ring", path);
-    } else if (st.st_size == 0) {
-        e = err_set(m, ERR_NOT_FOUND, "ring %s is still empty", path);
-    } else if (st.st_size < RING_HEADER_BYTES + RING_BYTES_MIN ||
-               st.st_size > (off_t)RING_HEADER_BYTES + RING_BYTES_MAX) {
-        e = err_set(m, ERR_CORRUPT, "%s is not a ring: %lld bytes", path, (long long)st.st_size);
-    }
-    if (e == OK) {
-        e = map_file(r, fd, (uint64_t)st.st_size - RING_HEADER_BYTES, path, m);
-    }
+    enum err e = map_any(r, fd, path, m);
     close(fd);
-    if (e == OK && r->file->magic != RING_MAGIC) {
-        e = err_set(m, ERR_CORRUPT, "%s is not a ring", path);
-    } else if (e == OK && r->file->version != RING_VERSION) {
-        e = err_set(m, ERR_VERSION, "ring %s has version %u; this program speaks %u", path,
-                    r->file->version, RING_VERSION);
-    } else if (e == OK && !header_valid(r->file, r->bytes)) {
-        e = err_set(m, ERR_CORRUPT, "the header of ring %s makes no sense", path);
+    if (e != OK) {
+        ring_close(r);
     }
+    return e;
+}
+
+enum err ring_attach(struct ring *r, int fd, struct errmsg *m)
+{
+    *r = (struct ring){.fd = fd, .writer = true};
+    enum err e = map_any(r, fd, "handed over", m);
     if (e != OK) {
         ring_close(r);
     }

@@ -51,6 +51,11 @@ enum err ring_open_writer(struct ring *r, const char *path, uint64_t bytes,
 /* Maps read-only. ERR_NOT_FOUND (no file, or an empty one, yet), ERR_CORRUPT, ERR_VERSION,
  * ERR_IO. */
 enum err ring_open_reader(struct ring *r, const char *path, struct errmsg *m) MUST_CHECK;
+/* Takes over a ring that another process has opened for writing and handed its descriptor along:
+ * the lock belongs to the open file, so it ends when both have closed it. One of the two writes
+ * frames, the other consumes them. fd belongs to the ring from now on, also after a failure.
+ * ERR_CORRUPT, ERR_VERSION, ERR_IO, ERR_NOMEM. */
+enum err ring_attach(struct ring *r, int fd, struct errmsg *m) MUST_CHECK;
 void ring_close(struct ring *r);
 /* Writer: does the path still name this ring's file? false: it names another one, or nothing. Where
  * that cannot be told (a directory that may not be searched, an error of the disk) it is true. */

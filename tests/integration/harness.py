@@ -13,6 +13,7 @@ Environment:
 import base64
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -94,6 +95,37 @@ def mqtt_answers(port):
         return False
 
 
+def process_state(pid):
+    """R, S, T (stopped), Z (ended, not waited for) …, or None: there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def ended(pid):
+    return process_state(pid) in (None, "Z", "X")
+
+
+def children(pid):
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def kill_pid(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def memory_kb(pid, field_name):
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(rf"^{field_name}:\s+(\d+)", text, re.M).group(1))
+
+
 class Process:
     """One program with its output in a file; start, stop, kill, wait, look into the log."""
 
@@ -154,11 +186,12 @@ class Process:
             raise AssertionError(f"{self.name} did not leave within {seconds} s of SIGTERM")
 
     def memory_kb(self, field_name="Rss"):
-        text = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
-        return int(re.search(rf"^{field_name}:\s+(\d+)", text, re.M).group(1))
+        return memory_kb(self.pid, field_name)
 
 
 class Broker(Process):
+    """The broker, and with it the writer that the plugin starts."""
+
     def __init__(self, data, config_path, logs, per_listener=False, plugin=True, extra="",
                  options=None, name="broker"):
         super().__init__(name, logs)
@@ -197,6 +230,41 @@ class Broker(Process):
             wait_until("the broker answers",
                        lambda: self.check_running() and mqtt_answers(self.port))
         return self
+
+    def writers(self):
+        """Processes of the writer, mostly one."""
+        return [p for p in children(self.pid) if not ended(p)] if self.running() else []
+
+    def writer_pid(self):
+        """Of the writer that runs, waited for."""
+        return wait_until("there is a writer", self.writers)[0]
+
+    def kill9(self):
+        """Broker and writer at once, as the kernel does when memory or power is gone."""
+        if not self.running():
+            return
+        pids = [self.pid] + self.writers()
+        random.shuffle(pids)
+        for pid in pids:
+            kill_pid(pid)
+        self.proc.wait(KILL_SECONDS)
+        wait_until("the killed writer is gone", lambda: all(map(ended, pids)), KILL_SECONDS)
+
+    def kill_broker_only(self):
+        """Its writer stores what the ring holds, and leaves; returns the writers' pids."""
+        writers = self.writers()
+        super().kill9()
+        return writers
+
+    def kill_writer(self):
+        """Returns its pid; the broker starts another one."""
+        pid = self.writer_pid()
+        kill_pid(pid)
+        wait_until("the killed writer is gone", lambda: ended(pid), KILL_SECONDS)
+        return pid
+
+    def memory_kb(self, field_name="Rss"):
+        return super().memory_kb(field_name) + sum(memory_kb(p, field_name) for p in self.writers())
 
     def check_running(self):
         assert self.running(), f"the broker ended with {self.proc.returncode}:\n{self.log()}"

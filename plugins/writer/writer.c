@@ -1,4 +1,4 @@
-/* The writer thread: ring → record batches → store.
+/* The writer: ring → record batches → store.
  *
  *   tick:  frames from read_pos on ─▶ one batch per partition ─▶ store_append
  *          ring position         ─▶ store_put          (same commit)
@@ -20,18 +20,13 @@
  * at once. Memory: a tick takes at most TICK_BYTES_MAX of frames (few enough that what is copied is
  * still in the cache when it is copied again), builders are reused, and those that grew are given
  * back when nothing comes for a while: fresh memory costs a page fault for each 4 KB. */
-#include "plugins/capture/writer.h"
+#include "plugins/writer/writer.h"
 
 #include "shared/base/clock.h"
 
 #include <errno.h>
-#include <linux/close_range.h>
-#include <linux/membarrier.h>
-#include <signal.h>
 #include <stdio.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,12 +40,10 @@
 #define NAP_FEW_US         150
 #define NAP_MANY_US        1000
 #define FRAMES_MANY        64
-#define IDLE_MS            250
+#define IDLE_US            250000
 #define HOUSEKEEPING_MS    200
-#define STORE_POLL_MS      100
-#define OPENED_POLL_MS     5000
+#define STORE_POLL_US      100000
 #define DRAIN_MS           10000 /* at stop */
-#define JOIN_S             30
 #define LOST_LOG_MS        10000
 #define TIMER_SLACK_NS     1000
 
@@ -226,14 +219,6 @@ static enum err record_put(struct writer *w, struct writer_stream *s, const stru
     return e;
 }
 
-static bool next_set_waits(struct capture *c)
-{
-    pthread_mutex_lock(&c->lock);
-    bool waits = c->next_sets != NULL;
-    pthread_mutex_unlock(&c->lock);
-    return waits;
-}
-
 static struct writer_stream *stream_by_id(struct writer *w, uint64_t id)
 {
     struct writer_stream *s;
@@ -245,7 +230,7 @@ static struct writer_stream *stream_by_id(struct writer *w, uint64_t id)
 static enum err frame_check_streams(struct writer *w)
 {
     for (uint32_t i = 0; i < w->frame.stream_count; i++) {
-        if (!stream_by_id(w, w->frame.streams[i]) && next_set_waits(w->c)) {
+        if (!stream_by_id(w, w->frame.streams[i]) && orders_wait(w)) {
             return ERR_AGAIN;
         }
     }
@@ -257,10 +242,7 @@ static struct writer_stream *stream_unknown(struct writer *w, uint64_t id)
 {
     struct writer_stream *s;
     HASH_FIND(hh, w->unknown, &id, sizeof id, s);
-    struct stream_counters *n = s ? NULL : atomic_load(&w->c->counters);
-    while (n && n->id != id) {
-        n = n->next;
-    }
+    struct stream_counters *n = s ? NULL : link_counters_find(w->link, id);
     if (n) {
         s = calloc(1, sizeof *s);
         if (s) {
@@ -284,7 +266,7 @@ static void frame_lost(struct writer *w, uint64_t id, bool recovered)
         s->tick_published += recovered;
         s->tick_lost[REASON_UNKNOWN]++;
     } else {
-        counter_add(&w->c->orphaned, 1);
+        counter_add(&w->link->orphaned, 1);
     }
     lost_log(w, s ? s->counters->name : "?", REASON_UNKNOWN);
 }
@@ -293,7 +275,7 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
 {
     enum err e = publish_frame_get(bytes, &w->frame);
     if (e) {
-        counter_add(&w->c->corrupt, 1);
+        counter_add(&w->link->corrupt, 1);
         lost_log(w, "?", REASON_CORRUPT);
         return OK;
     }
@@ -318,22 +300,23 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
 /* Reads frames until the ring is empty or the tick is full. *pos is behind the last one taken. */
 static enum err frames_gather(struct writer *w, uint64_t *pos, unsigned *frames)
 {
-    uint64_t head = ring_head(&w->c->ring);
+    uint64_t head = ring_head(&w->ring);
+    uint64_t recovered_end = atomic_load(&w->link->recovered_end);
     uint64_t bytes_taken = 0; /* as often as they go into a stream */
     *frames = 0;
     while (*frames < TICK_FRAMES_MAX && bytes_taken < TICK_BYTES_MAX) {
         struct slice bytes;
         uint64_t next;
-        bool recovered = *pos < w->recovered_end;
-        /* What this process has written it need not doubt: head came after the bytes. */
-        enum err e = ring_read_below(&w->c->ring, head, *pos, recovered, &bytes, &next);
+        bool recovered = *pos < recovered_end;
+        /* What this broker has written need not be doubted: head came after the bytes. */
+        enum err e = ring_read_below(&w->ring, head, *pos, recovered, &bytes, &next);
         if (e == ERR_AGAIN) {
             break;
         }
         if (e) {
             /* Without a length there is no next frame: what was written before is given up. Only a
              * crash of the machine leaves this. */
-            counter_add(&w->c->corrupt, 1);
+            counter_add(&w->link->corrupt, 1);
             log_error("ring unreadable position=%llu bytes_given_up=%llu: %s",
                       (unsigned long long)*pos, (unsigned long long)(head - *pos), err_name(e));
             *pos = head;
@@ -382,9 +365,9 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
     if (e) {
         store_rollback(w->store);
     } else if (*frames) {
-        ring_consume(&w->c->ring, pos);
+        ring_consume(&w->ring, pos);
         w->read_pos = pos;
-        counter_add(&w->c->commits, 1);
+        counter_add(&w->link->commits, 1);
     }
     w->worked = w->worked || *frames;
     touched_end(w, e == OK);
@@ -399,9 +382,9 @@ static void note_oldest(struct writer *w)
     struct slice bytes;
     uint64_t next;
     bool waits = w->ring_open &&
-                 ring_read(&w->c->ring, w->read_pos, true, &bytes, &next) == OK &&
+                 ring_read(&w->ring, w->read_pos, true, &bytes, &next) == OK &&
                  publish_frame_get(bytes, &w->frame) == OK;
-    atomic_store_explicit(&w->c->oldest_ms, waits ? w->frame.publish.timestamp_ms : 0,
+    atomic_store_explicit(&w->link->oldest_ms, waits ? w->frame.publish.timestamp_ms : 0,
                           memory_order_relaxed);
 }
 
@@ -410,7 +393,7 @@ static void note_log_size(struct writer *w)
     struct store_stats st = {0};
     if (w->store) {
         store_get_stats(w->store, &st);
-        atomic_store_explicit(&w->c->log_bytes, st.bytes, memory_order_relaxed);
+        atomic_store_explicit(&w->link->log_bytes, st.bytes, memory_order_relaxed);
     }
 }
 
@@ -427,14 +410,12 @@ static void writer_housekeeping(struct writer *w)
     w->worked = false;
     writer_watch_ring(w);
     note_oldest(w);
-    int interval_ms = atomic_load_explicit(&w->c->sys_interval_ms, memory_order_relaxed);
+    int interval_ms = atomic_load_explicit(&w->link->sys_interval_ms, memory_order_relaxed);
     bool show = now >= w->shown_us;
     if (show) {
         w->shown_us = now + (int64_t)interval_ms * 1000;
         note_log_size(w);
-    }
-    if (show || loglines_waiting()) {
-        atomic_store_explicit(&w->c->tick_due, true, memory_order_relaxed);
+        link_due(w->link, DUE_COUNTERS);
     }
     struct errmsg m;
     enum err e = w->store ? store_tick(w->store, clock_wall_ms(), &m) : OK;
@@ -446,42 +427,37 @@ static void writer_housekeeping(struct writer *w)
 /* A publish with durability = fsync is in the log and waits for the disk. */
 static bool sync_due(const struct writer *w)
 {
-    uint64_t wanted = atomic_load(&w->c->sync_wanted);
-    return wanted > atomic_load(&w->c->durable_pos) && wanted <= w->read_pos;
+    uint64_t wanted = atomic_load(&w->link->sync_wanted);
+    return wanted > atomic_load(&w->link->durable_pos) && wanted <= w->read_pos;
 }
 
 static enum err writer_sync(struct writer *w, struct errmsg *m)
 {
     enum err e = sync_due(w) ? store_sync(w->store, m) : OK;
     if (e == OK && sync_due(w)) {
-        atomic_store(&w->c->durable_pos, w->read_pos);
+        atomic_store(&w->link->durable_pos, w->read_pos);
     }
     return e;
 }
 
 static void writer_sleep(struct writer *w)
 {
-    struct capture *c = w->c;
-    atomic_store(&c->sleeping, 1);
-    if (c->writer_fences) {
-        (void)syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-    } else {
-        atomic_thread_fence(memory_order_seq_cst);
+    struct link *l = w->link;
+    atomic_store(&l->sleeping, 1);
+    link_fence_all(l);
+    if (ring_head(&w->ring) == w->read_pos && !sync_due(w) && !orders_wait(w) &&
+        !atomic_load(&l->stop)) {
+        link_wait_us(&l->sleeping, 1, IDLE_US); /* woken, timed out, interrupted: all fine */
     }
-    if (ring_head(&c->ring) == w->read_pos && !sync_due(w) && !next_set_waits(c) &&
-        !atomic_load(&c->stop)) {
-        (void)futex_wait_ms(&c->sleeping, 1, IDLE_MS); /* woken, timed out, interrupted: all fine */
-    }
-    atomic_store(&c->sleeping, 0);
+    atomic_store(&l->sleeping, 0);
 }
 
 static void writer_rest(struct writer *w, unsigned frames)
 {
-    struct capture *c = w->c;
     if (frames == 0) {
         writer_sleep(w);
-    } else if (ring_head(&c->ring) - w->read_pos < c->ring.bytes / 8) {
-        (void)futex_wait_us(&c->stop, 0, frames < FRAMES_MANY ? NAP_FEW_US : NAP_MANY_US);
+    } else if (ring_head(&w->ring) - w->read_pos < w->ring.bytes / 8) {
+        link_wait_us(&w->link->stop, 0, frames < FRAMES_MANY ? NAP_FEW_US : NAP_MANY_US);
     }
 }
 
@@ -498,21 +474,21 @@ static void writer_drain(struct writer *w)
             break;
         }
     }
-    if (w->ring_open && ring_head(&w->c->ring) != w->read_pos) {
+    if (w->ring_open && ring_head(&w->ring) != w->read_pos) {
         log_error("publishes stay in %s bytes=%llu",
                   w->ring_gone ? "a ring that was removed or moved away"
                                : "the ring for the next start",
-                  (unsigned long long)(ring_head(&w->c->ring) - w->read_pos));
+                  (unsigned long long)(ring_head(&w->ring) - w->read_pos));
     }
 }
 
 static void writer_loop(struct writer *w)
 {
-    struct capture *c = w->c;
-    while (!atomic_load(&c->stop)) {
+    struct link *l = w->link;
+    while (!atomic_load(&l->stop)) {
         writer_housekeeping(w);
         if (!writer_ready(w)) {
-            (void)futex_wait_ms(&c->stop, 0, STORE_POLL_MS);
+            link_wait_us(&l->stop, 0, STORE_POLL_US);
             continue;
         }
         struct errmsg m;
@@ -533,100 +509,63 @@ static void writer_loop(struct writer *w)
     writer_drain(w);
 }
 
-/* Descriptors of ring and store live in a table of this thread and those that it starts. The broker
- * keeps the other table to itself, and so the kernel's cheap way to look up a descriptor in each
- * system call, which it has only for a table that no two threads share. Before Linux 5.9 the call
- * fails, and all share one table. */
-static void own_descriptors(void)
+void writer_count_stored(struct writer *w, uint64_t from, uint64_t to)
 {
-    (void)syscall(SYS_close_range, STDERR_FILENO + 1, ~0u, CLOSE_RANGE_UNSHARE);
+    uint64_t recovered_end = atomic_load(&w->link->recovered_end);
+    struct slice bytes;
+    for (uint64_t pos = from, next; pos < to; pos = next) {
+        if (ring_read_below(&w->ring, to, pos, true, &bytes, &next) ||
+            publish_frame_get(bytes, &w->frame)) {
+            return; /* counters may be short of what nobody can read */
+        }
+        for (uint32_t i = 0; i < w->frame.stream_count; i++) {
+            struct stream_counters *n = link_counters_find(w->link, w->frame.streams[i]);
+            if (n) {
+                counter_add(&n->recovered, pos < recovered_end);
+                counter_add(&n->stored, 1);
+            }
+        }
+    }
 }
 
-static void *writer_main(void *arg)
-{
-    struct writer *w = arg;
-    struct capture *c = w->c;
-    (void)prctl(PR_SET_NAME, "culex-writer", 0, 0, 0);       /* for people who look */
-    (void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0); /* naps are shorter than its default */
-    own_descriptors();
-    w->opened_err = writer_open_patiently(w, w->mistakes);
-    w->mistakes = NULL;
-    enum err e = w->opened_err;
-    atomic_store(&w->opened, 1);
-    futex_wake(&w->opened);
-    if (!e) {
-        writer_loop(w);
-    }
-    writer_close_store(w);
-    if (w->ring_open) {
-        ring_close(&c->ring);
-    }
-    return NULL;
-}
+/* --- its life --------------------------------------------------------------------------------- */
 
-enum err writer_new(struct capture *c)
+static enum err make_paths(struct writer *w, struct errmsg *m)
 {
-    struct writer *w = calloc(1, sizeof *w);
-    if (!w) {
-        return ERR_NOMEM;
+    const char *data = w->now->config.data;
+    int a = snprintf(w->data, sizeof w->data, "%s", data);
+    int b = snprintf(w->ring_path, sizeof w->ring_path, "%s/capture.ring", data);
+    int c = snprintf(w->store_dir, sizeof w->store_dir, "%s/captured", data);
+    if (a < 0 || b < 0 || c < 0 || (size_t)b >= sizeof w->ring_path) {
+        return err_set(m, ERR_INVALID, "data: the path is too long: %s", data);
     }
-    w->c = c;
-    w->set = c->set;
-    atomic_fetch_add(&w->set->refs, 1);
-    mapping_init(&w->mapping);
-    c->writer = w;
     return OK;
 }
 
-enum err writer_start(struct capture *c, struct buf *mistakes)
+/* The first opening, which the broker waits for. A broker that has seen one goes on with whatever
+ * the disk allows, and so does its next writer. */
+static enum err open_first(struct writer *w)
 {
-    struct writer *w = c->writer;
-    w->mistakes = mistakes;
-    c->writer_fences =
-        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
-    /* The broker's signals are for the broker's thread. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&c->thread, NULL, writer_main, c->writer);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    c->thread_running = error == 0;
-    if (error) {
-        buf_printf(mistakes, "cannot start the writer thread: %s\n", strerror(error));
-        return ERR_NOMEM;
+    struct buf mistakes;
+    buf_init(&mistakes, LINK_TEXT_BYTES_MAX);
+    struct errmsg m;
+    enum err e = make_paths(w, &m);
+    if (e) {
+        buf_printf(&mistakes, "%s\n", m.text);
+    } else if (!atomic_load(&w->link->opened)) {
+        e = writer_open_patiently(w, &mistakes);
     }
-    while (!atomic_load(&w->opened)) {
-        (void)futex_wait_ms(&w->opened, 0, OPENED_POLL_MS); /* recovery takes what it takes */
-    }
-    return w->opened_err;
+    enum err sent = link_send(w->socket, LINK_OPENED, (uint32_t)e, buf_text(&mistakes), -1);
+    link_due(w->link, DUE_MESSAGES);
+    buf_fini(&mistakes);
+    return e ? e : sent;
 }
 
-static bool writer_join(struct capture *c)
+static void writer_free(struct writer *w)
 {
-    atomic_store(&c->stop, 1);
-    futex_wake(&c->stop);
-    atomic_store(&c->sleeping, 0);
-    futex_wake(&c->sleeping);
-    struct timespec deadline;
-    clock_gettime(CLOCK_REALTIME, &deadline);
-    deadline.tv_sec += JOIN_S;
-    return pthread_timedjoin_np(c->thread, NULL, &deadline) == 0;
-}
-
-bool writer_stop(struct capture *c)
-{
-    struct writer *w = c->writer;
-    if (!w) {
-        return true;
-    }
-    if (c->thread_running) {
-        if (!writer_join(c)) {
-            log_error("the writer hangs in the disk: left behind");
-            return false;
-        }
-        if (!w->opened_err) {
-            stats_log_final(c);
-        }
+    writer_close_store(w);
+    if (w->ring_open) {
+        ring_close(&w->ring);
     }
     streams_free(&w->by_id);
     streams_free(&w->unknown);
@@ -635,8 +574,28 @@ bool writer_stop(struct capture *c)
         slot_free(slot);
     }
     mapping_fini(&w->mapping);
-    stream_set_unref(w->set);
-    free(w);
-    c->writer = NULL;
-    return true;
+    order_free(w->now);
+}
+
+int writer_run(struct link *link, int socket)
+{
+    static struct writer w;
+    struct errmsg m;
+    w = (struct writer){.link = link, .socket = socket, .ring = {.fd = -1},
+                        .lock = PTHREAD_MUTEX_INITIALIZER};
+    mapping_init(&w.mapping);
+    lines_to_broker(&w);
+    enum err e = orders_first(&w, &m);
+    if (e) {
+        log_error("the writer cannot start: %s", m.text);
+        return e == ERR_CLOSED ? EXIT_SUCCESS : EXIT_FAILURE;
+    }
+    e = open_first(&w);
+    e = e ? e : orders_listen(&w);
+    if (!e) {
+        writer_loop(&w);
+        orders_end(&w);
+    }
+    writer_free(&w);
+    return e ? EXIT_FAILURE : EXIT_SUCCESS;
 }

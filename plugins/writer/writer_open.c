@@ -1,60 +1,61 @@
-/* Ring and store: opened, watched and mended by the writer's thread.
+/* Ring and store: opened, watched and mended.
  *
  *   store   fails ─▶ closed when it says that it is broken ─▶ opened again after a back-off
  *
  *   ring    removed or moved away (its path names another file, or none)
- *             ─▶ the broker's thread may not use it: on_full decides, because what is acknowledged
+ *             ─▶ the broker may not use it: on_full decides, because what is acknowledged
  *                out of a file that nobody finds again would not survive a kill
  *             ─▶ the store is opened at its path, where the old one may be gone as well
  *             ─▶ what the ring holds goes into it
  *             ─▶ the ring is closed, and one is opened at the path, as at a start
  *
- * The broker's thread says when it is inside the ring (ring_busy), so the writer closes a ring that
- * it is not in. As in capture.c the fence for that is the writer's (membarrier) where it can be.
+ * The broker says when it is inside the ring (ring_busy), so the writer knows when no frame can
+ * come any more. A ring that was opened is handed to the broker with a number; the one whose number
+ * stands in the link is the one that the broker may use. The broker keeps the descriptor, and with
+ * it the lock, so that no other broker gets the ring while there is no writer; the next writer has
+ * it from there.
  *
  * Configurations wait in a queue until the store has seen each of them, in order: a publish that
  * was taken for a stream of any of them finds its stream made. */
-#include "plugins/capture/writer.h"
+#include "plugins/writer/writer.h"
 
 #include "shared/base/clock.h"
 
 #include <errno.h>
-#include <linux/membarrier.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define BACKOFF_MS_MIN     100
 #define BACKOFF_MS_MAX     5000
-#define LOCKED_WAIT_MS     3000 /* a killed broker's file locks go with its last page */
+#define LOCKED_WAIT_MS     3000 /* the writer of a killed broker stores what the ring holds first */
 #define LOCKED_STEP_MS     50
 #define POSITION_KEY       "capture/ring"
 #define POSITION_BYTES     16
 
 /* A ring that cannot be read may hold acknowledged publishes all the same: it is put aside, for a
  * version that can, and a new one takes its place. */
-static void ring_set_aside(const struct capture *c, const char *why)
+static void ring_set_aside(const struct writer *w, const char *why)
 {
     char aside[PATH_MAX];
-    int n = snprintf(aside, sizeof aside, "%s.unreadable-%lld", c->ring_path,
+    int n = snprintf(aside, sizeof aside, "%s.unreadable-%lld", w->ring_path,
                      (long long)clock_wall_ms());
-    if (n > 0 && (size_t)n < sizeof aside && rename(c->ring_path, aside) == 0) {
+    if (n > 0 && (size_t)n < sizeof aside && rename(w->ring_path, aside) == 0) {
         log_error("capture ring put aside, publishes in it are not in the log file=%s: %s", aside,
                   why);
     }
 }
 
 /* A ring of another size is replaced, unless it still holds what was acknowledged. */
-static uint64_t ring_bytes_now(const struct capture *c)
+static uint64_t ring_bytes_now(const struct writer *w)
 {
-    uint64_t bytes = (uint64_t)c->store_config.ring_bytes;
+    uint64_t bytes = (uint64_t)w->store_config.ring_bytes;
     struct ring old;
     struct errmsg m;
-    enum err e = ring_open_reader(&old, c->ring_path, &m);
+    enum err e = ring_open_reader(&old, w->ring_path, &m);
     if (e == ERR_VERSION || e == ERR_CORRUPT) {
-        ring_set_aside(c, m.text);
+        ring_set_aside(w, m.text);
     } else if (e == OK) {
         if (old.bytes != bytes && ring_head(&old) != ring_consumed(&old)) {
             log_warn("ring.bytes takes effect at the next start: the ring still holds publishes");
@@ -82,27 +83,38 @@ static enum err make_dir(const char *path, struct errmsg *m)
     return OK;
 }
 
+/* Handed over, and the broker may use it. A full socket: at the next housekeeping. */
+static void tell_ring(struct writer *w)
+{
+    uint32_t number = atomic_load(&w->link->rings) + 1;
+    if (link_send(w->socket, LINK_RING, number, "", w->ring.fd) == OK) {
+        w->ring_told = true;
+        atomic_store(&w->link->rings, number);
+        atomic_store(&w->link->ring_number, number);
+        link_due(w->link, DUE_MESSAGES);
+    }
+}
+
 static enum err writer_open_ring(struct writer *w, struct errmsg *m)
 {
-    struct capture *c = w->c;
-    enum err e = make_dir(c->data, m);
+    enum err e = make_dir(w->data, m);
     if (e || w->ring_open) {
         return e;
     }
-    e = ring_open_writer(&c->ring, c->ring_path, ring_bytes_now(c), m);
+    e = ring_open_writer(&w->ring, w->ring_path, ring_bytes_now(w), m);
     if (e) {
         return e;
     }
     /* Opening touched every page, to be sure of each; an idle ring need not stay in memory. */
-    (void)madvise(c->ring.frames, c->ring.bytes, MADV_DONTNEED);
-    w->read_pos = ring_consumed(&c->ring);
-    w->recovered_end = ring_head(&c->ring);
-    if (w->read_pos != w->recovered_end) {
-        log_info("ring taken over bytes=%llu",
-                 (unsigned long long)(w->recovered_end - w->read_pos));
+    (void)madvise(w->ring.frames, w->ring.bytes, MADV_DONTNEED);
+    w->read_pos = ring_consumed(&w->ring);
+    uint64_t head = ring_head(&w->ring);
+    atomic_store(&w->link->recovered_end, head);
+    if (w->read_pos != head) {
+        log_info("ring taken over bytes=%llu", (unsigned long long)(head - w->read_pos));
     }
     w->ring_open = true;
-    atomic_store_explicit(&c->ring_ready, true, memory_order_release);
+    tell_ring(w);
     return OK;
 }
 
@@ -124,7 +136,7 @@ static bool position_row(void *arg, struct slice key, struct slice value)
 enum err writer_position_put(struct writer *w, uint64_t pos)
 {
     uint8_t row[POSITION_BYTES];
-    be64_put(row, ring_id(&w->c->ring));
+    be64_put(row, ring_id(&w->ring));
     be64_put(row + 8, pos);
     return store_put(w->store, slice_str(POSITION_KEY), slice_make(row, sizeof row));
 }
@@ -134,23 +146,32 @@ enum err writer_position_put(struct writer *w, uint64_t pos)
  * position. */
 static enum err writer_find_position(struct writer *w, struct errmsg *m)
 {
-    struct ring *ring = &w->c->ring;
+    struct ring *ring = &w->ring;
     struct position p = {0};
     enum err e = store_rows(w->store, slice_str(POSITION_KEY), position_row, &p, m);
     if (e) {
         return e;
     }
     uint64_t consumed = ring_consumed(ring);
-    uint64_t written = w->position_known ? ring_head(ring) : w->recovered_end;
+    bool known = atomic_load(&w->link->position_known);
+    uint64_t written = known ? ring_head(ring) : atomic_load(&w->link->recovered_end);
     if (p.found && p.ring == ring_id(ring) && p.pos > consumed) {
+        uint64_t from = consumed;
         consumed = p.pos < written ? p.pos : written;
+        if (known && !w->position_known) {
+            writer_count_stored(w, from, consumed);
+        }
         ring_consume(ring, consumed);
     }
     w->position_known = true;
     w->read_pos = consumed;
     e = writer_position_put(w, consumed);
-    return e ? err_set(m, e, "cannot note the ring position: %s", err_name(e))
-             : store_commit(w->store, m);
+    e = e ? err_set(m, e, "cannot note the ring position: %s", err_name(e))
+          : store_commit(w->store, m);
+    if (!e) {
+        atomic_store(&w->link->position_known, 1);
+    }
+    return e;
 }
 
 /* What the store had is forgotten with it: another one may lie at the path when it is opened again,
@@ -166,9 +187,9 @@ void writer_close_store(struct writer *w)
 
 static enum err writer_open_store(struct writer *w, struct buf *mistakes, struct errmsg *m)
 {
-    const struct config_store *s = &w->c->store_config;
+    const struct config_store *s = &w->store_config;
     struct store_options o = {
-        .dir = w->c->store_dir,
+        .dir = w->store_dir,
         .role = STORE_WRITER,
         .limit_bytes = (uint64_t)s->limit_bytes,
         .segment_bytes = (uint64_t)s->segment_bytes,
@@ -182,18 +203,36 @@ static enum err writer_open_store(struct writer *w, struct buf *mistakes, struct
         w->store = NULL;
         return e;
     }
-    e = streams_sync(w->c, w->store, &w->by_id, w->set, mistakes, m);
-    e = e ? e : writer_find_position(w, m);
+    e = streams_sync(w->link, w->store, &w->by_id, &w->now->config, mistakes, m);
+    if (!e) {
+        atomic_store(&w->link->sets_taken, w->now->number);
+        e = writer_find_position(w, m);
+    }
     if (e) {
         writer_close_store(w);
     }
     return e;
 }
 
+void writer_set_state(struct writer *w, enum capture_state state, const char *why)
+{
+    if (!link_set_state(w->link, state, why)) {
+        return;
+    }
+    if (state == STATE_RUNNING) {
+        log_warn("capture runs again");
+    } else if (state == STATE_NO_STORE) {
+        log_error("capture is degraded: the log cannot be written, publishes wait in the ring "
+                  "until it is full: %s", why);
+    } else {
+        log_error("capture is degraded: nothing can be captured, on_full decides: %s", why);
+    }
+}
+
 void writer_failed(struct writer *w, enum err e, const char *why)
 {
-    bool ring = atomic_load(&w->c->ring_ready);
-    capture_set_state(w->c, ring ? STATE_NO_STORE : STATE_NO_RING, why);
+    bool ring = w->ring_open && !w->ring_gone;
+    writer_set_state(w, ring ? STATE_NO_STORE : STATE_NO_RING, why);
     if (w->store && (store_state(w->store) == STORE_BROKEN || (e != ERR_FULL && e != ERR_NOMEM))) {
         writer_close_store(w);
     }
@@ -204,31 +243,28 @@ void writer_failed(struct writer *w, enum err e, const char *why)
 
 void writer_fine(struct writer *w)
 {
-    if (w->backoff_ms || atomic_load_explicit(&w->c->state, memory_order_relaxed)) {
+    if (w->backoff_ms || atomic_load_explicit(&w->link->state, memory_order_relaxed)) {
         w->backoff_ms = 0;
-        capture_set_state(w->c, STATE_RUNNING, "");
+        writer_set_state(w, STATE_RUNNING, "");
     }
 }
 
 /* The store sees each configuration, also one that another has followed while it was closed: there
  * may be publishes for its streams in the ring. */
-static enum err take_sets(struct writer *w, struct errmsg *m)
+static enum err take_orders(struct writer *w, struct errmsg *m)
 {
-    struct capture *c = w->c;
-    for (;;) {
-        pthread_mutex_lock(&c->lock);
-        struct stream_set *set = c->next_sets;
-        pthread_mutex_unlock(&c->lock);
-        enum err e = set ? streams_sync(c, w->store, &w->by_id, set, NULL, m) : OK;
-        if (!set || e) {
+    struct order *o;
+    while ((o = orders_first_waiting(w))) {
+        enum err e = streams_sync(w->link, w->store, &w->by_id, &o->config, NULL, m);
+        if (e) {
             return e;
         }
-        pthread_mutex_lock(&c->lock);
-        c->next_sets = set->next;
-        pthread_mutex_unlock(&c->lock);
-        stream_set_unref(w->set);
-        w->set = set;
+        orders_take(w);
+        atomic_store(&w->link->sets_taken, o->number);
+        order_free(w->now);
+        w->now = o;
     }
+    return OK;
 }
 
 bool writer_ready(struct writer *w)
@@ -242,7 +278,7 @@ bool writer_ready(struct writer *w)
         e = writer_open_ring(w, &m);
         e = e ? e : writer_open_store(w, NULL, &m);
     }
-    e = e ? e : take_sets(w, &m);
+    e = e ? e : take_orders(w, &m);
     if (e) {
         writer_failed(w, e, m.text);
     }
@@ -253,38 +289,38 @@ bool writer_ready(struct writer *w)
 
 void writer_watch_ring(struct writer *w)
 {
-    struct capture *c = w->c;
-    if (!w->ring_open || w->ring_gone || ring_in_place(&c->ring, c->ring_path)) {
+    if (!w->ring_open || w->ring_gone) {
+        return;
+    }
+    if (ring_in_place(&w->ring, w->ring_path)) {
+        if (!w->ring_told) {
+            tell_ring(w);
+        }
         return;
     }
     w->ring_gone = true;
-    atomic_store(&c->ring_ready, false);
-    if (c->writer_fences) {
-        (void)syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-    } else {
-        atomic_thread_fence(memory_order_seq_cst);
-    }
+    atomic_store(&w->link->ring_number, 0);
+    link_fence_all(w->link);
     char why[PATH_MAX + 64];
-    snprintf(why, sizeof why, "the capture ring %s was removed or moved away", c->ring_path);
-    capture_set_state(c, STATE_NO_RING, why);
+    snprintf(why, sizeof why, "the capture ring %s was removed or moved away", w->ring_path);
+    writer_set_state(w, STATE_NO_RING, why);
     writer_close_store(w);
     w->next_try_us = 0;
 }
 
 bool writer_leave_ring(struct writer *w)
 {
-    struct capture *c = w->c;
-    /* In this order: once the broker's thread is out, it writes no more. */
-    if (atomic_load(&c->ring_busy) || ring_head(&c->ring) != w->read_pos) {
+    /* In this order: once the broker is out, it writes no more. */
+    if (atomic_load(&w->link->ring_busy) || ring_head(&w->ring) != w->read_pos) {
         return false;
     }
-    ring_close(&c->ring);
-    w->ring_open = w->ring_gone = false;
-    /* What was said in positions of that ring. The broker's thread sees it with ring_ready. */
+    ring_close(&w->ring);
+    w->ring_open = w->ring_gone = w->ring_told = false;
+    /* What was said in positions of that ring. The broker sees it with the next one's number. */
     w->position_known = false;
-    atomic_store(&c->sync_wanted, 0);
-    atomic_store(&c->durable_pos, 0);
-    c->stuck = c->disk_stuck = false;
+    atomic_store(&w->link->position_known, 0);
+    atomic_store(&w->link->sync_wanted, 0);
+    atomic_store(&w->link->durable_pos, 0);
     /* Opening the store again brings its note of the position and the new ring together. */
     writer_close_store(w);
     log_warn("what the lost capture ring held is in the log: another ring is put in its place");
@@ -299,7 +335,7 @@ static enum err open_all(struct writer *w, struct buf *mistakes)
     struct errmsg m;
     enum err e = writer_open_ring(w, &m);
     if (e && e != ERR_LOCKED) {
-        capture_set_state(w->c, STATE_NO_RING, m.text);
+        writer_set_state(w, STATE_NO_RING, m.text);
         return OK;
     }
     enum err s = e ? e : writer_open_store(w, mistakes, &m);
@@ -311,7 +347,7 @@ static enum err open_all(struct writer *w, struct buf *mistakes)
         return s;
     }
     if (s) {
-        capture_set_state(w->c, STATE_NO_STORE, m.text);
+        writer_set_state(w, STATE_NO_STORE, m.text);
     }
     return OK;
 }
@@ -325,6 +361,6 @@ enum err writer_open_patiently(struct writer *w, struct buf *mistakes)
             return e;
         }
         mistakes->len = before;
-        (void)futex_wait_ms(&w->c->stop, 0, LOCKED_STEP_MS);
+        link_wait_us(&w->link->stop, 0, LOCKED_STEP_MS * 1000);
     }
 }

@@ -1,0 +1,104 @@
+/* Starting the writer's process, and waiting for its end.
+ *
+ * posix_spawn has vfork's semantics, so a broker of any size can do it at any time. The program lies
+ * beside the plugin, and gets the two descriptors that it needs, none of the broker's own. */
+#include "plugins/capture/internal.h"
+
+#include "shared/base/clock.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define PROGRAM "culex-writer"
+#define FD_HIGH 16 /* out of the way of the descriptors that the writer gets */
+
+static enum err program_path(char *out, size_t size, struct errmsg *m)
+{
+    Dl_info info;
+    const char *slash = NULL;
+    if (dladdr((void *)(uintptr_t)child_spawn, &info) && info.dli_fname) {
+        slash = strrchr(info.dli_fname, '/');
+    }
+    int n = snprintf(out, size, "%.*s" PROGRAM, slash ? (int)(slash - info.dli_fname + 1) : 0,
+                     slash ? info.dli_fname : "");
+    if (n < 0 || (size_t)n >= size || access(out, X_OK) != 0) {
+        return err_set(m, ERR_IO, "%s, which the plugin needs beside it, cannot be run: %s", out,
+                       strerror(errno));
+    }
+    return OK;
+}
+
+static int spawn(struct child *ch, const char *path, int theirs)
+{
+    extern char **environ;
+    char *argv[] = {(char[]){PROGRAM}, NULL};
+    posix_spawn_file_actions_t fa;
+    posix_spawnattr_t at;
+    int error = posix_spawn_file_actions_init(&fa);
+    if (error) {
+        return error;
+    }
+    error = posix_spawnattr_init(&at);
+    if (!error) {
+        sigset_t none, all;
+        sigemptyset(&none);
+        sigfillset(&all);
+        (void)posix_spawnattr_setsigmask(&at, &none);
+        (void)posix_spawnattr_setsigdefault(&at, &all);
+        (void)posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+        error = posix_spawn_file_actions_adddup2(&fa, theirs, LINK_SOCKET_FD);
+        error = error ? error : posix_spawn_file_actions_adddup2(&fa, ch->memory, LINK_MEMORY_FD);
+        error = error ? error : posix_spawn_file_actions_addclosefrom_np(&fa, LINK_MEMORY_FD + 1);
+        error = error ? error : posix_spawn(&ch->pid, path, &fa, &at, argv, environ);
+        posix_spawnattr_destroy(&at);
+    }
+    posix_spawn_file_actions_destroy(&fa);
+    return error;
+}
+
+enum err child_spawn(struct child *ch, struct errmsg *m)
+{
+    char path[PATH_MAX];
+    int pair[2];
+    enum err e = program_path(path, sizeof path, m);
+    if (e) {
+        return e;
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) {
+        return err_set(m, ERR_IO, "cannot make a socket: %s", strerror(errno));
+    }
+    int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, FD_HIGH);
+    close(pair[1]);
+    int error = theirs < 0 ? errno : spawn(ch, path, theirs);
+    if (theirs >= 0) {
+        close(theirs);
+    }
+    if (error) {
+        ch->pid = 0;
+        close(pair[0]);
+        return err_set(m, ERR_IO, "cannot start %s: %s", path, strerror(error));
+    }
+    ch->socket = pair[0];
+    ch->started_us = clock_mono_us();
+    ch->sent = 0;
+    return OK;
+}
+
+bool child_reap(struct child *ch)
+{
+    int status = 0;
+    pid_t got = ch->pid ? waitpid(ch->pid, &status, WNOHANG) : -1;
+    if (got == 0) {
+        return false;
+    }
+    ch->status = got > 0 ? status : 0; /* where somebody else has waited for it, nobody knows */
+    ch->pid = 0;
+    return true;
+}

@@ -1,0 +1,135 @@
+/* The writer, as its files know it: writer.c has the ticks, writer_open.c opens ring and store and
+ * mends them, streams.c brings configuration and store together, orders.c listens to the broker.
+ * All of it belongs to one thread, but for what the lock guards. */
+#ifndef CULEX_WRITER_WRITER_H
+#define CULEX_WRITER_WRITER_H
+
+#include "plugins/link/link.h"
+
+#include "shared/base/log.h"
+#include "shared/base/ring.h"
+#include "shared/config/config.h"
+#include "shared/mqtt/mapping.h"
+#include "shared/store/store.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+/* Without memory an element is not added, and its hh.tbl is NULL: left to itself uthash ends the
+ * process. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+/* A batch under construction: one per partition that this tick touches. */
+struct slot {
+    struct batch_builder batch;
+    struct writer_stream *stream;
+    int32_t partition;
+    struct slot *next;
+};
+
+/* A stream as the writer knows it: configured, or found in the store, or left in the ring. */
+struct writer_stream {
+    UT_hash_handle hh;
+    uint64_t id;
+    struct config_stream config; /* own copy, without filters */
+    struct stream_counters *counters;
+    uint32_t uid;            /* of partition 0 */
+    int32_t partition_count; /* 0: not in the store */
+    struct slot **slots;     /* per partition: the batch of this tick, or NULL */
+    int32_t sticky;          /* partition for records without a key */
+    struct writer_stream *next_touched; /* in this tick; list ends in itself */
+    /* Counted in this tick; added to the counters when it is committed. */
+    uint64_t tick_published, tick_stored, tick_bytes, tick_shadowed, tick_unkeyed;
+    uint64_t tick_lost[REASON_COUNT];
+    int64_t tick_partition, tick_offset;
+};
+
+/* A configuration that the broker has sent. */
+struct order {
+    uint64_t number;
+    struct config config;
+    struct order *next;
+};
+
+struct writer {
+    struct link *link;
+    int socket;
+    char data[PATH_MAX];
+    char ring_path[PATH_MAX];
+    char store_dir[PATH_MAX];
+    struct config_store store_config; /* as it was at start */
+    struct order *now;      /* the configuration that holds; never NULL */
+    struct ring ring;
+    struct store *store;    /* NULL: not open */
+    struct writer_stream *by_id;
+    struct writer_stream *unknown; /* frames came for them, and the store has them not */
+    struct mapping mapping;
+    struct publish_frame frame;
+    struct slot *dirty, *spare;
+    size_t spare_count;
+    size_t spare_bytes; /* that they hold */
+    bool worked;        /* since the last housekeeping */
+    struct writer_stream *touched;
+    bool ring_open;
+    bool ring_gone;  /* no longer at its path: see writer_open.c */
+    bool ring_told;  /* the broker has been handed it */
+    uint64_t read_pos;
+    bool position_known;    /* by this writer; the link says whether by one of this broker */
+    int64_t next_try_us, housekeeping_us, shown_us;
+    int backoff_ms;
+    struct log_limit lost_log;
+
+    pthread_t listener;
+    pthread_mutex_t lock;   /* for the next one */
+    struct order *orders;   /* oldest first */
+};
+
+/* The writer's life, from the broker's first message to its last: 0, or an exit code. */
+int writer_run(struct link *link, int socket);
+
+/* orders.c: what the broker says. The first configuration, and before it the ring, if there is one
+ * to take over. ERR_CLOSED: the broker is gone. */
+enum err orders_first(struct writer *w, struct errmsg *m) MUST_CHECK;
+/* Listens from now on, in a thread of its own; when the broker is gone, the writer is stopped. */
+enum err orders_listen(struct writer *w) MUST_CHECK;
+void orders_end(struct writer *w);
+bool orders_wait(struct writer *w); /* does one wait? */
+/* The oldest one that waits, and it waits no more. NULL: none. */
+struct order *orders_first_waiting(struct writer *w);
+void orders_take(struct writer *w);
+void order_free(struct order *o);
+/* Log lines go to the broker from now on. */
+void lines_to_broker(struct writer *w);
+
+/* Ring and store, as far as they can be had; a writer whose broker was killed holds its locks for
+ * a while. ERR_LOCKED, ERR_INVALID: sentences in mistakes. */
+enum err writer_open_patiently(struct writer *w, struct buf *mistakes) MUST_CHECK;
+/* Ring and store are open, and each configuration so far is in the store; else one try to bring
+ * that about, when it is time for one. */
+bool writer_ready(struct writer *w);
+/* Something went wrong, and the next try is due after a while; and the contrary. */
+void writer_failed(struct writer *w, enum err e, const char *why);
+void writer_fine(struct writer *w);
+void writer_set_state(struct writer *w, enum capture_state state, const char *why);
+void writer_close_store(struct writer *w);
+/* Into the store's next commit: frames below pos are in the log. */
+enum err writer_position_put(struct writer *w, uint64_t pos) MUST_CHECK;
+/* Housekeeping: is the ring still what its path names, and does the broker have it? */
+void writer_watch_ring(struct writer *w);
+/* A ring that is gone is given up when all of it is in the log: true, and writer_ready opens one in
+ * its place. */
+bool writer_leave_ring(struct writer *w);
+/* Frames from `from` to `to` are in the log, and the writer that put them there was killed before
+ * it counted them. */
+void writer_count_stored(struct writer *w, uint64_t from, uint64_t to);
+
+/* streams.c. Brings catalog and configuration together. Each contradiction is a line in mistakes
+ * (may be NULL: then it is logged, and the store's side holds). */
+enum err streams_sync(struct link *l, struct store *s, struct writer_stream **by_id,
+                      const struct config *config, struct buf *mistakes,
+                      struct errmsg *m) MUST_CHECK;
+void streams_free(struct writer_stream **by_id);
+
+#endif
