@@ -54,6 +54,7 @@ struct child {
     uint64_t sent; /* number of the newest configuration that it was sent */
     int status;    /* with which the last one ended, as waitpid has it */
     char why[256]; /* what became of it */
+    char program[PATH_MAX]; /* what is run; "": not found yet */
     struct log_limit ended_log;
 };
 

@@ -1,7 +1,7 @@
 /* Starting the writer's process, and waiting for its end.
  *
- * posix_spawn has vfork's semantics, so a broker of any size can do it at any time. The program lies
- * beside the plugin, and gets the two descriptors that it needs, none of the broker's own. */
+ * posix_spawn has vfork's semantics, so a broker of any size can do it at any time. The program
+ * lies beside the plugin, and gets the two descriptors that it needs, none of the broker's own. */
 #include "plugins/capture/internal.h"
 
 #include "shared/base/clock.h"
@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -19,23 +20,39 @@
 #define PROGRAM "culex-writer"
 #define FD_HIGH 16 /* out of the way of the descriptors that the writer gets */
 
-static enum err program_path(char *out, size_t size, struct errmsg *m)
+/* The program beside the plugin, by its whole path: the broker's directory may be another one when
+ * the writer is started again. */
+static bool beside(const char *plugin, char *out)
 {
-    Dl_info info;
-    const char *slash = NULL;
-    if (dladdr((void *)(uintptr_t)child_spawn, &info) && info.dli_fname) {
-        slash = strrchr(info.dli_fname, '/');
-    }
-    int n = snprintf(out, size, "%.*s" PROGRAM, slash ? (int)(slash - info.dli_fname + 1) : 0,
-                     slash ? info.dli_fname : "");
-    if (n < 0 || (size_t)n >= size || access(out, X_OK) != 0) {
-        return err_set(m, ERR_IO, "%s, which the plugin needs beside it, cannot be run: %s", out,
-                       strerror(errno));
-    }
-    return OK;
+    char name[PATH_MAX];
+    const char *slash = strrchr(plugin, '/');
+    int n = snprintf(name, sizeof name, "%.*s" PROGRAM, slash ? (int)(slash - plugin + 1) : 0,
+                     plugin);
+    return n > 0 && (size_t)n < sizeof name && realpath(name, out) && access(out, X_OK) == 0;
 }
 
-static int spawn(struct child *ch, const char *path, int theirs)
+/* Looked for once. The plugin may be a link to where it was installed: then there. */
+static enum err program_find(struct child *ch, struct errmsg *m)
+{
+    Dl_info info;
+    char plugin[PATH_MAX];
+    if (ch->program[0]) {
+        return OK;
+    }
+    if (!dladdr((void *)(uintptr_t)child_spawn, &info) || !info.dli_fname) {
+        return err_set(m, ERR_IO, "where the plugin lies is not known");
+    }
+    if (beside(info.dli_fname, ch->program) ||
+        (realpath(info.dli_fname, plugin) && beside(plugin, ch->program))) {
+        return OK;
+    }
+    int error = errno;
+    ch->program[0] = '\0';
+    return err_set(m, ERR_IO, PROGRAM ", which the plugin needs beside it, cannot be run "
+                   "plugin=%s: %s", info.dli_fname, strerror(error));
+}
+
+static int spawn(struct child *ch, int theirs)
 {
     extern char **environ;
     char *argv[] = {(char[]){PROGRAM}, NULL};
@@ -56,7 +73,7 @@ static int spawn(struct child *ch, const char *path, int theirs)
         error = posix_spawn_file_actions_adddup2(&fa, theirs, LINK_SOCKET_FD);
         error = error ? error : posix_spawn_file_actions_adddup2(&fa, ch->memory, LINK_MEMORY_FD);
         error = error ? error : posix_spawn_file_actions_addclosefrom_np(&fa, LINK_MEMORY_FD + 1);
-        error = error ? error : posix_spawn(&ch->pid, path, &fa, &at, argv, environ);
+        error = error ? error : posix_spawn(&ch->pid, ch->program, &fa, &at, argv, environ);
         posix_spawnattr_destroy(&at);
     }
     posix_spawn_file_actions_destroy(&fa);
@@ -65,9 +82,8 @@ static int spawn(struct child *ch, const char *path, int theirs)
 
 enum err child_spawn(struct child *ch, struct errmsg *m)
 {
-    char path[PATH_MAX];
     int pair[2];
-    enum err e = program_path(path, sizeof path, m);
+    enum err e = program_find(ch, m);
     if (e) {
         return e;
     }
@@ -76,14 +92,14 @@ enum err child_spawn(struct child *ch, struct errmsg *m)
     }
     int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, FD_HIGH);
     close(pair[1]);
-    int error = theirs < 0 ? errno : spawn(ch, path, theirs);
+    int error = theirs < 0 ? errno : spawn(ch, theirs);
     if (theirs >= 0) {
         close(theirs);
     }
     if (error) {
         ch->pid = 0;
         close(pair[0]);
-        return err_set(m, ERR_IO, "cannot start %s: %s", path, strerror(error));
+        return err_set(m, ERR_IO, "cannot start %s: %s", ch->program, strerror(error));
     }
     ch->socket = pair[0];
     ch->started_us = clock_mono_us();

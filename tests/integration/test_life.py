@@ -9,8 +9,9 @@ import stat
 import time
 from pathlib import Path
 
+import harness
 import pytest
-from harness import (Server, api_versions, consumer, end_offsets, frame, free_port, read_all, request_header, stored,
+from harness import (PLUGIN, Server, api_versions, consumer, end_offsets, frame, free_port, read_all, request_header, stored,
                      wait_until)
 
 
@@ -321,3 +322,25 @@ def test_wrong_permissions_are_one_sentence(culex_factory):
     c.server.launch(["setpriv", *argv, SERVER, "--config", c.config_path])
     assert c.server.wait_exit() != 0
     assert str(c.data) in c.server.log() and "ermission" in c.server.log()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("place", ["a link", "a path that depends on the directory"])
+def test_writer_is_found_beside_the_plugin(culex_factory, tmp_path, monkeypatch, place):
+    c = culex_factory(start=False)
+    (tmp_path / "link.so").symlink_to(PLUGIN)
+    path = tmp_path / "link.so" if place == "a link" else os.path.relpath(PLUGIN, os.getcwd())
+    monkeypatch.setattr(harness, "PLUGIN", path)
+    c.broker.start()
+    assert Path(f"/proc/{c.broker.writer_pid()}/exe").resolve() == PLUGIN.with_name("culex-writer").resolve()
+
+
+@pytest.mark.broker
+def test_plugin_without_its_writer_does_not_start(culex_factory, tmp_path, monkeypatch):
+    c = culex_factory(start=False)
+    copy = tmp_path / "culex_capture.so"
+    copy.write_bytes(PLUGIN.read_bytes())
+    monkeypatch.setattr(harness, "PLUGIN", copy)
+    c.broker.start(wait=False)
+    c.broker.wait_log(rf"culex-writer, which the plugin needs beside it, cannot be run plugin={copy}: No such file")
+    assert c.broker.proc.wait(10) != 0
