@@ -1,6 +1,7 @@
 #!/bin/bash
 # `make docker-test`: builds the images, runs the compose file, and asks of it what a person would: publish over MQTT, read in
-# a Kafka consumer group, restart each container, kill each with SIGKILL, and find the history whole.
+# a Kafka consumer group, restart each container, kill each with SIGKILL, and the broker's writer alone, and find the
+# history whole.
 #
 # It uses the Docker that runs; where none does, it starts a daemon of its own (as root) with its data in build/docker, without
 # touching the machine's firewall or bridges beyond one network that it removes again, and stops it at the end. Where the
@@ -229,6 +230,13 @@ dc up -d --no-build server >/dev/null 2>&1
 await_server
 check_history "server killed"
 check_group "server killed"
+
+say "killing the broker's writer"
+writer=$(docker exec "$(container broker)" pidof culex-writer) || fail "there is no writer beside the broker"
+docker exec "$(container broker)" bash -c "kill -KILL $writer"
+publish 1000 # they wait in the ring for the next one
+check_history "writer killed"
+check_group "writer killed"
 
 say "killing the broker"
 publish 1000

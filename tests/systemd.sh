@@ -1,8 +1,8 @@
 #!/bin/bash
 # `make systemd-test`: Culex as an operator has it. A Debian 12 of its own under build/systemd (debootstrap; kept for the
 # next time) boots systemd in a container without a network, gets Culex by `make install DESTDIR=`, and then:
-# streams in /etc/culex/culex.json, both services enabled, both killed, the server frozen until its watchdog fires,
-# reloaded with a good and a wrong file, stopped, uninstalled.
+# streams in /etc/culex/culex.json, both services enabled, both killed, and the broker's writer alone, the server frozen until
+# its watchdog fires, reloaded with a good and a wrong file, both stopped, uninstalled.
 #
 # Needs root. Where containers cannot be booted (inside many other containers) it says so and counts one skipped test.
 set -euo pipefail
@@ -112,8 +112,13 @@ passed "it boots"
 
 signal() { m bash -c 'kill -"$1" "$2"' bash "$@"; } # NAME PID
 main_pid() { m systemctl show -p MainPID --value "$1"; }
+writer_pid() { m pgrep -x culex-writer; }
 other_pid() { # UNIT PID: is it active again, as another process?
     [ "$(main_pid "$1")" != "$2" ] && m systemctl is-active -q "$1"
+}
+other_writer() { # PID
+    local pid
+    pid=$(writer_pid) && [ "$pid" != "$1" ]
 }
 published=0
 publish() {
@@ -156,6 +161,15 @@ for unit in culex-server mosquitto; do
     history "$unit killed"
 done
 
+broker=$(main_pid mosquitto)
+pid=$(writer_pid) || fail "there is no writer beside the broker"
+signal KILL "$pid"
+publish # it waits in the ring for the next writer
+wait_for "the writer is started again" other_writer "$pid"
+publish
+history "the broker's writer killed"
+[ "$(main_pid mosquitto)" = "$broker" ] || fail "the broker was restarted with its writer"
+
 pid=$(main_pid culex-server)
 signal STOP "$pid"
 wait_for "the watchdog ends a frozen server" other_pid culex-server "$pid"
@@ -191,7 +205,20 @@ took_ms=$(((${EPOCHREALTIME/./} - began) / 1000))
 [ $took_ms -lt 2000 ] || fail "stopping took $took_ms ms"
 passed "stopped in $took_ms ms"
 
+publish
+began=${EPOCHREALTIME/./}
+m systemctl stop mosquitto
+took_ms=$(((${EPOCHREALTIME/./} - began) / 1000))
+[ "$(m systemctl show -p Result --value mosquitto)" = success ] || fail "stopping the broker was not a success"
+writer_pid >/dev/null && fail "the broker has left its writer"
+[ $took_ms -lt 5000 ] || fail "stopping the broker took $took_ms ms"
+passed "the broker stopped in $took_ms ms, and its writer with it"
+
 m systemctl start culex-server
+history "served without the broker"
+m systemctl start mosquitto
+publish
+history "the broker started again"
 server=$(pgrep -P "$leader" -x culex-server)
 m make -C /culex CC=gcc uninstall >"$work/uninstall.log" 2>&1 || fail "make uninstall failed: $work/uninstall.log"
 grep -q '/etc/mosquitto/conf.d/culex.conf' "$work/uninstall.log" || fail "uninstall does not name what loads the plugin"
