@@ -207,7 +207,7 @@ class Broker(Process):
     def write_conf(self):
         plugin = []
         if self.plugin:
-            plugin = [f"plugin {PLUGIN}"]
+            plugin = [f"plugin {PLUGIN if self.plugin is True else self.plugin}"]
             if self.config_path is not None:
                 plugin.append(f"plugin_opt_config {self.config_path}")
             plugin += [f"plugin_opt_{k} {v}" for k, v in self.options.items()]
