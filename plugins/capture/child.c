@@ -85,6 +85,9 @@ static void take_message(struct capture *c, struct link_message *m)
         if (c->mistakes) {
             c->opened = (enum err)m->number;
             buf_printf(c->mistakes, "%s", m->text);
+        } else if (c->child.told) {
+            c->child.told = false;
+            log_warn("the writer runs again");
         }
         break;
     case LINK_LINE:
@@ -143,6 +146,7 @@ static void child_ended(struct capture *c)
     unsigned held = 0;
     child_back_off(ch);
     if (log_limit_pass(&ch->ended_log, ENDED_LOG_MS, &held)) {
+        ch->told = true;
         log_error("capture is degraded: %s; publishes wait in the ring until it is full, and it is "
                   "started again held_back=%u", ch->why, held);
     }

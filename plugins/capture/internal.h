@@ -56,6 +56,7 @@ struct child {
     char why[256]; /* what became of it */
     char program[PATH_MAX]; /* what is run; "": not found yet */
     struct log_limit ended_log;
+    bool told; /* that it ended, and not yet that it runs again */
 };
 
 /* A configuration on its way to the writer. */
