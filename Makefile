@@ -166,10 +166,11 @@ torture: $(TORTURE_BIN)
 .PHONY: torture
 
 # --- torture, too: every allocation and system call fails once; not for sanitizers, which have a malloc of theirs ---
-FAULTS_O := $(B)/tests/faults/torture.o $(B)/tests/faults/faults.o \
-            $(filter-out $(B)/plugins/capture/plugin.o,$(call obj,$(PLUGIN_SRC)))
+# The writer is a thread of the test there, so that its calls fail as well.
+FAULTS_O := $(call obj,$(wildcard tests/faults/*.c) $(LINK_SRC) \
+            $(filter-out %/plugin.c %/spawn.c %/main.c,$(PLUGIN_SRC) $(WRITER_SRC)))
 $(B)/faults: $(FAULTS_O) $(B)/libculex.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
+	$(CC) $(LDFLAGS) -Wl,--wrap=log_set_sink -o $@ $^ $(LDLIBS_STORE)
 faults: $(B)/faults
 	$(B)/faults
 torture: faults

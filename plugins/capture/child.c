@@ -255,8 +255,9 @@ enum err child_start(struct capture *c, struct buf *mistakes)
     c->opened = ERR_AGAIN;
     while (c->opened == ERR_AGAIN && ch->socket >= 0) {
         struct pollfd p = {.fd = ch->socket, .events = POLLIN};
-        (void)poll(&p, 1, -1); /* recovery takes what it takes */
+        (void)poll(&p, 1, WATCH_US / 1000); /* recovery takes what it takes */
         read_messages(c);
+        send_sets(c);
     }
     c->mistakes = NULL;
     if (c->opened == ERR_AGAIN) { /* it died of what it found: the broker lives, see child_watch */

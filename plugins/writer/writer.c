@@ -588,14 +588,13 @@ int writer_run(struct link *link, int socket)
     enum err e = orders_first(&w, &m);
     if (e) {
         log_error("the writer cannot start: %s", m.text);
-        return e == ERR_CLOSED ? EXIT_SUCCESS : EXIT_FAILURE;
     }
-    e = open_first(&w);
+    e = e ? e : open_first(&w);
     e = e ? e : orders_listen(&w);
     if (!e) {
         writer_loop(&w);
         orders_end(&w);
     }
     writer_free(&w);
-    return e ? EXIT_FAILURE : EXIT_SUCCESS;
+    return e && e != ERR_CLOSED ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -159,6 +160,9 @@ REPLACE(int, unlink, (const char *path), (path))
 REPLACE(int, mkdir, (const char *path, mode_t mode), (path, mode))
 REPLACE(int, fstat, (int fd, struct stat *st), (fd, st))
 REPLACE(int, stat, (const char *path, struct stat *st), (path, st))
+REPLACE(int, memfd_create, (const char *name, unsigned flags), (name, flags))
+REPLACE(ssize_t, sendmsg, (int socket, const struct msghdr *m, int flags), (socket, m, flags))
+REPLACE(ssize_t, recvmsg, (int socket, struct msghdr *m, int flags), (socket, m, flags))
 REPLACE(int, madvise, (void *p, size_t n, int advice), (p, n, advice))
 REPLACE(void *, mmap, (void *p, size_t n, int prot, int flags, int fd, off_t at),
         (p, n, prot, flags, fd, at))

@@ -11,10 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "plugins/capture/internal.h"
+#include "plugins/writer/writer.h"
 #include "shared/base/arena.h"
 #include "shared/base/log.h"
 #include "shared/base/ring.h"
@@ -23,6 +25,7 @@
 #include "shared/record/record.h"
 #include "shared/store/store.h"
 #include "tests/faults/faults.h"
+#include "tests/faults/writer_thread.h"
 
 #define assert_int_equal(a, b) ASSERT((a) == (b)) /* what record_help.h asks for */
 #define assert_false(a)        ASSERT(!(a))
@@ -33,6 +36,7 @@
 #define ROUNDS_SLOW 20    /* the same where a round opens a database twice */
 #define FRAMES      20
 #define COMMITS     12
+#define AGAIN_MS    10000 /* a writer that ended is back by then */
 
 static char root[256];
 static char path[300];
@@ -403,8 +407,12 @@ static enum err capture_start(struct capture **c)
     return e;
 }
 
-/* The disk fails while publishes come, and is well again before the broker stops: by then all that
- * was taken must be on its way into the log. */
+static void no_sys(void *arg, const char *topic, const char *text)
+{
+}
+
+/* The disk or the socket fails while publishes come, and is well again before the broker stops: by
+ * then all that was taken must be on its way into the log. A writer that ended is started again. */
 static enum err capture_run(void)
 {
     struct capture *c;
@@ -415,12 +423,18 @@ static enum err capture_run(void)
     for (int i = 0; i < FRAMES; i++) {
         struct publish p = {
             .topic = slice_str("a/b"), .payload = slice_make(root, sizeof root), .qos = 1};
+        capture_attend(c, no_sys, NULL);
         if (capture_match(c, p.topic) > 0) {
             capture_taken += capture_publish(c, &p) == CAPTURE_TAKEN;
         }
-        usleep(2000); /* so that the writer's thread meets some of the faults, too */
+        usleep(2000); /* so that the writer meets some of the faults, too */
     }
     faults_disarm();
+    for (int ms = 0; child_trouble(c) && ms < AGAIN_MS; ms++) {
+        usleep(1000);
+        capture_attend(c, no_sys, NULL);
+    }
+    ASSERT(!child_trouble(c));
     capture_close(c);
     return capture_taken == FRAMES ? OK : ERR_FULL;
 }
@@ -453,15 +467,54 @@ static bool capture_verify(enum err e)
     return good;
 }
 
-/* --- streams of the plugin -------------------------------------------------------------------- */
+/* --- what broker and writer share ------------------------------------------------------------- */
+
+/* A configuration on its way from one to the other. */
+static enum err configure_run(void)
+{
+    static struct link_message got;
+    static struct capture c;
+    struct config config;
+    struct buf mistakes;
+    int pair[2];
+    enum err e = config_init(&config);
+    e = e ? e : config_load(&config, path);
+    if (e) {
+        config_fini(&config);
+        return e;
+    }
+    ASSERT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair) == 0);
+    buf_init(&mistakes, 1 << 16);
+    c = (struct capture){.child = {.socket = pair[0], .memory = -1}};
+    c.link = link_make(&c.child.memory);
+    e = c.link ? child_configure(&c, &config, &mistakes) : ERR_NOMEM;
+    ASSERT(e == OK || c.set_count == 0);
+    if (e == OK) {
+        e = link_receive(pair[1], false, &got); /* ERR_AGAIN: it was not sent */
+        ASSERT(e || (got.kind == LINK_CONFIG && got.number == 1 && got.fd >= 0));
+        close(e ? -1 : got.fd);
+        close(c.sets[0].fd);
+    }
+    link_unmap(c.link);
+    close(c.child.memory);
+    close(pair[0]);
+    close(pair[1]);
+    buf_fini(&mistakes);
+    config_fini(&config);
+    return e;
+}
 
 static struct store *streams_store; /* open, with one topic */
+static struct link *streams_link;
 
 static void streams_prepare(void)
 {
     struct store_topic t = {
         .name = "t", .partition_count = 2, .cleanup = STORE_CLEANUP_DELETE, .attributes = "{}"};
+    int fd;
     remove_path();
+    streams_link = link_make(&fd);
+    ASSERT(streams_link && close(fd) == 0);
     ASSERT(store_open(&streams_store, store_how(), NULL) == OK);
     ASSERT(store_topic_create(streams_store, &t, NULL) == OK);
 }
@@ -469,26 +522,23 @@ static void streams_prepare(void)
 static bool streams_verify(enum err e)
 {
     store_close(streams_store);
+    link_unmap(streams_link);
     return true;
 }
 
 /* Brings an empty configuration and the store together, as the writer does. */
 static enum err streams_run(void)
 {
-    static struct capture c;
-    struct stream_set set = {.config = {.stream_count = 0}};
+    struct config empty = {.stream_count = 0};
     struct writer_stream *by_id = NULL;
-    c = (struct capture){.lock = PTHREAD_MUTEX_INITIALIZER};
-    enum err e = streams_sync(&c, streams_store, &by_id, &set, NULL, NULL);
+    enum err e = streams_sync(streams_link, streams_store, &by_id, &empty, NULL, NULL);
     ASSERT(e != OK || HASH_COUNT(by_id) == 1);
     if (e == OK) { /* the store was put back from a copy in which the topic had another form */
         by_id->partition_count = by_id->sticky = 1;
-        e = streams_sync(&c, streams_store, &by_id, &set, NULL, NULL);
+        e = streams_sync(streams_link, streams_store, &by_id, &empty, NULL, NULL);
         ASSERT(e != OK || (by_id->partition_count == 2 && by_id->sticky == 0));
     }
     streams_free(&by_id);
-    free(c.known);
-    free(atomic_load(&c.counters));
     return e;
 }
 
@@ -517,6 +567,7 @@ static const struct scenario {
     {"batch-walk-zstd", MEMORY, golden_is_zstd, walk_run, NULL, 0},
     {"filter-tree", MEMORY, NULL, filter_run, NULL, 0},
     {"config", CALLS | MEMORY, config_write, config_run, NULL, 0},
+    {"configure", CALLS | MEMORY, config_write, configure_run, NULL, 0},
     {"streams", MEMORY, streams_prepare, streams_run, streams_verify, 0},
     {"store", CALLS, store_prepare, store_run, store_verify, ROUNDS_SLOW},
     {"capture", CALLS, capture_prepare, capture_run, capture_verify, ROUNDS_SLOW},
@@ -592,10 +643,6 @@ static bool run_scenario(const struct scenario *s)
     return good;
 }
 
-static void no_log(void *arg, enum log_level level, const char *line)
-{
-}
-
 int main(int argc, char **argv)
 {
     const char *tmp = getenv("TMPDIR");
@@ -605,7 +652,7 @@ int main(int argc, char **argv)
         return 2;
     }
     snprintf(path, sizeof path, "%s/it", root);
-    log_set_sink(no_log, NULL);
+    writer_thread_quiet();
     int passed = 0, failed = 0;
     for (size_t i = 0; i < sizeof scenarios / sizeof scenarios[0]; i++) {
         if (argc < 2 || strcmp(argv[1], scenarios[i].name) == 0) {

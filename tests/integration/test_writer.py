@@ -247,7 +247,8 @@ def test_a_plugin_without_its_writer_is_a_sentence(make, place):
     c.broker.plugin = place.plugin
     c.broker.start(wait=False)
     assert c.broker.wait_exit() != 0
-    assert f"{place.writer}, which the plugin needs beside it, cannot be run: No such file" in c.broker.log()
+    assert f"culex-writer, which the plugin needs beside it, cannot be run plugin={place.plugin}: No such file" \
+        in c.broker.log()
 
 
 @pytest.mark.sanitized
@@ -301,7 +302,7 @@ def test_a_full_ring_without_a_writer_is_what_on_full_says_and_bounded(make, pla
     with c.mqtt() as m:
         watcher = Watcher(m)
         watcher.wait("state", "degraded")
-        assert "cannot be run" in watcher.text("error") or "signal 9" in watcher.text("error")
+        assert f"cannot start {place.writer}: No such file" in watcher.text("error") or "signal 9" in watcher.text("error")
         began = time.monotonic()
         codes = fill(m, "demo/x", 500)
         seconds = time.monotonic() - began
