@@ -1,7 +1,7 @@
 /* child_spawn and child_reap with a thread in place of a process.
  *
- * The thread has descriptors and a mapping of its own, as the process has, and closes its end of the
- * socket last: that is what the broker's side sees of an end. */
+ * The thread has a mapping of its own, as the process has, and closes its end of the socket last:
+ * that is what the broker's side sees of an end. */
 #include "tests/faults/writer_thread.h"
 
 #include "plugins/capture/internal.h"
