@@ -2,7 +2,7 @@
  *
  * error: something is lost; warn: someone must look; info: life events; debug: per request. Nothing
  * per record. Thread-safe. Each line goes to the sink: stderr, a file, systemd (with its priority
- * prefix), or a queue that the plugin drains on the broker's thread. */
+ * prefix), or the broker's log (from its writer, over a socket). */
 #ifndef CULEX_BASE_LOG_H
 #define CULEX_BASE_LOG_H
 

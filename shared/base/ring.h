@@ -1,8 +1,8 @@
 /* A ring of frames in a shared file: one writer, readers in any process.
  *
- * Two rings are made of it. The capture ring carries publishes from the broker's thread to the
- * writer thread and survives a kill of the process: the writer never overwrites what the consumer
- * has not taken. The tail ring carries the newest batches to the server: the writer overwrites the
+ * Two rings are made of it. The capture ring carries publishes from the broker to the log's writer
+ * beside it and survives a kill of both: the broker never overwrites what the consumer has not
+ * taken. The tail ring carries the newest batches to the server: the writer overwrites the
  * oldest, and a reader can tell that it was overrun.
  *
  * A position is a byte count since the ring's birth: it only grows; `position % bytes` is the

@@ -85,8 +85,8 @@ const struct option_row option_rows[] = {
             "also how much longer than retention.ms a record may stay."},
     {STORE(ring_bytes), .name = "ring.bytes", .type = OPTION_LONG, .min = 65536, .max = 1ll << 30,
      .default_text = "16777216",
-     .doc = "Size of the capture ring, the file between the broker's thread and the writer thread; "
-            "rounded up to a multiple of 4096. One publish may fill a quarter of it."},
+     .doc = "Size of the capture ring, the file between the broker and the writer; rounded up to a "
+            "multiple of 4096. One publish may fill a quarter of it."},
     {STORE(tail_bytes), .name = "tail.bytes", .type = OPTION_LONG, .min = 65536, .max = 1ll << 30,
      .default_text = "16777216",
      .doc = "Size of the tail ring, from which culex-server serves the newest records."},

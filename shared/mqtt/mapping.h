@@ -34,7 +34,7 @@ void mapping_fini(struct mapping *m);
 void mapping_record(struct mapping *m, const struct config_stream *s, const struct publish *p,
                     struct record *r);
 
-/* Which parts of a publish a stream needs, so that the broker's thread copies no others. */
+/* Which parts of a publish a stream needs, so that the broker copies no others. */
 enum mapping_needs {
     NEEDS_CLIENT_ID = 1,
     NEEDS_USERNAME = 2,

@@ -1,8 +1,8 @@
 /* A captured publish, and its frame in the capture ring.
  *
- * The broker's thread writes a frame, the writer thread reads it, perhaps in another process
- * after a crash and perhaps with another configuration: so a frame carries a version, and
- * streams by ids that are made of their names alone (stream_id). */
+ * The broker writes a frame, the writer beside it reads it, perhaps that of a later broker with
+ * another version and configuration: so a frame carries a version, and streams by ids that are made
+ * of their names alone (stream_id). */
 #ifndef CULEX_MQTT_PUBLISH_H
 #define CULEX_MQTT_PUBLISH_H
 

@@ -1,8 +1,8 @@
 /* The log on RocksDB: one directory, one writer process, followers in other processes.
  *
  * A store holds topics; a topic has partitions; a partition is a run of record batches with dense
- * offsets. Beside them it keeps small rows for its owner (consumer offsets, the ring position of
- * the capture plugin), written in the same atomic batch as the records.
+ * offsets. Beside them it keeps small rows for its owner (consumer offsets, capture's position
+ * in its ring), written in the same atomic batch as the records.
  *
  * The same calls serve a writer and a follower; above this header nobody knows which it is, except
  * where a call says "writer". Only shared/store includes rocksdb/c.h.

@@ -258,7 +258,7 @@ struct store {
     struct tail *tail;
     struct follower *follower; /* NULL in a writer */
 
-    /* writer's thread */
+    /* the writing thread */
     _Atomic(struct part *) chunks[PART_CHUNKS];
     uint32_t next_uid;
     rocksdb_writebatch_t *batch;
@@ -289,7 +289,7 @@ struct store {
     uint32_t blocker_uid;
     int64_t blocker_end;
 
-    /* between the writer's thread and the syncing one */
+    /* between the writing thread and the syncing one */
     pthread_mutex_t sync_lock;
     pthread_cond_t sync_wake;
     pthread_t sync_thread;

@@ -339,14 +339,3 @@ def test_writer_is_found_beside_the_plugin(culex_factory, tmp_path, monkeypatch,
 def test_log_says_that_the_writer_ended_and_that_it_runs_again(culex):
     culex.broker.kill_writer()
     culex.broker.wait_log(r"the writer was ended by signal 9[^\n]*(?s:.)*the writer runs again")
-
-
-@pytest.mark.broker
-def test_plugin_without_its_writer_does_not_start(culex_factory, tmp_path, monkeypatch):
-    c = culex_factory(start=False)
-    copy = tmp_path / "culex_capture.so"
-    copy.write_bytes(PLUGIN.read_bytes())
-    monkeypatch.setattr(harness, "PLUGIN", copy)
-    c.broker.start(wait=False)
-    c.broker.wait_log(rf"culex-writer, which the plugin needs beside it, cannot be run plugin={copy}: No such file")
-    assert c.broker.proc.wait(10) != 0

@@ -1,5 +1,5 @@
 /* The contract between an MQTT publish and its Kafka record, row by row, and the frame in which a
- * publish crosses from the broker's thread to the writer. */
+ * publish crosses from the broker to the writer. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
