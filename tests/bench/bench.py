@@ -2,9 +2,10 @@
 
     bench.py full|short [ROW…]      rows: rate latency sustained catchup start
 
-Noise on a shared machine is large, so what is a ratio alternates its two sides and compares medians. The broker's
-loop is pinned to one CPU and the publisher to the other, where a figure asks how fast the broker is; the threads of
-the plugin go where the system puts them, as they do for a user. Nothing is pinned in the other rows.
+Noise on a shared machine is large, so what is a ratio alternates its two sides and compares medians. The broker is
+pinned to one CPU and the publisher to the other, where a figure asks how fast the broker is; the writer's process goes
+where the system puts it, as it does for a user. Nothing is pinned in the other rows. Memory of the broker is that of
+broker and writer together, and kill -9 kills both.
 """
 
 import json
@@ -57,7 +58,7 @@ class Home:
 
 
 def cpu_seconds(pid):
-    """Of the main thread: utime + stime."""
+    """Of the main thread, which is all there is of a broker: utime + stime."""
     fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
