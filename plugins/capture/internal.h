@@ -99,7 +99,8 @@ struct capture {
     enum err opened;      /* … and what came of it; ERR_AGAIN: not known yet */
 
     uint32_t cursor;     /* stats.c: where publishing goes on */
-    bool pass;           /* stats.c: a pass over the counters is under way */
+    bool pass;           /* stats.c: a pass over the counters is under way … */
+    int64_t pass_us;     /* … and when the last one began */
     uint64_t shown[16];  /* stats.c: what was published last, hashed */
     struct shown *shown_streams; /* stats.c: LINK_STREAMS_MAX of them */
 };

@@ -5,7 +5,8 @@
  * the frames that wait in the ring. Frames that an earlier process left in the ring count as
  * published by this one. `filtered` is for publishes that a rule of a stream leaves out.
  *
- * A pass over the counters begins every sys.interval.ms and publishes what has changed, at most
+ * A pass over the counters begins every sys.interval.ms, when the writer asks for it (a broker that
+ * does not tick sees that with a message) or is late, and publishes what has changed, at most
  * PASS_STEP topics for each call, so that thousands of streams do not hold the broker. Reasons
  * appear when they have counted something. */
 #include "plugins/capture/internal.h"
@@ -21,6 +22,7 @@
 #define PASS_STEP   256 /* topics for each call */
 #define LOOK_EVERY  4096 /* publishes, where no tick comes by */
 #define LAG_MS_MAX  INT32_MAX
+#define PASS_LATE_US 500000 /* the writer asks for one each interval, when it runs */
 
 enum metric {
     METRIC_PUBLISHED,
@@ -117,10 +119,19 @@ static int stream_show(const struct stream_counters *s, struct shown *shown,
     return published;
 }
 
+/* Age of the oldest frame that is not in the log yet. Looked up here, because a writer that hangs
+ * says nothing. The checksum of what an earlier broker wrote is looked at. */
 static uint64_t lag_ms(const struct capture *c)
 {
-    int64_t oldest = atomic_load_explicit(&c->link->oldest_ms, memory_order_relaxed);
-    int64_t lag = oldest ? clock_wall_ms() - oldest : 0;
+    static struct publish_frame frame;
+    uint64_t next, pos = c->ring.file ? ring_consumed(&c->ring) : 0;
+    bool recovered = pos < atomic_load(&c->link->recovered_end);
+    struct slice bytes;
+    if (!c->ring.file || ring_read(&c->ring, pos, recovered, &bytes, &next) ||
+        publish_frame_get(bytes, &frame)) {
+        return 0;
+    }
+    int64_t lag = clock_wall_ms() - frame.publish.timestamp_ms;
     return lag < 0 ? 0 : lag > LAG_MS_MAX ? LAG_MS_MAX : (uint64_t)lag;
 }
 
@@ -196,13 +207,20 @@ bool capture_due(const struct capture *c)
 void capture_attend(struct capture *c, capture_sys_fn *publish, void *arg)
 {
     struct link *l = c->link;
+    int64_t now = clock_mono_us();
     child_watch(c);
+    /* A writer that hangs, or does not run, asks for no pass. */
+    int64_t interval_us = (int64_t)atomic_load(&l->sys_interval_ms) * 1000;
+    if (now - c->pass_us > interval_us + PASS_LATE_US) {
+        link_due(l, DUE_COUNTERS);
+    }
     if (!(atomic_load_explicit(&l->due, memory_order_relaxed) & DUE_COUNTERS)) {
         return;
     }
     atomic_fetch_and(&l->due, ~DUE_COUNTERS);
     if (!c->pass) {
         c->pass = true;
+        c->pass_us = now;
         c->cursor = 0;
         show_whole(c, publish, arg);
     }

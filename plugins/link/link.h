@@ -103,7 +103,6 @@ struct link {
 
     _Alignas(CACHE_LINE) _Atomic uint64_t durable_pos; /* writer: below it all is on disk */
     _Atomic uint64_t recovered_end; /* frames below it were in the ring before this broker */
-    _Atomic int64_t oldest_ms; /* timestamp of the oldest frame not yet stored; 0: none */
     _Atomic int state;         /* enum capture_state */
     _Atomic uint32_t rings;    /* number of the newest one */
     _Atomic uint32_t position_known; /* the store's note of the ring's position is of this broker */

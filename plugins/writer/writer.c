@@ -375,18 +375,7 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
     return e;
 }
 
-/* --- the thread ------------------------------------------------------------------------------- */
-
-static void note_oldest(struct writer *w)
-{
-    struct slice bytes;
-    uint64_t next;
-    bool waits = w->ring_open &&
-                 ring_read(&w->ring, w->read_pos, true, &bytes, &next) == OK &&
-                 publish_frame_get(bytes, &w->frame) == OK;
-    atomic_store_explicit(&w->link->oldest_ms, waits ? w->frame.publish.timestamp_ms : 0,
-                          memory_order_relaxed);
-}
+/* --- the loop --------------------------------------------------------------------------------- */
 
 static void note_log_size(struct writer *w)
 {
@@ -409,7 +398,6 @@ static void writer_housekeeping(struct writer *w)
     }
     w->worked = false;
     writer_watch_ring(w);
-    note_oldest(w);
     int interval_ms = atomic_load_explicit(&w->link->sys_interval_ms, memory_order_relaxed);
     bool show = now >= w->shown_us;
     if (show) {

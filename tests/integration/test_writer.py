@@ -196,6 +196,24 @@ def test_a_writer_that_hangs_for_a_while_loses_nothing(make):
     assert len(c.values("demo")) == taken + 1 == t["stored"] and t["rejected"] == 200 - taken and adds_up(t)
 
 
+def test_counters_go_on_while_the_writer_hangs(make):
+    c = make().configure([stream()]).start()
+    writer = c.broker.writer_pid()
+    with c.mqtt() as m:
+        watcher = Watcher(m)
+        watcher.wait("received", "0")
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            m.publish("demo/x", b"waits")
+            watcher.wait("received", "1")
+            watcher.wait("streams/demo/in-flight", "1")
+            wait_until("the publish is seen to wait", lambda: int(watcher.text("writer/lag-ms")) > 500)
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        watcher.wait("streams/demo/stored", "1")
+        watcher.wait("writer/lag-ms", "0")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_of_the_group_is_a_clean_stop(make, number):
     """As Ctrl-C and service managers send it: the writer stays until the broker has handed over all."""
