@@ -140,7 +140,9 @@ UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))
 $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(filter %.o,$^) $(B)/libserver.a $(B)/libculex.a \
+	    $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
+$(B)/unit/test_link: $(call obj,$(LINK_SRC) $(filter-out %/main.c,$(WRITER_SRC)))
 # MODE=tsan: RocksDB is not instrumented, so its own locks are not seen; and tests fork to kill a writer.
 unit: export TSAN_OPTIONS ?= ignore_noninstrumented_modules=1 die_after_fork=0
 unit: $(UNIT_BIN)

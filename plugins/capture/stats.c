@@ -64,22 +64,23 @@ static const char *const metric_names[METRIC_REJECTED_BY] = {
 /* What has ended is read before what has begun, so that in-flight is never negative. */
 static void metrics_read(const struct stream_counters *s, uint64_t *v)
 {
+    struct stream_totals t = link_totals(s);
     memset(v, 0, METRIC_COUNT * sizeof *v);
-    v[METRIC_LAST_PARTITION] = counter_get(&s->last_partition);
-    v[METRIC_LAST_OFFSET] = counter_get(&s->last_offset);
-    v[METRIC_BYTES] = counter_get(&s->stored_bytes);
-    v[METRIC_SHADOWED] = counter_get(&s->shadowed);
-    v[METRIC_UNKEYED] = counter_get(&s->unkeyed);
-    v[METRIC_FILTERED] = counter_get(&s->filtered);
-    v[METRIC_STORED] = counter_get(&s->stored);
+    v[METRIC_LAST_PARTITION] = t.last_partition;
+    v[METRIC_LAST_OFFSET] = t.last_offset;
+    v[METRIC_BYTES] = t.stored_bytes;
+    v[METRIC_SHADOWED] = t.shadowed;
+    v[METRIC_UNKEYED] = t.unkeyed;
+    v[METRIC_FILTERED] = t.filtered;
+    v[METRIC_STORED] = t.stored;
     for (int r = 0; r < REASON_COUNT; r++) {
-        v[METRIC_DROPPED_BY + r] = counter_get(&s->dropped[r]) + counter_get(&s->lost[r]);
+        v[METRIC_DROPPED_BY + r] = counter_get(&s->dropped[r]) + t.lost[r];
         v[METRIC_REJECTED_BY + r] = counter_get(&s->rejected[r]);
         v[METRIC_DROPPED] += v[METRIC_DROPPED_BY + r];
         v[METRIC_REJECTED] += v[METRIC_REJECTED_BY + r];
     }
     atomic_thread_fence(memory_order_acquire);
-    v[METRIC_PUBLISHED] = counter_get(&s->published) + counter_get(&s->recovered);
+    v[METRIC_PUBLISHED] = counter_get(&s->published) + t.recovered;
     uint64_t ended = v[METRIC_STORED] + v[METRIC_FILTERED] + v[METRIC_REJECTED] + v[METRIC_DROPPED];
     v[METRIC_IN_FLIGHT] = v[METRIC_PUBLISHED] > ended ? v[METRIC_PUBLISHED] - ended : 0;
 }
@@ -154,13 +155,13 @@ static void show_whole(struct capture *c, capture_sys_fn *publish, void *arg)
     struct link *l = c->link;
     char error[sizeof l->error] = "";
     const char *trouble = child_trouble(c);
-    if (trouble) {
-        snprintf(error, sizeof error, "%s", trouble);
-    } else {
-        link_error(l, error, sizeof error);
-    }
     bool running = !trouble &&
                    atomic_load_explicit(&l->state, memory_order_relaxed) == STATE_RUNNING;
+    if (trouble) {
+        snprintf(error, sizeof error, "%s", trouble);
+    } else if (!running) {
+        link_error(l, error, sizeof error);
+    }
     bool ring = ring_enter(c);
     uint64_t ring_bytes = ring ? c->ring.bytes : 0;
     uint64_t ring_used = ring ? ring_head(&c->ring) - ring_consumed(&c->ring) : 0;

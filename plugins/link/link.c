@@ -15,7 +15,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ERROR_TRIES_MAX 100
+#define ERROR_TRIES_MAX  100
+#define TOTALS_TRIES_MAX 100
 
 /* __DATE__ would make each build another one; what has to agree is the layout. */
 static void build_name(char *out, size_t size)
@@ -116,6 +117,53 @@ struct stream_counters *link_counters(struct link *l, const char *name)
         }
     }
     return NULL;
+}
+
+/* The slot in use may be read twice over by a tick that comes meanwhile: then once more. */
+struct stream_totals link_totals(const struct stream_counters *s)
+{
+    struct stream_totals t;
+    for (int i = 0; i < TOTALS_TRIES_MAX; i++) {
+        uint32_t number = atomic_load(&s->totals_number);
+        t = s->totals[number % 2];
+        atomic_thread_fence(memory_order_seq_cst);
+        if (number == atomic_load(&s->totals_number)) {
+            break;
+        }
+    }
+    return t;
+}
+
+void link_totals_add(struct stream_counters *s, const struct stream_totals *more)
+{
+    uint32_t number = atomic_load(&s->totals_number);
+    struct stream_totals t = s->totals[number % 2];
+    t.recovered += more->recovered;
+    t.stored += more->stored;
+    t.stored_bytes += more->stored_bytes;
+    t.filtered += more->filtered;
+    t.shadowed += more->shadowed;
+    t.unkeyed += more->unkeyed;
+    for (int r = 0; r < REASON_COUNT; r++) {
+        t.lost[r] += more->lost[r];
+    }
+    if (more->stored_bytes) {
+        t.last_partition = more->last_partition;
+        t.last_offset = more->last_offset;
+    }
+    t.pos = more->pos;
+    s->totals[(number + 1) % 2] = t;
+    atomic_store(&s->totals_number, number + 1);
+}
+
+void link_totals_new_ring(struct link *l)
+{
+    static const struct stream_totals nothing;
+    for (size_t i = 0; i < LINK_STREAMS_MAX; i++) {
+        if (atomic_load(&l->ids[i])) {
+            link_totals_add(&l->streams[i], &nothing);
+        }
+    }
 }
 
 bool link_set_state(struct link *l, enum capture_state state, const char *why)

@@ -57,6 +57,19 @@ static inline uint64_t counter_get(const counter *c)
     return atomic_load_explicit(c, memory_order_relaxed);
 }
 
+/* What the writer has done with a stream's frames. */
+struct stream_totals {
+    uint64_t recovered; /* found in the ring at start; published too */
+    uint64_t stored;
+    uint64_t stored_bytes; /* of batches */
+    uint64_t filtered;
+    uint64_t lost[REASON_COUNT];          /* dropped by the writer */
+    uint64_t shadowed;                    /* user properties named mqtt.* */
+    uint64_t unkeyed;                     /* records without the key that the stream asks for */
+    uint64_t last_partition, last_offset; /* of the newest record */
+    uint64_t pos;                         /* frames of the ring below it are in these numbers */
+};
+
 /* Of one stream name, for the life of the broker. */
 struct stream_counters {
     char name[LINK_NAME_BYTES_MAX + 1]; /* either side writes it, both the same */
@@ -64,15 +77,11 @@ struct stream_counters {
     _Alignas(CACHE_LINE) counter published; /* broker */
     counter rejected[REASON_COUNT];
     counter dropped[REASON_COUNT];
-    _Alignas(CACHE_LINE) counter recovered; /* writer: found in the ring at start; published too */
-    counter stored;
-    counter stored_bytes; /* of batches */
-    counter filtered;
-    counter lost[REASON_COUNT]; /* dropped by the writer */
-    counter shadowed;           /* user properties named mqtt.* */
-    counter unkeyed;            /* records without the key that the stream asks for */
-    counter last_partition, last_offset; /* of the newest record */
+    /* Writer: totals[totals_number % 2] hold; the others are the next ones in the making. So a
+     * writer that is killed leaves numbers and position that belong together. */
+    _Alignas(CACHE_LINE) _Atomic uint32_t totals_number;
     _Atomic int32_t partitions; /* writer: that the store has; 0: the stream is not in it */
+    struct stream_totals totals[2];
 };
 
 enum capture_state {
@@ -128,6 +137,13 @@ void link_unmap(struct link *l);
 struct stream_counters *link_counters(struct link *l, const char *name);
 /* By stream_id of the name. NULL: nobody has named it. */
 struct stream_counters *link_counters_find(struct link *l, uint64_t id);
+
+/* Either side: the totals, all of one moment. */
+struct stream_totals link_totals(const struct stream_counters *s);
+/* Writer: adds all of `more`, whose position holds from now on; last_… where there are bytes. */
+void link_totals_add(struct stream_counters *s, const struct stream_totals *more);
+/* Writer: positions are those of another ring from now on. */
+void link_totals_new_ring(struct link *l);
 
 /* Writer: the state, and why it is so. Returns whether that is news. */
 bool link_set_state(struct link *l, enum capture_state state, const char *why);

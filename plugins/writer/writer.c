@@ -118,34 +118,24 @@ static void stream_touch(struct writer *w, struct writer_stream *s)
     }
 }
 
-/* The tick is committed (its numbers count) or not (they never were). */
-static void touched_end(struct writer *w, bool committed)
+/* The tick is committed, all below pos, and its numbers count. */
+static void touched_count(const struct writer *w, uint64_t pos)
+{
+    for (struct writer_stream *s = w->touched, *next; s; s = next) {
+        next = s->next_touched == s ? NULL : s->next_touched;
+        s->tick.pos = pos;
+        link_totals_add(s->counters, &s->tick);
+    }
+}
+
+static void touched_end(struct writer *w)
 {
     struct writer_stream *s = w->touched;
     w->touched = NULL;
     while (s) {
         struct writer_stream *next = s->next_touched == s ? NULL : s->next_touched;
-        struct stream_counters *n = s->counters;
-        if (committed) {
-            counter_add(&n->recovered, s->tick_published);
-            counter_add(&n->stored, s->tick_stored);
-            counter_add(&n->stored_bytes, s->tick_bytes);
-            counter_add(&n->shadowed, s->tick_shadowed);
-            counter_add(&n->unkeyed, s->tick_unkeyed);
-            for (int r = 0; r < REASON_COUNT; r++) {
-                counter_add(&n->lost[r], s->tick_lost[r]);
-            }
-            if (s->tick_stored) {
-                atomic_store_explicit(&n->last_partition, (uint64_t)s->tick_partition,
-                                      memory_order_relaxed);
-                atomic_store_explicit(&n->last_offset, (uint64_t)s->tick_offset,
-                                      memory_order_relaxed);
-            }
-        }
         s->next_touched = NULL;
-        s->tick_published = s->tick_stored = s->tick_bytes = 0;
-        s->tick_shadowed = s->tick_unkeyed = 0;
-        memset(s->tick_lost, 0, sizeof s->tick_lost);
+        memset(&s->tick, 0, sizeof s->tick);
         s = next;
     }
 }
@@ -176,15 +166,15 @@ static enum err slot_append(struct writer *w, struct slot *slot)
         enum reason r = e == ERR_TOO_LARGE   ? REASON_TOO_LARGE
                         : e == ERR_NOT_FOUND ? REASON_UNKNOWN
                                              : REASON_CORRUPT;
-        s->tick_lost[r] += count;
+        s->tick.lost[r] += count;
         lost_log(w, s->counters->name, r);
     } else if (e) {
         return e;
     } else {
-        s->tick_stored += count;
-        s->tick_bytes += batch.len;
-        s->tick_partition = slot->partition;
-        s->tick_offset = base + (int64_t)count - 1;
+        s->tick.stored += count;
+        s->tick.stored_bytes += batch.len;
+        s->tick.last_partition = (uint64_t)slot->partition;
+        s->tick.last_offset = (uint64_t)base + count - 1;
     }
     batch_builder_reset(&slot->batch);
     if (slot->partition == s->sticky) {
@@ -212,7 +202,7 @@ static enum err record_put(struct writer *w, struct writer_stream *s, const stru
     }
     enum err e = batch_add(&slot->batch, r);
     if (e == ERR_TOO_LARGE) {
-        s->tick_lost[REASON_TOO_LARGE]++;
+        s->tick.lost[REASON_TOO_LARGE]++;
         lost_log(w, s->counters->name, REASON_TOO_LARGE);
         return OK;
     }
@@ -263,8 +253,8 @@ static void frame_lost(struct writer *w, uint64_t id, bool recovered)
     struct writer_stream *s = stream_unknown(w, id);
     if (s) {
         stream_touch(w, s);
-        s->tick_published += recovered;
-        s->tick_lost[REASON_UNKNOWN]++;
+        s->tick.recovered += recovered;
+        s->tick.lost[REASON_UNKNOWN]++;
     } else {
         counter_add(&w->link->orphaned, 1);
     }
@@ -289,9 +279,9 @@ static enum err frame_put(struct writer *w, struct slice bytes, bool recovered)
         struct record r;
         mapping_record(&w->mapping, &s->config, &w->frame.publish, &r);
         stream_touch(w, s);
-        s->tick_published += recovered;
-        s->tick_shadowed += w->mapping.shadowed;
-        s->tick_unkeyed += w->mapping.unkeyed;
+        s->tick.recovered += recovered;
+        s->tick.shadowed += w->mapping.shadowed;
+        s->tick.unkeyed += w->mapping.unkeyed;
         e = record_put(w, s, &r);
     }
     return e;
@@ -365,12 +355,13 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
     if (e) {
         store_rollback(w->store);
     } else if (*frames) {
+        touched_count(w, pos); /* before the ring says so: see writer_count_stored */
         ring_consume(&w->ring, pos);
         w->read_pos = pos;
         counter_add(&w->link->commits, 1);
     }
     w->worked = w->worked || *frames;
-    touched_end(w, e == OK);
+    touched_end(w);
     slots_release(w);
     return e;
 }
@@ -497,6 +488,8 @@ static void writer_loop(struct writer *w)
     writer_drain(w);
 }
 
+/* A writer is killed between any two of: commit, the totals of one stream, those of the next, the
+ * ring's position. Each stream's totals say how far they go. */
 void writer_count_stored(struct writer *w, uint64_t from, uint64_t to)
 {
     uint64_t recovered_end = atomic_load(&w->link->recovered_end);
@@ -506,11 +499,11 @@ void writer_count_stored(struct writer *w, uint64_t from, uint64_t to)
             publish_frame_get(bytes, &w->frame)) {
             return; /* counters may be short of what nobody can read */
         }
+        struct stream_totals one = {.recovered = pos < recovered_end, .stored = 1, .pos = next};
         for (uint32_t i = 0; i < w->frame.stream_count; i++) {
             struct stream_counters *n = link_counters_find(w->link, w->frame.streams[i]);
-            if (n) {
-                counter_add(&n->recovered, pos < recovered_end);
-                counter_add(&n->stored, 1);
+            if (n && link_totals(n).pos <= pos) {
+                link_totals_add(n, &one);
             }
         }
     }

@@ -40,10 +40,7 @@ struct writer_stream {
     struct slot **slots;     /* per partition: the batch of this tick, or NULL */
     int32_t sticky;          /* partition for records without a key */
     struct writer_stream *next_touched; /* in this tick; list ends in itself */
-    /* Counted in this tick; added to the counters when it is committed. */
-    uint64_t tick_published, tick_stored, tick_bytes, tick_shadowed, tick_unkeyed;
-    uint64_t tick_lost[REASON_COUNT];
-    int64_t tick_partition, tick_offset;
+    struct stream_totals tick; /* counted in this tick; added when it is committed */
 };
 
 /* A configuration that the broker has sent. */
@@ -76,7 +73,6 @@ struct writer {
     bool ring_gone;  /* no longer at its path: see writer_open.c */
     bool ring_told;  /* the broker has been handed it */
     uint64_t read_pos;
-    bool position_known;    /* by this writer; the link says whether by one of this broker */
     int64_t next_try_us, housekeeping_us, shown_us;
     int backoff_ms;
     struct log_limit lost_log;
@@ -121,8 +117,8 @@ void writer_watch_ring(struct writer *w);
 /* A ring that is gone is given up when all of it is in the log: true, and writer_ready opens one in
  * its place. */
 bool writer_leave_ring(struct writer *w);
-/* Frames from `from` to `to` are in the log, and the writer that put them there was killed before
- * it counted them. */
+/* Frames from `from` to `to` are in the log, and whoever put them there was killed, or told that it
+ * failed, before all of them were counted. */
 void writer_count_stored(struct writer *w, uint64_t from, uint64_t to);
 
 /* streams.c. Brings catalog and configuration together. Each contradiction is a line in mistakes

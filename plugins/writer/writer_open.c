@@ -86,10 +86,9 @@ static enum err make_dir(const char *path, struct errmsg *m)
 /* Handed over, and the broker may use it. A full socket: at the next housekeeping. */
 static void tell_ring(struct writer *w)
 {
-    uint32_t number = atomic_load(&w->link->rings) + 1;
+    uint32_t number = atomic_fetch_add(&w->link->rings, 1) + 1; /* no other ring has it again */
     if (link_send(w->socket, LINK_RING, number, "", w->ring.fd) == OK) {
         w->ring_told = true;
-        atomic_store(&w->link->rings, number);
         atomic_store(&w->link->ring_number, number);
         link_due(w->link, DUE_MESSAGES);
     }
@@ -158,12 +157,11 @@ static enum err writer_find_position(struct writer *w, struct errmsg *m)
     if (p.found && p.ring == ring_id(ring) && p.pos > consumed) {
         uint64_t from = consumed;
         consumed = p.pos < written ? p.pos : written;
-        if (known && !w->position_known) {
+        if (known) {
             writer_count_stored(w, from, consumed);
         }
         ring_consume(ring, consumed);
     }
-    w->position_known = true;
     w->read_pos = consumed;
     e = writer_position_put(w, consumed);
     e = e ? err_set(m, e, "cannot note the ring position: %s", err_name(e))
@@ -317,8 +315,8 @@ bool writer_leave_ring(struct writer *w)
     ring_close(&w->ring);
     w->ring_open = w->ring_gone = w->ring_told = false;
     /* What was said in positions of that ring. The broker sees it with the next one's number. */
-    w->position_known = false;
     atomic_store(&w->link->position_known, 0);
+    link_totals_new_ring(w->link);
     atomic_store(&w->link->sync_wanted, 0);
     atomic_store(&w->link->durable_pos, 0);
     /* Opening the store again brings its note of the position and the new ring together. */

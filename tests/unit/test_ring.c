@@ -488,6 +488,55 @@ static void test_ring_has_one_writer(void **state)
     ring_close(&second);
 }
 
+/* --- two processes with one ring -------------------------------------------------------------- */
+
+/* Frames go from one to the other, and the lock is held while either has it open. */
+static void test_ring_handed_over_is_locked_until_both_have_closed_it(void **state)
+{
+    struct ring consumer, writer, third;
+    struct errmsg m;
+    struct slice f;
+    uint64_t pos = 0;
+    for (int first = 0; first < 2; first++) {
+        open_new(&consumer, SMALL);
+        assert_int_equal(ring_attach(&writer, dup(consumer.fd), &m), OK);
+        assert_int_equal(writer.bytes, SMALL);
+        put_frame(&writer, 3, 100, true);
+        assert_int_equal(ring_read(&consumer, 0, true, &f, &pos), OK);
+        assert_frame(f, 3, 100);
+        ring_consume(&consumer, pos);
+        assert_int_equal(ring_consumed(&writer), pos);
+        assert_true(ring_in_place(&writer, path));
+        ring_close(first ? &consumer : &writer);
+        assert_int_equal(ring_open_writer(&third, path, SMALL, &m), ERR_LOCKED);
+        ring_close(first ? &writer : &consumer);
+        assert_int_equal(ring_open_writer(&third, path, SMALL, &m), OK);
+        assert_int_equal(ring_consumed(&third), pos);
+        ring_close(&third);
+    }
+}
+
+static void test_ring_attach_takes_nothing_but_a_ring(void **state)
+{
+    struct ring r;
+    struct errmsg m;
+    int pipes[2];
+    unlink(path);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_not_equal(ring_attach(&r, dup(fd), &m), OK); /* empty */
+    assert_true(m.text[0] && !r.file && r.fd == -1);
+    assert_int_equal(ftruncate(fd, HEADER_PAGE + SMALL), 0);
+    assert_int_equal(ring_attach(&r, dup(fd), &m), ERR_CORRUPT);
+    assert_true(!r.file && r.fd == -1);
+    close(fd);
+    assert_int_equal(pipe(pipes), 0);
+    assert_int_not_equal(ring_attach(&r, pipes[0], &m), OK);
+    assert_int_equal(fcntl(pipes[0], F_GETFD), -1); /* it is closed all the same */
+    close(pipes[1]);
+    assert_int_not_equal(ring_attach(&r, -1, &m), OK);
+    assert_null(r.file);
+}
+
 /* --- a full disk ------------------------------------------------------------------------------ */
 
 /* Runs f in a child, which ends with 0 when f returns true; 77 means that the system did not let
@@ -623,6 +672,8 @@ int main(void)
         cmocka_unit_test(test_ring_reader_says_what_is_wrong),
         cmocka_unit_test(test_ring_refuses_sizes_that_it_cannot_have),
         cmocka_unit_test(test_ring_has_one_writer),
+        cmocka_unit_test(test_ring_handed_over_is_locked_until_both_have_closed_it),
+        cmocka_unit_test(test_ring_attach_takes_nothing_but_a_ring),
         cmocka_unit_test(test_ring_says_full_when_the_disk_is),
         cmocka_unit_test(test_ring_sees_that_its_path_names_another_file),
     };
