@@ -169,6 +169,7 @@ def test_install_puts_everything_where_debian_wants_it_and_uninstall_takes_it_aw
     doc = "usr/share/doc/culex"
     assert files_below(dest) == sorted([
         "etc/culex/culex.json", "usr/bin/culex", "usr/bin/culex-server", f"usr/lib/{arch}/culex_capture.so",
+        f"usr/lib/{arch}/culex-writer",
         "usr/lib/systemd/system/culex-server.service", "usr/lib/tmpfiles.d/culex.conf",
         f"{doc}/CHANGELOG.md", f"{doc}/LICENSE", f"{doc}/README.md",
         *(f"{doc}/docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
