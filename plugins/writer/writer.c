@@ -25,7 +25,9 @@
 #include "shared/base/clock.h"
 
 #include <errno.h>
+#include <link.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
@@ -368,6 +370,30 @@ static enum err writer_tick(struct writer *w, unsigned *frames, struct errmsg *m
 
 /* --- the loop --------------------------------------------------------------------------------- */
 
+static int pages_unmap(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *ph = &info->dlpi_phdr[i];
+        if (ph->p_type == PT_LOAD && !(ph->p_flags & PF_W)) {
+            uintptr_t begin = (info->dlpi_addr + ph->p_vaddr) & ~(page - 1);
+            uintptr_t end = info->dlpi_addr + ph->p_vaddr + ph->p_memsz;
+            (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
+        }
+    }
+    return 0;
+}
+
+/* Linking and opening have read most of RocksDB's code and tables, which are as large as all else
+ * that an idle writer holds. What is used again comes back from the files. */
+static void code_trim(struct writer *w)
+{
+    if (w->opened) {
+        w->opened = false;
+        (void)dl_iterate_phdr(pages_unmap, NULL);
+    }
+}
+
 static void note_log_size(struct writer *w)
 {
     struct store_stats st = {0};
@@ -386,6 +412,7 @@ static void writer_housekeeping(struct writer *w)
     w->housekeeping_us = now + HOUSEKEEPING_MS * 1000;
     if (!w->worked) {
         spare_trim(w);
+        code_trim(w);
     }
     w->worked = false;
     writer_watch_ring(w);

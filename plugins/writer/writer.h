@@ -60,6 +60,7 @@ struct writer {
     struct order *now;      /* the configuration that holds; never NULL */
     struct ring ring;
     struct store *store;    /* NULL: not open */
+    bool opened;            /* … lately */
     struct writer_stream *by_id;
     struct writer_stream *unknown; /* frames came for them, and the store has them not */
     struct mapping mapping;

@@ -206,6 +206,7 @@ static enum err writer_open_store(struct writer *w, struct buf *mistakes, struct
         atomic_store(&w->link->sets_taken, w->now->number);
         e = writer_find_position(w, m);
     }
+    w->opened = e == OK;
     if (e) {
         writer_close_store(w);
     }

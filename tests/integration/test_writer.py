@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import (BUILD, KILL_SECONDS, PLUGIN, Load, children, ended, kill_pid, sanitizer_env, wait_until)
+from harness import (BUILD, KILL_SECONDS, PLUGIN, Load, children, ended, kill_pid, memory_kb, sanitizer_env,
+                     wait_until)
 from test_capture import DENIED, SMALL, Watcher, adds_up, fill, make, stream  # noqa: F401
 from test_capture_mend import reload
 
@@ -212,6 +213,14 @@ def test_counters_go_on_while_the_writer_hangs(make):
             os.kill(writer, signal.SIGCONT)
         watcher.wait("streams/demo/stored", "1")
         watcher.wait("writer/lag-ms", "0")
+
+
+@pytest.mark.skipif(BUILD.name != "release", reason="of what sanitizers keep")
+def test_an_idle_writer_is_small(make):
+    c = make().configure([stream()]).start()
+    with c.mqtt() as m:
+        m.publish("demo/x", b"once")
+    wait_until("it holds less than 12 MB", lambda: memory_kb(c.broker.writer_pid(), "Rss") < 12 << 10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
