@@ -23,14 +23,17 @@ KILLS = 10
 BROKER_KILLS = 6
 PUBLISHERS = 3
 BLOCK_MS = 700
+MARK = f"TEST_RUN_OF_CULEX={os.getpid()}".encode()  # brokers and writers inherit it
+os.environ.update([MARK.decode().split("=")])
 
 
 def running(program):
-    """Processes of a program that have not ended."""
+    """Processes of a program that tests of this run have started, and that have not ended."""
     found = set()
     for p in Path("/proc").iterdir():
         try:
-            if p.name.isdigit() and os.readlink(p / "exe").removesuffix(" (deleted)") == str(program):
+            if p.name.isdigit() and os.readlink(p / "exe").removesuffix(" (deleted)") == str(program) \
+                    and MARK in (p / "environ").read_bytes().split(b"\0"):
                 found.add(int(p.name))
         except OSError:  # just ended, or not ours to look at
             pass
@@ -257,6 +260,7 @@ def test_an_ended_writer_is_waited_for_and_has_nothing_of_the_brokers(make):
         second = wait_until("there is another", lambda: [p for p in c.broker.writers() if p != first])[0]
         Watcher(a).wait("state", "running")
         assert children(c.broker.pid) == [second]  # the first is no zombie
+        assert running(WRITER) == {second}
         assert len(sockets(c.broker.pid)) >= 4 and len(sockets(second)) == 1
         assert not sockets(second) & sockets(c.broker.pid)
         assert not any("eventpoll" in f for f in files(second) & files(c.broker.pid))
