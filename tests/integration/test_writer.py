@@ -32,7 +32,7 @@ def running(program):
     found = set()
     for p in Path("/proc").iterdir():
         try:
-            if p.name.isdigit() and os.readlink(p / "exe").removesuffix(" (deleted)") == str(program) \
+            if p.name.isdigit() and os.readlink(p / "exe").removesuffix(" (deleted)") == str(program.resolve()) \
                     and MARK in (p / "environ").read_bytes().split(b"\0"):
                 found.add(int(p.name))
         except OSError:  # just ended, or not ours to look at
