@@ -10,6 +10,7 @@
 #include <isa-l/crc.h>
 
 #include "shared/base/clock.h"
+#include "shared/base/err.h"
 
 #define UVARINT32_BYTES_MAX 5
 
@@ -153,8 +154,8 @@ struct uuid uuid_random(void)
  * where a frame of a hundred bytes needs twenty steps of an instruction that the processor has. */
 #ifdef __x86_64__
 #define CRC_SHORT_BYTES 512
-__attribute__((target("sse4.2"))) static uint32_t crc32c_short(uint32_t c, const uint8_t *p,
-                                                               size_t len)
+__attribute__((target("sse4.2"), hot)) static uint32_t crc32c_short(uint32_t c, const uint8_t *p,
+                                                                    size_t len)
 {
     uint64_t wide = c;
     for (; len >= 8; len -= 8, p += 8) {
@@ -163,20 +164,24 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_short(uint32_t c, const
         wide = __builtin_ia32_crc32di(wide, v);
     }
     c = (uint32_t)wide;
-    for (; len > 0; len--) {
-        c = __builtin_ia32_crc32qi(c, *p++);
+    if (len & 4) {
+        uint32_t v;
+        memcpy(&v, p, sizeof v);
+        c = __builtin_ia32_crc32si(c, v);
+        p += sizeof v;
     }
-    return c;
+    if (len & 2) {
+        uint16_t v;
+        memcpy(&v, p, sizeof v);
+        c = __builtin_ia32_crc32hi(c, v);
+        p += sizeof v;
+    }
+    return len & 1 ? __builtin_ia32_crc32qi(c, *p) : c;
 }
 #endif
 
-uint32_t crc32c(uint32_t crc, const void *data, size_t len)
+SELDOM static uint32_t crc32c_long(uint32_t crc, const void *data, size_t len)
 {
-#ifdef __x86_64__
-    if (len <= CRC_SHORT_BYTES && __builtin_cpu_supports("sse4.2")) {
-        return ~crc32c_short(~crc, data, len);
-    }
-#endif
     /* ISA-L leaves the inversions at both ends to its caller, takes an int, and does not write. */
     const size_t step = 1u << 30;
     unsigned char *p = (unsigned char *)(uintptr_t)data;
@@ -187,4 +192,14 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t len)
         len -= step;
     }
     return len > 0 ? ~crc32_iscsi(p, (int)len, c) : ~c;
+}
+
+HOT uint32_t crc32c(uint32_t crc, const void *data, size_t len)
+{
+#ifdef __x86_64__
+    if (len <= CRC_SHORT_BYTES && __builtin_cpu_supports("sse4.2")) {
+        return ~crc32c_short(~crc, data, len);
+    }
+#endif
+    return crc32c_long(crc, data, len);
 }

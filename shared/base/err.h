@@ -29,6 +29,8 @@ enum err {
 /* Lies apart from the code that runs for each message: that has to be fetched anew for each, since
  * the kernel's side of a read takes the cache's room. */
 #define SELDOM __attribute__((cold, noinline))
+/* Runs for each message: lies beside the others that do. */
+#define HOT __attribute__((hot))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* A sentence for a person, made where the detail is known and carried up beside the enum. */
