@@ -33,6 +33,7 @@ struct ring {
     struct ring_file *file; /* NULL: closed */
     uint8_t *frames;
     uint64_t bytes;
+    uint64_t mask; /* bytes - 1 where bytes is a power of two, else 0 */
     int fd; /* writer: holds the lock of the file; -1 in readers */
     bool writer;
     char apart[64];       /* a thread that reads frames must not want the line of what follows */
