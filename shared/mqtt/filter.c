@@ -23,9 +23,11 @@
 #define ROOT            0u
 #define VALUES_MAX      (1u << 24) /* values are small indexes: they size a bit set */
 
+/* Most have one value, which then lies here: a lookup fetches one cache line less. */
 struct value_set {
-    uint32_t *values;
     uint32_t count;
+    uint32_t one;     /* the first */
+    uint32_t *values; /* all of them, where there are more; else NULL */
 };
 
 struct filter_node {
@@ -146,25 +148,50 @@ enum err filter_check(struct slice filter, struct errmsg *m)
 /* --- build ------------------------------------------------------------------------------------ */
 
 /* FNV-1a over the level, seeded with the parent; levels are short. */
-static uint32_t slot_hash(uint32_t parent, struct slice name)
+static inline uint32_t hash_begin(uint32_t parent)
 {
-    uint32_t h = 2166136261u ^ (parent * 2654435761u);
-    for (size_t i = 0; i < name.len; i++) {
-        h = (h ^ name.data[i]) * 16777619u;
-    }
+    return 2166136261u ^ (parent * 2654435761u);
+}
+
+static inline uint32_t hash_next(uint32_t h, uint8_t byte)
+{
+    return (h ^ byte) * 16777619u;
+}
+
+static inline uint32_t hash_end(uint32_t h)
+{
     return h ^ h >> 15;
 }
 
-static uint32_t slot_find(const struct filter_tree *t, uint32_t parent, struct slice name)
+static uint32_t slot_hash(uint32_t parent, struct slice name)
 {
-    uint32_t hash = slot_hash(parent, name);
+    uint32_t h = hash_begin(parent);
+    for (size_t i = 0; i < name.len; i++) {
+        h = hash_next(h, name.data[i]);
+    }
+    return hash_end(h);
+}
+
+/* Byte by byte: a level is not worth a call. */
+static inline bool name_is(const struct filter_slot *s, struct slice name)
+{
+    size_t i = 0;
+    while (i < name.len && (uint8_t)s->name[i] == name.data[i]) {
+        i++;
+    }
+    return i == name.len;
+}
+
+static inline uint32_t slot_find(const struct filter_tree *t, uint32_t parent, uint32_t hash,
+                                 struct slice name)
+{
     for (uint32_t i = hash & (t->slot_cap - 1);; i = (i + 1) & (t->slot_cap - 1)) {
         const struct filter_slot *s = &t->slots[i];
         if (s->child == NO_NODE) {
             return NO_NODE;
         }
         if (s->hash == hash && s->parent == parent && s->name_len == name.len &&
-            memcmp(s->name, name.data, name.len) == 0) {
+            name_is(s, name)) {
             return s->child;
         }
     }
@@ -218,7 +245,7 @@ static enum err node_add(struct filter_tree *t, uint32_t *id)
 static enum err child_named(struct filter_tree *t, uint32_t parent, struct slice name,
                             uint32_t *child)
 {
-    *child = slot_find(t, parent, name);
+    *child = slot_find(t, parent, slot_hash(parent, name), name);
     if (*child != NO_NODE) {
         return OK;
     }
@@ -254,20 +281,32 @@ static enum err child_plus(struct filter_tree *t, uint32_t parent, uint32_t *chi
     return e;
 }
 
+static const uint32_t *values_of(const struct value_set *set)
+{
+    return set->values ? set->values : &set->one;
+}
+
 static enum err value_add(struct value_set *set, uint32_t value, bool *added)
 {
     *added = false;
+    const uint32_t *all = values_of(set);
     for (uint32_t i = 0; i < set->count; i++) {
-        if (set->values[i] == value) {
+        if (all[i] == value) {
             return OK;
         }
     }
-    uint32_t *values = realloc(set->values, (set->count + 1) * sizeof *values);
-    if (!values) {
-        return ERR_NOMEM;
+    if (set->count == 0) {
+        set->one = value;
+    } else {
+        uint32_t *values = realloc(set->values, (set->count + 1) * sizeof *values);
+        if (!values) {
+            return ERR_NOMEM;
+        }
+        values[0] = set->one;
+        values[set->count] = value;
+        set->values = values;
     }
-    set->values = values;
-    values[set->count++] = value;
+    set->count++;
     *added = true;
     return OK;
 }
@@ -360,11 +399,12 @@ struct matches {
     size_t count, max;
 };
 
-static void matches_put(const struct filter_tree *t, const struct value_set *set,
-                        struct matches *found)
+SELDOM static void matches_put_more(const struct filter_tree *t, const struct value_set *set,
+                                    struct matches *found)
 {
+    const uint32_t *all = values_of(set);
     for (uint32_t i = 0; i < set->count && found->count < found->max; i++) {
-        uint32_t value = set->values[i];
+        uint32_t value = all[i];
         bool there = false;
         for (size_t j = 0; t->seen[value] > 1 && !there && j < found->count; j++) {
             there = found->out[j] == value;
@@ -375,43 +415,59 @@ static void matches_put(const struct filter_tree *t, const struct value_set *set
     }
 }
 
-size_t filter_tree_match(const struct filter_tree *t, struct slice topic, uint32_t *out, size_t max)
+static inline void matches_put(const struct filter_tree *t, const struct value_set *set,
+                               struct matches *found)
+{
+    if (set->count == 1 && found->count == 0 && found->max > 0) {
+        found->out[found->count++] = set->one;
+    } else if (set->count) {
+        matches_put_more(t, set, found);
+    }
+}
+
+HOT size_t filter_tree_match(const struct filter_tree *t, struct slice topic, uint32_t *out,
+                             size_t max)
 {
     struct {
         uint32_t node;
-        size_t pos; /* where the level after the node begins; past the end: there is none */
-    } stack[FILTER_LEVELS_MAX + 2];
+        uint32_t pos;
+    } stack[FILTER_LEVELS_MAX + 2]; /* what is left to visit: never more than one of a depth */
     struct matches found = {out, 0, max};
     bool dollar = topic.len && topic.data[0] == '$';
     size_t depth = 0;
-    stack[depth].node = ROOT;
-    stack[depth++].pos = 0;
-    while (depth > 0) {
-        depth--;
-        uint32_t id = stack[depth].node;
-        size_t pos = stack[depth].pos, next;
+    uint32_t id = ROOT;
+    size_t pos = 0; /* where the level after the node begins; past the end: there is none */
+    for (;;) {
         const struct filter_node *node = &t->nodes[id];
-        bool wild = !(id == ROOT && dollar);
+        bool wild = !(dollar && id == ROOT);
+        uint32_t child = NO_NODE;
         if (wild) {
             matches_put(t, &node->rest, &found);
         }
         if (pos > topic.len) {
             matches_put(t, &node->values, &found);
-            continue;
+        } else if (node->has_named || node->plus != NO_NODE) { /* below a/# there is nothing */
+            size_t end = pos;
+            uint32_t h = hash_begin(id);
+            for (; end < topic.len && topic.data[end] != '/'; end++) {
+                h = hash_next(h, topic.data[end]);
+            }
+            child = node->has_named ? slot_find(t, id, hash_end(h),
+                                                slice_make(topic.data + pos, end - pos))
+                                    : NO_NODE;
+            pos = end + 1;
+            if (wild && node->plus != NO_NODE) {
+                stack[depth].node = node->plus;
+                stack[depth++].pos = (uint32_t)pos;
+            }
         }
-        if (node->plus == NO_NODE && !node->has_named) {
-            continue; /* below a/# there is nothing to look for */
-        }
-        struct slice level = level_at(topic, pos, &next);
-        if (wild && node->plus != NO_NODE) {
-            stack[depth].node = node->plus;
-            stack[depth++].pos = next;
-        }
-        uint32_t child = node->has_named ? slot_find(t, id, level) : NO_NODE;
         if (child != NO_NODE) {
-            stack[depth].node = child;
-            stack[depth++].pos = next;
+            id = child;
+        } else if (depth > 0) {
+            id = stack[--depth].node;
+            pos = stack[depth].pos;
+        } else {
+            return found.count;
         }
     }
-    return found.count;
 }
