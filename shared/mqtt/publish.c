@@ -21,6 +21,15 @@
 #define FLAG_CLIENT   0x08
 #define FLAG_USERNAME 0x10
 
+struct frame_head {
+    uint8_t version, flags;
+    uint16_t stream_count;
+    uint32_t payload_bytes;
+    int64_t timestamp_ms;
+    uint16_t topic_bytes, client_bytes, username_bytes, property_count;
+};
+_Static_assert(sizeof(struct frame_head) == FRAME_HEAD_BYTES, "as drawn above");
+
 enum property_kind {
     PROPERTY_USER,
     PROPERTY_CONTENT_TYPE,
@@ -95,7 +104,7 @@ SELDOM static bool properties_size(const struct publish *p, size_t *size)
     return true;
 }
 
-size_t publish_frame_size(const struct publish *p, size_t stream_count)
+HOT size_t publish_frame_size(const struct publish *p, size_t stream_count)
 {
     if (stream_count > PUBLISH_STREAMS_MAX || p->user_count > PUBLISH_USER_PROPERTIES_MAX ||
         p->topic.len > UINT16_MAX || p->client_id.len > UINT16_MAX ||
@@ -146,26 +155,32 @@ SELDOM static uint8_t *put_properties(uint8_t *out, const struct publish *p, uin
     return out;
 }
 
-void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t stream_count,
-                       uint8_t *out)
+HOT void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t stream_count,
+                           uint8_t *out)
 {
-    uint32_t payload_len = (uint32_t)p->payload.len;
-    *out++ = FRAME_VERSION;
-    *out++ = (uint8_t)((p->qos & FLAG_QOS) | (p->retain ? FLAG_RETAIN : 0) |
-                       (p->client_id.data ? FLAG_CLIENT : 0) |
-                       (p->username.data ? FLAG_USERNAME : 0));
-    out = put_u16(out, stream_count);
-    out = put_bytes(out, &payload_len, sizeof payload_len);
-    out = put_bytes(out, &p->timestamp_ms, sizeof p->timestamp_ms);
-    out = put_u16(out, p->topic.len);
-    out = put_u16(out, p->client_id.len);
-    out = put_u16(out, p->username.len);
-    uint8_t *property_count = out;
-    out = put_u16(out, 0);
-    out = put_bytes(out, streams, stream_count * sizeof *streams);
+    const struct frame_head head = {
+        .version = FRAME_VERSION,
+        .flags = (uint8_t)((p->qos & FLAG_QOS) | (p->retain ? FLAG_RETAIN : 0) |
+                           (p->client_id.data ? FLAG_CLIENT : 0) |
+                           (p->username.data ? FLAG_USERNAME : 0)),
+        .stream_count = (uint16_t)stream_count,
+        .payload_bytes = (uint32_t)p->payload.len,
+        .timestamp_ms = p->timestamp_ms,
+        .topic_bytes = (uint16_t)p->topic.len,
+        .client_bytes = (uint16_t)p->client_id.len,
+        .username_bytes = (uint16_t)p->username.len,
+    };
+    uint8_t *property_count = out + offsetof(struct frame_head, property_count);
+    memcpy(out, &head, sizeof head);
+    out += sizeof head;
+    for (size_t i = 0; i < stream_count; i++, out += sizeof streams[0]) {
+        memcpy(out, &streams[i], sizeof streams[0]);
+    }
     out = put_bytes(out, p->topic.data, p->topic.len);
     out = put_bytes(out, p->client_id.data, p->client_id.len);
-    out = put_bytes(out, p->username.data, p->username.len);
+    if (p->username.len) {
+        out = put_bytes(out, p->username.data, p->username.len);
+    }
     if (has_properties(p)) {
         out = put_properties(out, p, property_count);
     }
