@@ -44,23 +44,24 @@ static void nap_us(int64_t us)
 
 /* --- a publish -------------------------------------------------------------------------------- */
 
-size_t capture_match(struct capture *c, struct slice topic)
+HOT size_t capture_match(struct capture *c, struct slice topic, unsigned *needs)
 {
-    c->matched_count = filter_tree_match(c->set->tree, topic, c->matched, PUBLISH_STREAMS_MAX);
+    size_t n = filter_tree_match(c->set->tree, topic, c->matched, PUBLISH_STREAMS_MAX);
+    *needs = 0;
+    c->matched_count = n;
+    c->fsync_asked = false;
     counter_add(&c->link->received, 1);
-    if (c->matched_count == 0) {
+    if (n == 0) {
         counter_add(&c->link->unmatched, 1);
     }
-    return c->matched_count;
-}
-
-unsigned capture_needs(const struct capture *c)
-{
-    unsigned needs = 0;
-    for (size_t i = 0; i < c->matched_count; i++) {
-        needs |= c->set->streams[c->matched[i]].needs;
+    for (size_t i = 0; i < n; i++) {
+        const struct stream *s = &c->set->streams[c->matched[i]];
+        *needs |= s->needs;
+        c->fsync_asked |= s->fsync;
+        c->matched_ids[i] = s->id;
+        counter_add(&s->counters->published, 1);
     }
-    return needs;
+    return n;
 }
 
 static const struct stream *matched_stream(const struct capture *c, size_t i)
@@ -217,19 +218,16 @@ SELDOM static bool wait_for_disk(struct capture *c, uint64_t pos)
 
 SELDOM enum capture_verdict capture_too_large(struct capture *c)
 {
-    for (size_t i = 0; i < c->matched_count; i++) {
-        counter_add(&matched_stream(c, i)->counters->published, 1);
-    }
     return too_large(c, 0, 0);
 }
 
 /* Inside the ring. */
-static enum capture_verdict publish_put(struct capture *c, struct publish *p, bool fsync_asked)
+static inline enum capture_verdict publish_put(struct capture *c, struct publish *p)
 {
-    if (fsync_asked && disk_fails(c)) {
+    if (c->fsync_asked && disk_fails(c)) {
         return not_taken(c, REASON_DISK);
     }
-    p->timestamp_ms = clock_wall_ms();
+    p->timestamp_ms = clock_wall_ms_near(&c->now);
     size_t size = publish_frame_size(p, c->matched_count);
     size_t fanout_max = FANOUT_BYTES_MAX / c->matched_count;
     if (size == 0 || size > fanout_max) {
@@ -247,22 +245,15 @@ static enum capture_verdict publish_put(struct capture *c, struct publish *p, bo
     publish_frame_put(p, c->matched_ids, c->matched_count, out);
     uint64_t pos = ring_commit(&c->ring, size);
     link_wake(c->link);
-    return fsync_asked && !wait_for_disk(c, pos) ? CAPTURE_REFUSED : CAPTURE_TAKEN;
+    return c->fsync_asked && !wait_for_disk(c, pos) ? CAPTURE_REFUSED : CAPTURE_TAKEN;
 }
 
-enum capture_verdict capture_publish(struct capture *c, struct publish *p)
+HOT enum capture_verdict capture_publish(struct capture *c, struct publish *p)
 {
-    bool fsync_asked = false;
-    for (size_t i = 0; i < c->matched_count; i++) {
-        const struct stream *s = matched_stream(c, i);
-        c->matched_ids[i] = s->id;
-        counter_add(&s->counters->published, 1);
-        fsync_asked = fsync_asked || s->config->durability == DURABILITY_FSYNC;
-    }
     if (!ring_enter(c)) {
         return not_taken(c, REASON_UNAVAILABLE);
     }
-    enum capture_verdict v = publish_put(c, p, fsync_asked);
+    enum capture_verdict v = publish_put(c, p);
     ring_leave(c);
     return v;
 }

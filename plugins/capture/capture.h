@@ -22,11 +22,9 @@ enum err capture_reload(struct capture *c, struct config *config, struct buf *mi
 /* Drains the ring into the log, logs the counters, ends the writer. c is gone. */
 void capture_close(struct capture *c);
 
-/* Streams that the topic belongs to, remembered for capture_publish. 0: the publish is none of
- * ours. */
-size_t capture_match(struct capture *c, struct slice topic);
-/* enum mapping_needs of the matched streams. */
-unsigned capture_needs(const struct capture *c);
+/* Streams that the topic belongs to, remembered for capture_publish, and what they need: enum
+ * mapping_needs. Counts the publish in each of them. 0: it is none of ours. */
+size_t capture_match(struct capture *c, struct slice topic, unsigned *needs);
 
 enum capture_verdict {
     CAPTURE_TAKEN,   /* in the ring: acknowledge it */

@@ -13,6 +13,7 @@
 #include "plugins/capture/capture.h"
 #include "plugins/link/link.h"
 
+#include "shared/base/clock.h"
 #include "shared/base/ring.h"
 #include "shared/mqtt/filter.h"
 #include "shared/mqtt/mapping.h"
@@ -29,6 +30,7 @@ struct stream {
     const struct config_stream *config;
     uint64_t id;
     unsigned needs;
+    bool fsync; /* durability */
     struct stream_counters *counters;
 };
 
@@ -69,13 +71,18 @@ struct packed_set {
 
 struct capture {
     struct link *link;
-    char data[PATH_MAX];
-    struct config_store store_config;
-
     struct stream_set *set;
+    struct clock_near now;
+    bool fsync_asked; /* by a matched stream */
+    size_t matched_count;
+    /* The ring that the writer has handed over last. */
+    uint32_t ring_number; /* usable while it is the link's */
+    struct ring ring;
     uint32_t matched[PUBLISH_STREAMS_MAX];
     uint64_t matched_ids[PUBLISH_STREAMS_MAX];
-    size_t matched_count;
+
+    char data[PATH_MAX];
+    struct config_store store_config;
     bool stuck;              /* a wait for room was in vain … */
     uint64_t stuck_consumed; /* … and nothing has been consumed since */
     bool disk_stuck;         /* a wait for the disk was in vain … */
@@ -86,10 +93,6 @@ struct capture {
         uint64_t bytes, bytes_max; /* of a publish that is too large; 0: its properties are */
     } refusal; /* of the publish before */
     struct log_limit refused_log[REASON_COUNT];
-
-    /* The ring that the writer has handed over last. */
-    struct ring ring;
-    uint32_t ring_number; /* usable while it is the link's */
 
     struct child child;
     struct packed_set sets[SETS_WAIT_MAX + 1]; /* what the store has seen last, and those since */

@@ -123,7 +123,7 @@ static struct slice own_text(char *text)
 }
 
 /* Copies of properties come from malloc in 2.0, and from the broker's counted allocator in 2.1. */
-static void free_owned(void)
+SELDOM static void free_owned(void)
 {
     while (culex.owned_count > 0) {
         void *copy = culex.owned[--culex.owned_count];
@@ -209,7 +209,8 @@ SELDOM static int refusal(const struct mosquitto_evt_message *ed)
     return culex.broker_2_1 ? RC_QUOTA : RC_DENIED;
 }
 
-static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct slice topic)
+static inline enum capture_verdict take(const struct mosquitto_evt_message *ed, struct slice topic,
+                                        unsigned needs)
 {
     struct publish p = {
         .topic = topic,
@@ -218,7 +219,6 @@ static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct 
         .retain = ed->retain,
         .payload_format = -1,
     };
-    unsigned needs = capture_needs(culex.capture);
     if (needs & NEEDS_CLIENT_ID) {
         p.client_id = slice_str(mosquitto_client_id(ed->client));
     }
@@ -231,7 +231,9 @@ static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct 
     }
     enum capture_verdict v =
         fits ? capture_publish(culex.capture, &p) : capture_too_large(culex.capture);
-    free_owned();
+    if (culex.owned_count > 0) {
+        free_owned();
+    }
     if (v != CAPTURE_TAKEN) {
         capture_log_refusal(culex.capture, topic, mosquitto_client_id(ed->client));
     }
@@ -241,11 +243,8 @@ static enum capture_verdict take(const struct mosquitto_evt_message *ed, struct 
 /* The same message, brought by another of our plugin lines: 2.1 calls each of them, one straight
  * after the other. 2.0 has refused the second line's callback, so what looks the same there is
  * another message at addresses that malloc has handed out again. */
-static bool seen_before(const struct instance *by, const struct mosquitto_evt_message *ed)
+SELDOM static bool seen_before(const struct instance *by, const struct mosquitto_evt_message *ed)
 {
-    if (!culex.broker_2_1 || culex.instances < 2) {
-        return false;
-    }
     bool same = culex.last.by && culex.last.by != by && culex.last.client == ed->client &&
                 culex.last.topic == ed->topic && culex.last.payload == ed->payload;
     if (!same) {
@@ -257,20 +256,21 @@ static bool seen_before(const struct instance *by, const struct mosquitto_evt_me
     return same;
 }
 
-static int on_message(int event, void *event_data, void *userdata)
+HOT static int on_message(int event, void *event_data, void *userdata)
 {
     const struct mosquitto_evt_message *ed = event_data;
-    if (seen_before(userdata, ed)) {
+    if (culex.broker_2_1 && culex.instances > 1 && seen_before(userdata, ed)) {
         return RC_GO_ON;
     }
     if (capture_due(culex.capture)) {
         attend();
     }
     struct slice topic = slice_str(ed->topic);
-    if (capture_match(culex.capture, topic) == 0) {
+    unsigned needs;
+    if (capture_match(culex.capture, topic, &needs) == 0) {
         return RC_GO_ON;
     }
-    return take(ed, topic) == CAPTURE_REFUSED ? refusal(ed) : RC_GO_ON;
+    return take(ed, topic, needs) == CAPTURE_REFUSED ? refusal(ed) : RC_GO_ON;
 }
 
 /* --- configuration ---------------------------------------------------------------------------- */

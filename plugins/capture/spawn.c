@@ -52,7 +52,7 @@ static enum err program_find(struct child *ch, struct errmsg *m)
                    "plugin=%s: %s", info.dli_fname, strerror(error));
 }
 
-static int spawn(struct child *ch, int theirs)
+static int spawn(struct child *ch, int theirs, int memory)
 {
     extern char **environ;
     char *argv[] = {(char[]){PROGRAM}, NULL};
@@ -71,7 +71,7 @@ static int spawn(struct child *ch, int theirs)
         (void)posix_spawnattr_setsigdefault(&at, &all);
         (void)posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
         error = posix_spawn_file_actions_adddup2(&fa, theirs, LINK_SOCKET_FD);
-        error = error ? error : posix_spawn_file_actions_adddup2(&fa, ch->memory, LINK_MEMORY_FD);
+        error = error ? error : posix_spawn_file_actions_adddup2(&fa, memory, LINK_MEMORY_FD);
         error = error ? error : posix_spawn_file_actions_addclosefrom_np(&fa, LINK_MEMORY_FD + 1);
         error = error ? error : posix_spawn(&ch->pid, ch->program, &fa, &at, argv, environ);
         posix_spawnattr_destroy(&at);
@@ -91,10 +91,14 @@ enum err child_spawn(struct child *ch, struct errmsg *m)
         return err_set(m, ERR_IO, "cannot make a socket: %s", strerror(errno));
     }
     int theirs = fcntl(pair[1], F_DUPFD_CLOEXEC, FD_HIGH);
+    int memory = fcntl(ch->memory, F_DUPFD_CLOEXEC, FD_HIGH);
+    int error = theirs < 0 || memory < 0 ? errno : spawn(ch, theirs, memory);
     close(pair[1]);
-    int error = theirs < 0 ? errno : spawn(ch, theirs);
     if (theirs >= 0) {
         close(theirs);
+    }
+    if (memory >= 0) {
+        close(memory);
     }
     if (error) {
         ch->pid = 0;

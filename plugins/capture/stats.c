@@ -199,7 +199,7 @@ bool stats_init(struct capture *c)
     return c->shown_streams != NULL;
 }
 
-bool capture_due(const struct capture *c)
+HOT bool capture_due(const struct capture *c)
 {
     return atomic_load_explicit(&c->link->due, memory_order_relaxed) ||
            counter_get(&c->link->received) % LOOK_EVERY == 0;

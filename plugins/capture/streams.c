@@ -36,6 +36,7 @@ static enum err stream_fill(struct link *link, struct stream_set *set, size_t i)
         .config = config,
         .id = stream_id(slice_str(config->name)),
         .needs = mapping_stream_needs(config),
+        .fsync = config->durability == DURABILITY_FSYNC,
         .counters = link_counters(link, config->name),
     };
     enum err e = s->counters ? OK : ERR_NOMEM;

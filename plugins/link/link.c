@@ -221,11 +221,9 @@ void link_fence_all(const struct link *l)
     }
 }
 
-void link_wake(struct link *l)
+SELDOM void link_wake_sleeping(struct link *l)
 {
-    link_fence(l);
-    if (atomic_load_explicit(&l->sleeping, memory_order_relaxed) &&
-        atomic_exchange(&l->sleeping, 0)) {
+    if (atomic_exchange(&l->sleeping, 0)) {
         link_wake_word(&l->sleeping);
     }
 }

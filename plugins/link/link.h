@@ -170,8 +170,15 @@ static inline void link_fence(const struct link *l)
 }
 bool link_fence_register(void);
 void link_fence_all(const struct link *l);
-/* Wakes the writer when it sleeps. */
-void link_wake(struct link *l);
+void link_wake_sleeping(struct link *l);
+/* Broker: wakes the writer when it sleeps. */
+static inline void link_wake(struct link *l)
+{
+    link_fence(l);
+    if (atomic_load_explicit(&l->sleeping, memory_order_relaxed)) {
+        link_wake_sleeping(l);
+    }
+}
 
 /* Waits while *word is value, at most so long; may return early. */
 void link_wait_us(_Atomic uint32_t *word, uint32_t value, int64_t timeout_us);
