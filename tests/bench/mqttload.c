@@ -124,9 +124,14 @@ static size_t put_publish(uint8_t *p, uint32_t c, uint64_t n)
 {
     uint8_t *begin = p;
     uint64_t seq = opt.first + n;
-    char topic[300];
-    int tl = snprintf(topic, sizeof topic, "%s/%llu", opt.prefix,
-                      (unsigned long long)(c * (uint64_t)opt.topics + seq % opt.topics));
+    static char topic[300];
+    static uint64_t written = UINT64_MAX; /* the number in it */
+    static int tl;
+    uint64_t number = c * (uint64_t)opt.topics + seq % opt.topics;
+    if (number != written) {
+        tl = snprintf(topic, sizeof topic, "%s/%llu", opt.prefix, (unsigned long long)number);
+        written = number;
+    }
     size_t left = 2 + (size_t)tl + (opt.qos ? 2 : 0) + (opt.version == 5 ? 1 : 0) + opt.size;
 
     *p++ = (uint8_t)(0x30 | opt.qos << 1 | (opt.retain ? 1 : 0));
