@@ -390,3 +390,20 @@ def test_fsync_without_a_writer_is_refused_in_bounded_time(make, place):
     t = c.totals("demo")
     assert adds_up(t) and t["in_flight"] == 0
     assert len(c.values("demo")) == t["stored"] >= 2
+
+
+def test_a_broker_that_stops_without_a_writer_leaves_all_to_the_next_start(make, place):
+    c = moved(make().configure([stream()]), place)
+    dead_writer(c, place)
+    with c.mqtt() as m:
+        m.publish_all([("demo/x", str(i)) for i in range(100)])
+    began = time.monotonic()
+    c.stop()
+    assert time.monotonic() - began < 10
+    t = c.totals("demo")
+    assert t["published"] == t["in_flight"] == 100 and adds_up(t)
+    place.put()
+    c.start().stop()
+    t = c.totals("demo")
+    assert t["published"] == t["stored"] == 100
+    assert sorted(map(int, c.values("demo"))) == list(range(100))
