@@ -3,7 +3,8 @@
  *   broker ──[the ring]── configuration ─── configuration … ──▶ closed: the broker is gone
  *
  * The first two are waited for; a thread listens for the rest, because the other one may be deep in
- * the disk. When the broker is gone, what the ring holds still goes into the log, as at a stop. */
+ * the disk. When the broker is gone, what the ring holds still goes into the log, as at a stop, but
+ * not for long: the next broker waits. */
 #include "plugins/writer/writer.h"
 
 #include <errno.h>
@@ -108,6 +109,7 @@ static void *listen_main(void *arg)
         order_queue(w, o);
         wake_up(w->link);
     }
+    atomic_store(&w->orphan, !atomic_load(&w->link->stop));
     atomic_store(&w->link->stop, 1);
     link_wake_word(&w->link->stop);
     wake_up(w->link);

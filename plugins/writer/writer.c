@@ -28,7 +28,6 @@
 #include <link.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,8 +45,8 @@
 #define HOUSEKEEPING_MS    200
 #define STORE_POLL_US      100000
 #define DRAIN_MS           10000 /* at stop */
+#define ORPHAN_DRAIN_MS    1000  /* the rest is for the next broker's writer, which waits */
 #define LOST_LOG_MS        10000
-#define TIMER_SLACK_NS     1000
 
 /* --- builders --------------------------------------------------------------------------------- */
 
@@ -469,7 +468,8 @@ static void writer_rest(struct writer *w, unsigned frames)
 
 static void writer_drain(struct writer *w)
 {
-    int64_t deadline = clock_mono_us() + (int64_t)DRAIN_MS * 1000;
+    int limit_ms = atomic_load(&w->orphan) ? ORPHAN_DRAIN_MS : DRAIN_MS;
+    int64_t deadline = clock_mono_us() + (int64_t)limit_ms * 1000;
     struct errmsg m;
     unsigned frames = 1;
     w->next_try_us = 0;

@@ -79,6 +79,7 @@ struct writer {
     struct log_limit lost_log;
 
     pthread_t listener;
+    _Atomic bool orphan; /* the broker is gone */
     pthread_mutex_t lock;   /* for the next one */
     struct order *orders;   /* oldest first */
 };
