@@ -2,7 +2,7 @@
 
     bench.py full|short [ROW…]      rows: rate latency sustained catchup start
 
-Noise on a shared machine is large, so what is a ratio alternates its two sides and compares medians. The broker is
+Noise on a shared machine is large, so what is a ratio alternates its two sides, and is the median of the pairs. The broker is
 pinned to one CPU and the publisher to the other, where a figure asks how fast the broker is; the writer's process goes
 where the system puts it, as it does for a user. Nothing is pinned in the other rows. Memory of the broker is that of
 broker and writer together, and kill -9 kills both.
@@ -25,9 +25,9 @@ ANCHOR_SUSTAINED = 33000  # messages/s: Mosquitto, a bridge and Kafka on two cor
 REST_SECONDS = 8
 HOME = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
 
-FULL = {"pairs": 5, "seconds": 4, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
+FULL = {"pairs": 11, "seconds": 3, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
         "history_bytes": 10_000_000_000, "starts": 20, "catchup_runs": 3, "kills": 3}
-SHORT = {"pairs": 3, "seconds": 1.5, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
+SHORT = {"pairs": 5, "seconds": 1.5, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
          "history_bytes": 1_000_000_000, "starts": 5, "catchup_runs": 2, "kills": 1}
 
 rows = []
@@ -138,8 +138,9 @@ def compare_rate(size, qos, streams, label):
             def median(name, field):
                 return statistics.median(r[field] for r in runs[name])
             with_, without = median("capture", "rate"), median("plain", "rate")
-            row(f"broker rate, capture / none, {label}", f"{with_ / without:.3f} ({with_:,.0f} / {without:,.0f} per s)",
-                "≥ 0.90", with_ / without >= 0.90,
+            ratio = statistics.median(c["rate"] / p["rate"] for c, p in zip(runs["capture"], runs["plain"]))
+            row(f"broker rate, capture / none, {label}", f"{ratio:.3f} ({with_:,.0f} / {without:,.0f} per s)",
+                "≥ 0.90", ratio >= 0.90,
                 f"[loop's CPU per message {median('plain', 'us'):.2f} → {median('capture', 'us'):.2f} µs, its share "
                 f"{median('plain', 'loop'):.2f} → {median('capture', 'loop'):.2f}; publisher's share "
                 f"{median('plain', 'publisher'):.2f} → {median('capture', 'publisher'):.2f}; runs "
