@@ -6,8 +6,9 @@
  *
  * A catch-up replays the WAL, a millisecond and more for each megabyte of it. Readers of the tail
  * do not need it, so it happens when a read finds less than was published (on the reader's own
- * thread: those may block) and otherwise twice a second, so that the files and memtables of old
- * states go. A thread waits on the page's futex; while nothing is written it sleeps.
+ * thread: those may block) and otherwise now and then, so that the files and memtables of old
+ * states go; what was flushed in between is never replayed. A thread waits on the page's futex;
+ * while nothing is written it sleeps.
  *
  *                     sequence moved, read wants more
  *      ┌─────────┐ ──────────────────────────────────▶ ┌──────────┐
@@ -39,7 +40,7 @@
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
-#define CATCH_UP_MS      500  /* at most this often without a reader who asks */
+#define CATCH_UP_MS      2000 /* at most this often without a reader who asks */
 #define STEP_PAUSE_MS    20   /* between two looks at a page that moves all the time */
 #define IDLE_MS          1000 /* a look at the directory while nothing moves */
 #define HEAL_TRIES       9
