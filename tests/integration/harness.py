@@ -231,6 +231,12 @@ class Broker(Process):
                        lambda: self.check_running() and mqtt_answers(self.port))
         return self
 
+    def reload(self):
+        """SIGHUP. Mosquitto 2.0 loses one that comes before it is done with the one before, and our
+        line about that is in its log earlier; when it answers a CONNECT, it is done."""
+        wait_until("the broker answers", lambda: self.check_running() and mqtt_answers(self.port))
+        self.signal(signal.SIGHUP)
+
     def writers(self):
         """Processes of the writer, mostly one."""
         return [p for p in children(self.pid) if not ended(p)] if self.running() else []

@@ -508,12 +508,12 @@ def test_sighup_adds_streams_and_filters(make):
     with c.mqtt() as m:
         m.publish("new/x", b"too early")
         c.configure([stream("demo", "demo/#", "more/#"), stream("new")])
-        c.broker.signal(signal.SIGHUP)
+        c.broker.reload()
         c.broker.wait_log("configuration read again")
         m.publish_all([("new/x", str(i)) for i in range(50)])
         m.publish("more/x", b"more")
         c.configure([stream("new")])
-        c.broker.signal(signal.SIGHUP)
+        c.broker.reload()
         c.broker.wait_log("read again streams=1")
         m.publish("demo/x", b"too late")
     c.stop()
@@ -526,7 +526,7 @@ def test_sighup_with_a_mistake_changes_nothing(make):
     for wrong in ([stream(partitions=0)], [stream(partitions=4)]):
         c.configure(wrong)
         mark = len(c.broker.log())
-        c.broker.signal(signal.SIGHUP)
+        c.broker.reload()
         wait_until("the mistake is named", lambda: "streams[0].partitions" in c.broker.log()[mark:])
         with c.mqtt() as m:
             m.publish("demo/x", b"on")

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 
 import pytest
@@ -18,7 +17,7 @@ WAITING_MAX = 16  # configurations that wait for the log
 def reload(c, streams, says="configuration read again"):
     mark = len(c.broker.log())
     c.configure(streams)
-    c.broker.signal(signal.SIGHUP)
+    c.broker.reload()
     wait_until(says, lambda: says in c.broker.log()[mark:])
 
 

@@ -128,7 +128,7 @@ def test_sighup_with_other_partitions_of_a_stream_is_refused_as_by_the_broker(cu
                 "write 16, or give the stream another name")
     said = reload(culex, "stays as it was")
     assert re.search(sentence, said) and "fresh" not in said
-    culex.broker.signal(signal.SIGHUP)
+    culex.broker.reload()
     culex.broker.wait_log(sentence)
     culex.streams[0]["partitions"] = 16
     culex.write_config()
