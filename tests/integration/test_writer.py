@@ -218,6 +218,14 @@ def test_counters_go_on_while_the_writer_hangs(make):
         watcher.wait("writer/lag-ms", "0")
 
 
+def test_no_thread_of_the_writer_takes_a_processor_away_from_the_broker(make):
+    c = make().configure([stream()]).start()
+    with c.mqtt() as m:
+        m.publish("demo/x", b"once")
+    tasks = [int(t) for t in os.listdir(f"/proc/{c.broker.writer_pid()}/task")]
+    assert len(tasks) > 2 and {os.sched_getscheduler(t) for t in tasks} == {os.SCHED_BATCH}
+
+
 @pytest.mark.skipif(BUILD.name != "release", reason="of what sanitizers keep")
 def test_an_idle_writer_is_small(make):
     c = make().configure([stream()]).start()
