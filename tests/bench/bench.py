@@ -25,9 +25,9 @@ ANCHOR_SUSTAINED = 33000  # messages/s: Mosquitto, a bridge and Kafka on two cor
 REST_SECONDS = 8
 HOME = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
 
-FULL = {"pairs": 11, "seconds": 3, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
+FULL = {"pairs": 31, "seconds": 1.2, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
         "history_bytes": 10_000_000_000, "starts": 20, "catchup_runs": 3, "kills": 3}
-SHORT = {"pairs": 5, "seconds": 1.5, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
+SHORT = {"pairs": 7, "seconds": 1.2, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
          "history_bytes": 1_000_000_000, "starts": 5, "catchup_runs": 2, "kills": 1}
 
 rows = []
