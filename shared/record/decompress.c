@@ -181,6 +181,12 @@ static enum err unlz4(struct slice in, struct buf *out, struct errmsg *m)
     return e;
 }
 
+bool lz4_blocks_are_linked(struct slice in)
+{
+    /* magic u32, then a byte of flags: version 2 bits, block independence 1 bit, … */
+    return in.len > 4 && !(in.data[4] & 0x20);
+}
+
 /* --- zstd ------------------------------------------------------------------------------------- */
 
 static enum err unzstd(struct slice in, struct buf *out, struct errmsg *m)

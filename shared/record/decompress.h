@@ -10,4 +10,8 @@
 enum err decompress(enum batch_codec codec, struct slice in, struct buf *out,
                     struct errmsg *m) MUST_CHECK;
 
+/* Whether the first lz4 frame of in says that its blocks need those before them: liblz4 reads such
+ * frames, Java's clients do not. */
+bool lz4_blocks_are_linked(struct slice in);
+
 #endif

@@ -30,6 +30,11 @@
 #define BATCH_TIMESTAMP_APPEND 0x08
 #define BATCH_TRANSACTIONAL    0x10
 #define BATCH_CONTROL          0x20
+#define BATCH_DELETE_HORIZON   0x40 /* KIP-534: base timestamp is when tombstones may go */
+#define BATCH_ATTRIBUTES_MASK  0x7f /* all that have a meaning */
+
+/* What a batch may hold decompressed: more is not accepted, and not looked into. */
+#define BATCH_PLAIN_BYTES_MAX (128u << 20)
 
 enum batch_codec { /* in the attributes, under BATCH_CODEC_MASK */
     BATCH_CODEC_NONE,
@@ -90,6 +95,9 @@ enum err batch_add(struct batch_builder *b, const struct record *r) MUST_CHECK;
  * Nothing added: an empty slice. */
 struct slice batch_finish(struct batch_builder *b);
 
+/* Level for the codec's own default, wherever a level is asked for. */
+#define BATCH_LEVEL_DEFAULT INT32_MIN
+
 /* --- look at ---------------------------------------------------------------------------------- */
 
 /* Needs BATCH_HEADER_BYTES; checks nothing but that they are there. */
@@ -102,6 +110,13 @@ static inline size_t batch_total_bytes(const struct batch_header *h)
 static inline int64_t batch_next_offset(const struct batch_header *h)
 {
     return h->base_offset + h->last_offset_delta + 1;
+}
+/* When a record with this delta happened: with LogAppendTime, when its batch was appended. */
+static inline int64_t batch_timestamp_of(const struct batch_header *h, int64_t delta)
+{
+    return h->attributes & BATCH_TIMESTAMP_APPEND
+               ? h->max_timestamp
+               : (int64_t)((uint64_t)h->base_timestamp + (uint64_t)delta);
 }
 void batch_set_base_offset(uint8_t *batch, int64_t offset);
 void batch_set_leader_epoch(uint8_t *batch, int32_t epoch);
@@ -119,6 +134,36 @@ enum err batch_check(struct slice batch, struct errmsg *m) MUST_CHECK;
 typedef bool record_fn(void *arg, const struct record *r);
 enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *arg,
                     struct errmsg *m) MUST_CHECK;
+
+/* --- walk without looking into headers -------------------------------------------------------- */
+
+/* A record as its bytes lie in the (decompressed) batch: what validation and rewriting need. */
+struct raw_record {
+    int64_t timestamp_delta;
+    int32_t offset_delta;
+    int32_t header_count; /* any number: none of them is kept */
+    struct slice key;     /* data NULL: null */
+    struct slice value;   /* data NULL: null */
+    struct slice rest;    /* from the key's length to the last header's end, the way they came */
+};
+
+struct record_cursor {
+    struct reader in;
+    int32_t index; /* of the next record */
+    int32_t count;
+};
+
+/* Records of a batch as they are when decompressed, and their count by its header. */
+struct record_cursor record_cursor_make(struct slice plain, int32_t count);
+/* The next record. ERR_NOT_FOUND: there are no more, and no byte is left over. ERR_CORRUPT: a
+ * record is malformed, missing, or not the last thing. Deltas are as they came: neither dense nor
+ * rising by anybody's word. */
+enum err record_next(struct record_cursor *c, struct raw_record *r, struct errmsg *m) MUST_CHECK;
+
+/* The records of a batch that batch_check accepts: within the batch, or decompressed into plain
+ * (emptied first). Errors as batch_walk's. */
+enum err batch_plain(struct slice batch, struct buf *plain, struct slice *records,
+                     struct errmsg *m) MUST_CHECK;
 
 /* --- partitioning ----------------------------------------------------------------------------- */
 

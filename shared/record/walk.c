@@ -28,54 +28,117 @@ static struct slice read_bytes(struct reader *r, bool null_allowed)
     return reader_bytes(r, (size_t)n);
 }
 
-static enum err read_record(struct walk *w, struct reader *r, struct record *out, struct errmsg *m)
+/* --- records as they lie ---------------------------------------------------------------------- */
+
+struct record_cursor record_cursor_make(struct slice plain, int32_t count)
 {
-    reader_u8(r); /* attributes: none is defined */
-    int64_t timestamp_delta = reader_varint64(r);
-    int32_t offset_delta = reader_varint32(r);
-    out->key = read_bytes(r, true);
-    out->value = read_bytes(r, true);
-    int32_t headers = reader_varint32(r);
-    if (!r->failed && headers > RECORD_HEADERS_MAX) {
-        return err_set(m, ERR_TOO_LARGE, "a record has %d headers, more than %d", headers,
-                       RECORD_HEADERS_MAX);
+    return (struct record_cursor){.in = reader_make(plain), .count = count};
+}
+
+static void skip_headers(struct reader *r, int32_t count)
+{
+    /* A header has two bytes at least, so a count that lies ends with the record. */
+    for (int32_t i = 0; i < count && !r->failed; i++) {
+        read_bytes(r, false);
+        read_bytes(r, true);
     }
-    for (int32_t i = 0; i < headers && !r->failed; i++) {
-        w->headers[i].key = read_bytes(r, false);
-        w->headers[i].value = read_bytes(r, true);
+}
+
+enum err record_next(struct record_cursor *c, struct raw_record *out, struct errmsg *m)
+{
+    if (c->index >= c->count) {
+        return reader_left(&c->in) == 0
+                   ? ERR_NOT_FOUND
+                   : err_set(m, ERR_CORRUPT, "%zu bytes follow the last record of a batch",
+                             reader_left(&c->in));
     }
-    if (r->failed || headers < 0 || reader_left(r) > 0) {
-        return err_set(m, ERR_CORRUPT, "a record after offset delta %lld is malformed",
-                       (long long)w->last_delta);
+    int32_t n = reader_varint32(&c->in);
+    struct slice bytes = reader_bytes(&c->in, n < 0 ? SIZE_MAX : (size_t)n);
+    if (c->in.failed) {
+        return err_set(m, ERR_CORRUPT, "the batch ends within record %d of %d", c->index,
+                       c->count);
     }
-    if (offset_delta <= w->last_delta || offset_delta > w->h.last_offset_delta) {
+    struct reader r = reader_make(bytes);
+    reader_u8(&r); /* attributes: none is defined */
+    out->timestamp_delta = reader_varint64(&r);
+    out->offset_delta = reader_varint32(&r);
+    const uint8_t *rest = r.p;
+    out->key = read_bytes(&r, true);
+    out->value = read_bytes(&r, true);
+    out->header_count = reader_varint32(&r);
+    skip_headers(&r, out->header_count);
+    if (r.failed || out->header_count < 0 || reader_left(&r) > 0) {
+        return err_set(m, ERR_CORRUPT, "record %d of %d is malformed", c->index, c->count);
+    }
+    out->rest = slice_make(rest, (size_t)(r.end - rest));
+    c->index++;
+    return OK;
+}
+
+enum err batch_plain(struct slice batch, struct buf *plain, struct slice *records, struct errmsg *m)
+{
+    struct batch_header h;
+    buf_reset(plain);
+    if (batch_read_header(batch, &h) != OK || h.magic != BATCH_MAGIC ||
+        h.batch_length < BATCH_HEADER_BYTES - BATCH_LENGTH_OFFSET ||
+        batch_total_bytes(&h) > batch.len || h.record_count < 0) {
+        return err_set(m, ERR_CORRUPT, "the header of a batch makes no sense");
+    }
+    *records =
+        slice_make(batch.data + BATCH_HEADER_BYTES, batch_total_bytes(&h) - BATCH_HEADER_BYTES);
+    enum batch_codec codec = (enum batch_codec)(h.attributes & BATCH_CODEC_MASK);
+    if (codec == BATCH_CODEC_NONE) {
+        return OK;
+    }
+    enum err e = h.record_count == 0 && records->len == 0 ? OK
+                                                          : decompress(codec, *records, plain, m);
+    *records = buf_slice(plain);
+    return e;
+}
+
+/* --- records with their headers --------------------------------------------------------------- */
+
+static enum err read_record(struct walk *w, const struct raw_record *raw, struct record *out,
+                            struct errmsg *m)
+{
+    if (raw->header_count > RECORD_HEADERS_MAX) {
+        return err_set(m, ERR_TOO_LARGE, "a record has %d headers, more than %d",
+                       raw->header_count, RECORD_HEADERS_MAX);
+    }
+    if (raw->offset_delta <= w->last_delta || raw->offset_delta > w->h.last_offset_delta) {
         return err_set(m, ERR_CORRUPT, "a record has offset delta %d after %lld, of at most %d",
-                       offset_delta, (long long)w->last_delta, w->h.last_offset_delta);
+                       raw->offset_delta, (long long)w->last_delta, w->h.last_offset_delta);
     }
-    w->last_delta = offset_delta;
-    out->offset = (int64_t)((uint64_t)w->h.base_offset + (uint64_t)(int64_t)offset_delta);
-    out->timestamp = w->h.attributes & BATCH_TIMESTAMP_APPEND
-                         ? w->h.max_timestamp
-                         : (int64_t)((uint64_t)w->h.base_timestamp + (uint64_t)timestamp_delta);
+    struct reader r = reader_make(raw->rest); /* record_next has read it: this cannot fail */
+    read_bytes(&r, true);
+    read_bytes(&r, true);
+    reader_varint32(&r);
+    for (int32_t i = 0; i < raw->header_count; i++) {
+        w->headers[i].key = read_bytes(&r, false);
+        w->headers[i].value = read_bytes(&r, true);
+    }
+    w->last_delta = raw->offset_delta;
+    out->key = raw->key;
+    out->value = raw->value;
+    out->offset = (int64_t)((uint64_t)w->h.base_offset + (uint64_t)(int64_t)raw->offset_delta);
+    out->timestamp = batch_timestamp_of(&w->h, raw->timestamp_delta);
     out->headers = w->headers;
-    out->header_count = (uint32_t)headers;
+    out->header_count = (uint32_t)raw->header_count;
     return OK;
 }
 
 static enum err walk_records(struct walk *w, struct slice records, record_fn *fn, void *arg,
                              struct errmsg *m)
 {
-    struct reader all = reader_make(records);
-    for (int32_t i = 0; i < w->h.record_count; i++) {
-        int32_t n = reader_varint32(&all);
-        struct slice bytes = reader_bytes(&all, n < 0 ? SIZE_MAX : (size_t)n);
-        if (all.failed) {
-            return err_set(m, ERR_CORRUPT, "the batch ends within record %d of %d", i,
-                           w->h.record_count);
-        }
-        struct reader one = reader_make(bytes);
+    struct record_cursor c = record_cursor_make(records, w->h.record_count);
+    for (;;) {
+        struct raw_record raw;
         struct record r;
-        enum err e = read_record(w, &one, &r, m);
+        enum err e = record_next(&c, &raw, m);
+        if (e != OK) {
+            return e == ERR_NOT_FOUND ? OK : e;
+        }
+        e = read_record(w, &raw, &r, m);
         if (e != OK) {
             return e;
         }
@@ -83,11 +146,6 @@ static enum err walk_records(struct walk *w, struct slice records, record_fn *fn
             return OK;
         }
     }
-    if (reader_left(&all) > 0) {
-        return err_set(m, ERR_CORRUPT, "%zu bytes follow the last record of a batch",
-                       reader_left(&all));
-    }
-    return OK;
 }
 
 enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *arg,
@@ -95,22 +153,15 @@ enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *a
 {
     struct walk w;
     w.last_delta = -1;
-    if (batch_read_header(batch, &w.h) != OK || w.h.magic != BATCH_MAGIC ||
-        w.h.batch_length < BATCH_HEADER_BYTES - BATCH_LENGTH_OFFSET ||
-        batch_total_bytes(&w.h) > batch.len || w.h.record_count < 0) {
-        return err_set(m, ERR_CORRUPT, "the header of a batch makes no sense");
-    }
-    struct slice records =
-        slice_make(batch.data + BATCH_HEADER_BYTES, batch_total_bytes(&w.h) - BATCH_HEADER_BYTES);
-    enum batch_codec codec = (enum batch_codec)(w.h.attributes & BATCH_CODEC_MASK);
-    if (codec == BATCH_CODEC_NONE) {
-        return walk_records(&w, records, fn, arg, m);
-    }
     struct buf plain;
+    struct slice records;
     buf_init(&plain, bytes_max);
-    enum err e = decompress(codec, records, &plain, m);
+    enum err e = batch_plain(batch, &plain, &records, m);
     if (e == OK) {
-        e = walk_records(&w, buf_slice(&plain), fn, arg, m);
+        e = batch_read_header(batch, &w.h);
+    }
+    if (e == OK) {
+        e = walk_records(&w, records, fn, arg, m);
     }
     buf_fini(&plain);
     return e;
