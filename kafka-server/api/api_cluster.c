@@ -87,7 +87,7 @@ static int32_t *make_replicas(struct request *rq)
 static int32_t leader_epoch(const struct topic *t, int32_t partition)
 {
     struct store_offsets o;
-    return store_offsets(t->store, t->row->uid + (uint32_t)partition, &o) == OK ? o.leader_epoch
+    return store_offsets(t->store, store_topic_uid(t->row, partition), &o) == OK ? o.leader_epoch
                                                                                 : 0;
 }
 

@@ -451,7 +451,7 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
     p->last_fetched_epoch = want->last_fetched_epoch;
     if (topic_has_partition(t, key->partition)) {
         p->store = t->store;
-        p->uid = t->row->uid + (uint32_t)key->partition;
+        p->uid = store_topic_uid(t->row, key->partition);
     } else {
         p->error = by_id && t == NULL ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION;
     }

@@ -29,7 +29,7 @@ static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch
                          struct store_offsets *o)
 {
     if (!topic_has_partition(t, partition) ||
-        store_offsets(t->store, t->row->uid + (uint32_t)partition, o) != OK) {
+        store_offsets(t->store, store_topic_uid(t->row, partition), o) != OK) {
         return KERR_UNKNOWN_TOPIC_OR_PARTITION;
     }
     return fetch_check_epoch(epoch, o->leader_epoch);
@@ -192,7 +192,7 @@ static bool fill_offsets(struct request *rq, struct lookups *all)
             if (answer_now(t, rq->header.api_version, p, &to->partitions[k])) {
                 all->list[all->count++] = (struct lookup){
                     .store = t->store,
-                    .uid = t->row->uid + (uint32_t)p->partition_index,
+                    .uid = store_topic_uid(t->row, p->partition_index),
                     .time = p->timestamp,
                     .out = &to->partitions[k],
                 };
@@ -239,7 +239,7 @@ static void answer_epoch(const struct topic *t,
     }
     int32_t found;
     int64_t end;
-    if (store_epoch_end(t->store, t->row->uid + (uint32_t)q->partition, q->leader_epoch, &found,
+    if (store_epoch_end(t->store, store_topic_uid(t->row, q->partition), q->leader_epoch, &found,
                         &end) == OK) {
         out->leader_epoch = found;
         out->end_offset = end;

@@ -11,7 +11,7 @@
 
 struct topic {
     const struct store_topic *row; /* name, id, uid, partition_count, retention, … */
-    struct store *store;           /* where its partitions live: uid is row->uid + partition */
+    struct store *store;           /* where its partitions live, by store_topic_uid(row, …) */
     bool captured;                 /* written by the broker's plugin, not by the server */
 };
 

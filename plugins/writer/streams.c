@@ -110,6 +110,7 @@ static void writer_stream_free(struct writer_stream *w)
 {
     config_stream_fini(&w->config);
     free(w->slots);
+    free(w->uids);
     free(w);
 }
 
@@ -129,11 +130,16 @@ static enum err entry_resize(struct writer_stream *w, int32_t partition_count)
         return OK;
     }
     struct slot **slots = calloc((size_t)partition_count, sizeof(struct slot *));
-    if (!slots) {
+    uint32_t *uids = calloc((size_t)partition_count, sizeof(uint32_t));
+    if (!slots || !uids) {
+        free(slots);
+        free(uids);
         return ERR_NOMEM;
     }
     free(w->slots);
+    free(w->uids);
     w->slots = slots;
+    w->uids = uids;
     w->partition_count = partition_count;
     w->sticky = 0;
     return OK;
@@ -170,7 +176,9 @@ static struct writer_stream *entry_of(struct link *l, struct writer_stream **by_
     if (entry_resize(w, t->partition_count)) {
         return NULL;
     }
-    w->uid = t->uid;
+    for (int32_t p = 0; p < t->partition_count; p++) {
+        w->uids[p] = store_topic_uid(t, p);
+    }
     return w;
 }
 

@@ -159,7 +159,7 @@ static enum err slot_append(struct writer *w, struct slot *slot)
     if (count == 0) {
         return OK;
     }
-    uint32_t uid = s->uid + (uint32_t)slot->partition;
+    uint32_t uid = s->uids[slot->partition];
     int64_t base = 0;
     enum err e = store_append(w->store, uid, slot->batch.buf.data, batch.len, &base);
     if (e == ERR_NOT_FOUND || e == ERR_TOO_LARGE || e == ERR_CORRUPT || e == ERR_INVALID) {

@@ -35,8 +35,8 @@ struct writer_stream {
     uint64_t id;
     struct config_stream config; /* own copy, without filters */
     struct stream_counters *counters;
-    uint32_t uid;            /* of partition 0 */
     int32_t partition_count; /* 0: not in the store */
+    uint32_t *uids;          /* per partition, in the store */
     struct slot **slots;     /* per partition: the batch of this tick, or NULL */
     int32_t sticky;          /* partition for records without a key */
     struct writer_stream *next_touched; /* in this tick; list ends in itself */

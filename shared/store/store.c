@@ -105,8 +105,7 @@ static bool parse_id(const char *text, struct uuid *id)
     return true;
 }
 
-/* ERR_NOT_FOUND: there is none. */
-enum err format_read(struct store *s, struct errmsg *m)
+enum err format_read(struct store *s, unsigned *version, struct errmsg *m)
 {
     char path[PATH_MAX], text[FORMAT_TEXT_MAX] = {0};
     enum err e = path_in(s, "FORMAT", path, m);
@@ -120,17 +119,17 @@ enum err format_read(struct store *s, struct errmsg *m)
     }
     ssize_t n = read(fd, text, sizeof text - 1);
     close(fd);
-    unsigned version = 0;
     int at = 0;
-    if (n <= 0 || sscanf(text, "culex store %u\n%n", &version, &at) != 1 || at == 0) {
+    *version = 0;
+    if (n <= 0 || sscanf(text, "culex store %u\n%n", version, &at) != 1 || at == 0) {
         return err_set(m, ERR_VERSION, "%s is not a culex store: %s says otherwise", s->dir, path);
     }
-    if (version != STORE_FORMAT_VERSION) {
+    if (*version < STORE_FORMAT_OLDEST || *version > STORE_FORMAT_VERSION) {
         return err_set(m, ERR_VERSION,
                        "store %s has format %u, this program knows %d: it was made by %s version "
                        "of culex",
-                       s->dir, version, STORE_FORMAT_VERSION,
-                       version > STORE_FORMAT_VERSION ? "a newer" : "an older");
+                       s->dir, *version, STORE_FORMAT_VERSION,
+                       *version > STORE_FORMAT_VERSION ? "a newer" : "an older");
     }
     if (!parse_id(text + at, &s->id)) {
         return err_set(m, ERR_VERSION, "%s has no id in its second line", path);
@@ -138,6 +137,7 @@ enum err format_read(struct store *s, struct errmsg *m)
     return OK;
 }
 
+/* With the id of the store. */
 static enum err write_format(struct store *s, struct errmsg *m)
 {
     char path[PATH_MAX], temporary[PATH_MAX], text[FORMAT_TEXT_MAX];
@@ -148,7 +148,6 @@ static enum err write_format(struct store *s, struct errmsg *m)
     if (e != OK) {
         return e;
     }
-    random_bytes(s->id.b, sizeof s->id.b);
     int len = snprintf(text, sizeof text, "culex store %d\n", STORE_FORMAT_VERSION);
     for (size_t i = 0; i < sizeof s->id.b; i++) {
         len += snprintf(text + len, sizeof text - (size_t)len, "%02x", s->id.b[i]);
@@ -165,6 +164,27 @@ static enum err write_format(struct store *s, struct errmsg *m)
         return os_failed(m, written ? errno : error, "cannot write", path);
     }
     return OK;
+}
+
+/* A store of an older format becomes one of ours. First its page goes: a follower that knows the
+ * old format only, and has it open, then sees another directory and looks at FORMAT again. The rows
+ * need no change (the one of the format is changed by check_rows); after a kill in between, the
+ * next opening goes on. */
+static enum err upgrade_format(struct store *s, unsigned version, struct errmsg *m)
+{
+    char path[PATH_MAX];
+    enum err e = path_in(s, "page", path, m);
+    if (e == OK && unlink(path) != 0 && errno != ENOENT) {
+        e = os_failed(m, errno, "cannot remove", path);
+    }
+    if (e == OK) {
+        e = write_format(s, m);
+    }
+    if (e == OK) {
+        log_info("store has a new format dir=%s from=%u to=%d", s->dir, version,
+                 STORE_FORMAT_VERSION);
+    }
+    return e;
 }
 
 /* --- the lock --------------------------------------------------------------------------------- */
@@ -265,6 +285,17 @@ static void set_defaults(struct store *s)
     o->flush_interval_ms = o->flush_interval_ms ? o->flush_interval_ms : FLUSH_INTERVAL_MS;
 }
 
+static enum err put_format_row(struct store *s, const uint8_t row[FORMAT_ROW_BYTES],
+                               struct errmsg *m)
+{
+    uint8_t key = ROW_FORMAT;
+    rocksdb_writebatch_t *b = rocksdb_writebatch_create();
+    batch_put(s->rocks, b, CF_META, slice_make(&key, 1), slice_make(row, FORMAT_ROW_BYTES));
+    enum err e = write_batch(s, b, m);
+    rocksdb_writebatch_destroy(b);
+    return e;
+}
+
 /* The 'f' and 'c' rows; a database that has neither is new and gets them. */
 static enum err check_rows(struct store *s, struct errmsg *m)
 {
@@ -272,13 +303,17 @@ static enum err check_rows(struct store *s, struct errmsg *m)
     struct slice key = slice_make(&format_key, 1);
     enum err e = meta_get(s->rocks, s->dir, key, row, sizeof row, m);
     if (e == OK) {
-        if (memcmp(row, format_magic, 5) != 0 || be32_get(row + 5) != STORE_FORMAT_VERSION) {
+        uint32_t version = be32_get(row + 5);
+        if (memcmp(row, format_magic, 5) != 0 || version < STORE_FORMAT_OLDEST ||
+            version > STORE_FORMAT_VERSION) {
             return err_set(m, ERR_VERSION, "store %s has format %u, this program knows %d", s->dir,
-                           be32_get(row + 5), STORE_FORMAT_VERSION);
+                           version, STORE_FORMAT_VERSION);
         }
-        return memcmp(row + 9, s->id.b, sizeof s->id.b) == 0
-                   ? OK
-                   : err_set(m, ERR_VERSION, "store %s: FORMAT and db are of two stores", s->dir);
+        if (memcmp(row + 9, s->id.b, sizeof s->id.b) != 0) {
+            return err_set(m, ERR_VERSION, "store %s: FORMAT and db are of two stores", s->dir);
+        }
+        be32_put(row + 5, STORE_FORMAT_VERSION);
+        return version == STORE_FORMAT_VERSION ? OK : put_format_row(s, row, m);
     }
     if (e != ERR_NOT_FOUND) {
         return e;
@@ -309,7 +344,8 @@ static enum err check_rows(struct store *s, struct errmsg *m)
 /* Lock, FORMAT, RocksDB. */
 static enum err open_files(struct store *s, struct errmsg *m)
 {
-    enum err e = format_read(s, m);
+    unsigned version;
+    enum err e = format_read(s, &version, m);
     if (e == ERR_NOT_FOUND) {
         e = check_empty(s, m);
     }
@@ -317,9 +353,13 @@ static enum err open_files(struct store *s, struct errmsg *m)
         e = take_lock(s, m);
     }
     if (e == OK) {
-        e = format_read(s, m); /* again: another process may have made the store meanwhile */
+        /* Again: another process may have made the store meanwhile. */
+        e = format_read(s, &version, m);
         if (e == ERR_NOT_FOUND) {
+            random_bytes(s->id.b, sizeof s->id.b);
             e = write_format(s, m);
+        } else if (e == OK && version < STORE_FORMAT_VERSION) {
+            e = upgrade_format(s, version, m);
         }
     }
     static const char *const dirs[] = {"db", "wal"};

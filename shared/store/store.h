@@ -19,9 +19,9 @@
 #include "shared/base/bytes.h"
 #include "shared/base/err.h"
 
-#define STORE_FORMAT_VERSION     1
+#define STORE_FORMAT_VERSION     2
 #define STORE_NAME_BYTES_MAX     249 /* Kafka's limit for a topic name */
-#define STORE_PARTITIONS_MAX     1024    /* of one topic */
+#define STORE_PARTITIONS_MAX     10000   /* of one topic */
 #define STORE_UIDS_MAX           (1u << 20) /* partitions ever made in one store */
 #define STORE_ATTRIBUTES_BYTES_MAX (64u << 10)
 
@@ -55,17 +55,36 @@ void store_close(struct store *s);
 
 enum store_cleanup { STORE_CLEANUP_DELETE = 1, STORE_CLEANUP_COMPACT = 2 };
 
+/* How a compacted topic is cleaned: Kafka's settings of these names. */
+struct store_compaction {
+    bool given; /* false: Kafka's defaults, whatever the rest says */
+    double min_cleanable_dirty_ratio;  /* 0 … 1 */
+    int64_t min_compaction_lag_ms;
+    int64_t max_compaction_lag_ms;     /* INT64_MAX: none */
+    int64_t delete_retention_ms;
+};
+
 struct store_topic {
     char name[STORE_NAME_BYTES_MAX + 1];
     struct uuid id;
-    uint32_t uid; /* of partition 0; partition p has uid + p. Never used twice in one store */
+    uint32_t uid; /* of partition 0; for the others ask store_topic_uid */
     int32_t partition_count;
+    const uint32_t *uids;    /* of all partitions, of a topic that grew; NULL: they follow uid */
     int64_t created_ms;
     int64_t retention_ms;    /* -1: for ever */
     int64_t retention_bytes; /* per partition; -1: no limit */
+    int64_t segment_ms;      /* a segment that holds some of it lives no longer; 0: the store's */
     uint32_t cleanup;        /* set of enum store_cleanup */
+    struct store_compaction compaction;
     char *attributes;        /* owner's JSON text, opaque here; never NULL */
 };
+
+/* The partition's number in its store, by which all calls below know it. Never used twice in one
+ * store. partition: 0 … partition_count - 1. */
+static inline uint32_t store_topic_uid(const struct store_topic *t, int32_t partition)
+{
+    return t->uids ? t->uids[partition] : t->uid + (uint32_t)partition;
+}
 
 /* A snapshot of all topics, sorted by name. Immutable and counted: cheap to take from any
  * thread. */
@@ -78,13 +97,21 @@ const struct store_catalog *store_catalog_ref(struct store *s);
 void store_catalog_unref(struct store *s, const struct store_catalog *c);
 const struct store_topic *store_catalog_find(const struct store_catalog *c, struct slice name);
 
-/* Writer. Fills id, uid and created_ms of t. Written at once, with a WriteBatch of its own.
+/* Writer. Fills id (when it is zero), uid and created_ms of t. This and the calls below write at
+ * once, with a WriteBatch of their own, whatever is pending: so a topic exists before its first
+ * batch can.
  * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL, ERR_IO. */
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m) MUST_CHECK;
-/* Writer. Changes retention, cleanup and attributes (not name, id, uid, partition_count). */
+/* Writer. Adds partitions, up to `count` in all (Kafka's CreatePartitions). They begin empty.
+ * ERR_NOT_FOUND, ERR_INVALID (not more than it has, or too many), ERR_FULL, ERR_IO. */
+enum err store_topic_grow(struct store *s, struct slice name, int32_t count,
+                          struct errmsg *m) MUST_CHECK;
+/* Writer. Changes retention, segment_ms, cleanup, compaction and attributes (not name, id, uids,
+ * partition_count). */
 enum err store_topic_alter(struct store *s, const struct store_topic *t,
                            struct errmsg *m) MUST_CHECK;
-/* ERR_AGAIN: batches of the topic are pending. */
+/* Writer. What is pending for the topic is still written by the next commit, which succeeds as if
+ * it had come before; nobody can read it. ERR_NOT_FOUND, ERR_IO, ERR_FULL. */
 enum err store_topic_delete(struct store *s, struct slice name, struct errmsg *m) MUST_CHECK;
 
 /* --- write (writer; one thread) --------------------------------------------------------------- */

@@ -118,7 +118,8 @@ static enum err attach(struct store *s, struct errmsg *m)
     struct rocks *r = NULL;
     const struct store_catalog *c = NULL;
     uint32_t next_uid = 0;
-    enum err e = format_read(s, m);
+    unsigned version;
+    enum err e = format_read(s, &version, m);
     if (e == OK) {
         e = page_open_reader(&page, s->dir, m);
     }

@@ -214,6 +214,8 @@ struct segment {
 
 /* --- the catalog ------------------------------------------------------------------------------ */
 
+#define STORE_FORMAT_OLDEST 1 /* read, and changed into the newest by a writer */
+
 /* The 'c' and 't' rows as of one moment, one reference. ERR_NOT_FOUND: no 'c' row. */
 enum err catalog_load(struct rocks *r, const char *dir, const struct store_catalog **out,
                       uint32_t *next_uid, struct errmsg *m) MUST_CHECK;
@@ -324,8 +326,8 @@ void sync_stop(struct store *s);
 /* After a commit: these partitions have an end that is not on disk yet. */
 void sync_request(struct store *s, const struct uid_list *l);
 
-/* store.c: reads FORMAT into s->id. ERR_NOT_FOUND: there is none; ERR_VERSION. */
-enum err format_read(struct store *s, struct errmsg *m) MUST_CHECK;
+/* store.c: reads FORMAT into s->id and its version. ERR_NOT_FOUND: there is none; ERR_VERSION. */
+enum err format_read(struct store *s, unsigned *version, struct errmsg *m) MUST_CHECK;
 
 /* store_recover.c */
 /* Ends, starts and epochs of all partitions of the catalog, from the database alone, into a page of

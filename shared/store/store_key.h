@@ -2,7 +2,8 @@
  *
  *   DIR/FORMAT   text: "culex store VERSION", newline, the store's id in hex, newline. Made
  *                first; read before anything else is opened, so that a store of another version or
- *                another product is never touched
+ *                another product is never touched. A writer changes version 1 into 2, which added
+ *                to the topics' rows; a follower reads both
  *   DIR/lock     locked by the writer (fcntl, open file description), holds its pid as text
  *   DIR/db       RocksDB: column families `default` (the log) and `meta`
  *   DIR/wal      RocksDB's write-ahead log

@@ -24,8 +24,8 @@ static void load_live(struct page *p, const struct store_catalog *c)
 {
     for (size_t i = 0; i < c->count; i++) {
         const struct store_topic *t = &c->topics[i];
-        for (uint32_t k = 0; k < (uint32_t)t->partition_count; k++) {
-            atomic_store(&p->entries[t->uid + k].live, 1);
+        for (int32_t k = 0; k < t->partition_count; k++) {
+            atomic_store(&p->entries[store_topic_uid(t, k)].live, 1);
         }
     }
 }

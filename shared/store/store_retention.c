@@ -134,8 +134,8 @@ static enum err apply_limits(struct tick *t)
          * key has come. */
         bool limited = (topic->cleanup & STORE_CLEANUP_DELETE) != 0 &&
                        (topic->retention_bytes >= 0 || topic->retention_ms >= 0);
-        for (uint32_t k = 0; limited && k < (uint32_t)topic->partition_count && e == OK; k++) {
-            e = apply_topic_limits(t, topic->uid + k);
+        for (int32_t k = 0; limited && k < topic->partition_count && e == OK; k++) {
+            e = apply_topic_limits(t, store_topic_uid(topic, k));
         }
     }
     return e;

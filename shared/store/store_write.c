@@ -504,6 +504,9 @@ static void publish_ends(struct store *s, struct page *page)
             s->active.uids[s->active.count++] = uid;
         }
         atomic_store_explicit(&page->entries[uid].end, p->now.end, memory_order_release);
+        if (!p->topic) {
+            s->sweep_uid = 0; /* deleted while this was pending: its rows came late */
+        }
     }
 }
 

@@ -113,7 +113,7 @@ static enum err put_topic(struct store *s, const struct store_topic *t, bool cou
     enum err e = OK;
     for (int32_t p = 0; !e && p < t->partition_count; p++) {
         struct cat cat = {s, t->name, p, 0};
-        uint32_t uid = t->uid + (uint32_t)p;
+        uint32_t uid = store_topic_uid(t, p);
         if (!counts) {
             e = put_partition(&cat, uid, m);
             continue;

@@ -70,7 +70,7 @@ static uint64_t fill(struct store *s, const struct store_topic *t, uint64_t byte
         int64_t base;
         int32_t n = build(&b, records, record_bytes, timestamp);
         struct slice batch = batch_finish(&b);
-        e = store_append(s, t->uid + (uint32_t)p, b.buf.data, batch.len, &base);
+        e = store_append(s, store_topic_uid(t, p), b.buf.data, batch.len, &base);
         if (e != OK) {
             fail("append", e, &m);
         }

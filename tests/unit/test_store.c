@@ -66,17 +66,18 @@ static void test_reads_cross_segments_and_reopening(void **state)
             t = kit_topic(s, "a", 3);
         }
         for (int i = 0; i < 200; i++) {
-            for (uint32_t p = 0; p < 3; p++) {
+            for (int32_t p = 0; p < 3; p++) {
                 if (p < 2 || i % 50 == 7) { /* a slow partition skips segments */
-                    end[p] = kit_append(&k, s, t.uid + p, end[p], 1 + i % 4, 1000 + i, 400);
+                    end[p] = kit_append(&k, s, store_topic_uid(&t, p), end[p], 1 + i % 4, 1000 + i,
+                                        400);
                 }
             }
             kit_commit(&k, s);
         }
-        for (uint32_t p = 0; p < 3; p++) {
-            assert_int_equal(kit_offsets(s, t.uid + p).end, end[p]);
-            kit_read_all(&k, s, t.uid + p, 0, end[p], 1 << 20);
-            kit_read_all(&k, s, t.uid + p, 0, end[p], 1);
+        for (int32_t p = 0; p < 3; p++) {
+            assert_int_equal(kit_offsets(s, store_topic_uid(&t, p)).end, end[p]);
+            kit_read_all(&k, s, store_topic_uid(&t, p), 0, end[p], 1 << 20);
+            kit_read_all(&k, s, store_topic_uid(&t, p), 0, end[p], 1);
         }
         struct store_stats st;
         store_get_stats(s, &st);
@@ -314,11 +315,11 @@ static void test_newer_and_foreign_stores_are_refused(void **state)
     char path[400];
     store_close(kit_open(&k, &k.writer));
     snprintf(path, sizeof path, "%s/FORMAT", k.dir);
-    write_file(path, "culex store 2\n00112233445566778899aabbccddeeff\n");
+    write_file(path, "culex store 3\n00112233445566778899aabbccddeeff\n");
     struct store *s;
     assert_int_equal(store_open(&s, &k.writer, &k.m), ERR_VERSION);
     assert_non_null(strstr(k.m.text, "newer"));
-    write_file(path, "culex store 1\n00112233445566778899aabbccddeeff\n");
+    write_file(path, "culex store 2\n00112233445566778899aabbccddeeff\n");
     assert_int_equal(store_open(&s, &k.writer, &k.m), ERR_VERSION); /* another store's */
     write_file(path, "something else\n");
     assert_int_equal(store_open(&s, &k.writer, &k.m), ERR_VERSION);

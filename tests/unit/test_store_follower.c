@@ -263,13 +263,13 @@ static void test_reads_race_with_flushes(void **state)
     while (at[0] < 7500 || at[1] < 7500 || at[2] < 7500 || at[3] < 7500) {
         for (uint32_t p = 0; p < 4; p++) {
             struct store_offsets o;
-            int64_t end = store_offsets(f, t.uid + p, &o) == OK ? o.end : 0;
-            at[p] = kit_read_all(&reader, f, t.uid + p, at[p], end, 20000);
+            int64_t end = store_offsets(f, store_topic_uid(&t, p), &o) == OK ? o.end : 0;
+            at[p] = kit_read_all(&reader, f, store_topic_uid(&t, p), at[p], end, 20000);
         }
     }
     pthread_join(thread, NULL);
     for (uint32_t p = 0; p < 4; p++) {
-        assert_int_equal(kit_read_all(&reader, f, t.uid + p, 0, 7500, 1 << 20), 7500);
+        assert_int_equal(kit_read_all(&reader, f, store_topic_uid(&t, p), 0, 7500, 1 << 20), 7500);
     }
     store_close(f);
     store_close(w);

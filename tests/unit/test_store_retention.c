@@ -164,7 +164,7 @@ static void test_bytes_of_the_store_are_limited(void **state)
     for (int life = 0; life < 3; life++) {
         for (int i = 0; i < 2000; i++) {
             uint32_t p = i % 10 == 0;
-            end[p] = kit_append(&k, s, t.uid + p, end[p], 1, 1000, 1000);
+            end[p] = kit_append(&k, s, store_topic_uid(&t, p), end[p], 1, 1000, 1000);
             kit_commit(&k, s);
             if (i % 20 == 0) {
                 tick(&k, s, 1000);
@@ -172,9 +172,9 @@ static void test_bytes_of_the_store_are_limited(void **state)
         }
         int64_t kept = 0;
         for (uint32_t p = 0; p < 2; p++) {
-            struct store_offsets o = kit_offsets(s, t.uid + p);
+            struct store_offsets o = kit_offsets(s, store_topic_uid(&t, p));
             assert_int_equal(o.end, end[p]);
-            kit_read_all(&k, s, t.uid + p, o.log_start, o.end, 100000);
+            kit_read_all(&k, s, store_topic_uid(&t, p), o.log_start, o.end, 100000);
             kept += o.end - o.log_start;
         }
         assert_in_range(kept, 800, 1000);

@@ -87,13 +87,13 @@ static void run_model(uint64_t with_seed, uint64_t segment_bytes, size_t value_b
         if (round == 4) {
             for (uint32_t p = 0; p < 2; p++) {
                 models[p].start = models[p].end / 3;
-                KIT_OK(store_trim(s, t.uid + p, models[p].start, &k.m));
+                KIT_OK(store_trim(s, store_topic_uid(&t, p), models[p].start, &k.m));
             }
         }
         for (uint32_t p = 0; p < 2; p++) {
-            check_lookups(&k, s, t.uid + p, &models[p]);
+            check_lookups(&k, s, store_topic_uid(&t, p), &models[p]);
             if (f) {
-                check_lookups(&k, f, t.uid + p, &models[p]);
+                check_lookups(&k, f, store_topic_uid(&t, p), &models[p]);
             }
         }
     }
