@@ -29,6 +29,7 @@
 #include <systemd/sd-daemon.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/broker/append.h"
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/session.h"
@@ -195,10 +196,14 @@ static enum err open_own_parts(struct server *s, struct errmsg *m)
         return err_set(m, code == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", s->config.data,
                        strerror(code));
     }
+    const struct config_server *c = &s->config.server;
     struct store_options o = {.dir = s->in->dir_own,
                               .role = STORE_WRITER,
-                              .cache_bytes = (uint64_t)s->config.store.cache_bytes,
-                              .tail_bytes = 1 << 20};
+                              .limit_bytes = (uint64_t)c->store_limit_bytes,
+                              .segment_bytes = (uint64_t)c->store_segment_bytes,
+                              .tail_bytes = (uint64_t)c->store_tail_bytes,
+                              .flush_interval_ms = (uint32_t)c->store_flush_interval_ms,
+                              .cache_bytes = (uint64_t)s->config.store.cache_bytes};
     enum err e = open_patiently(s, &o, m);
     if (e != OK) {
         return e;
@@ -681,9 +686,11 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     s->topics = topics_new();
     s->watches = watches_new(poke, s);
     s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots, SESSIONS_BYTES);
-    if (s->topics == NULL || s->watches == NULL || s->sessions == NULL) {
+    s->appender = calloc(1, sizeof *s->appender);
+    if (s->topics == NULL || s->watches == NULL || s->sessions == NULL || s->appender == NULL) {
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }
+    appender_init(s->appender);
     topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
     return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
@@ -814,6 +821,10 @@ void server_close(struct server *s)
     }
     if (s->journal != NULL) {
         journal_close(s->journal);
+    }
+    if (s->appender != NULL) {
+        appender_fini(s->appender);
+        free(s->appender);
     }
     fetch_sessions_free(s->sessions);
     watches_free(s->watches);

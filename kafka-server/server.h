@@ -40,6 +40,7 @@
 #include "shared/base/err.h"
 #include "shared/config/config.h"
 
+struct appender;       /* broker/append.h */
 struct coordinator;    /* broker/coordinator.h */
 struct fetch_wait;     /* api/api_fetch.c */
 struct fetch_sessions; /* broker/session.h */
@@ -66,6 +67,7 @@ struct server {
     struct fetch_sessions *sessions; /* KIP-227 */
     struct fetch_wait *fetches;      /* in hand: parked, or being read */
     struct net *net;
+    struct appender *appender; /* judges what producers send */
     struct journal *journal;
     struct coordinator *coordinator;
 

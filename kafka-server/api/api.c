@@ -27,7 +27,7 @@
 #define REPLY_COPY_BYTES_MAX 4096
 
 static struct api rows[] = {
-    {KAFKA_API_PRODUCE, 3, 11, api_produce, NULL, true},
+    {KAFKA_API_PRODUCE, 3, 13, api_produce, NULL, true},
     {KAFKA_API_FETCH, 4, 18, api_fetch, NULL, false},
     {KAFKA_API_LIST_OFFSETS, 1, 10, api_list_offsets, NULL, false},
     {KAFKA_API_METADATA, 0, 13, api_metadata, NULL, false},
@@ -196,6 +196,12 @@ bool api_has_room(void *server)
 void request_close(struct request *rq, const char *why)
 {
     net_conn_close(rq->conn, why);
+    request_free(rq);
+}
+
+void request_end(struct request *rq)
+{
+    net_conn_skip_reply(rq->conn);
     request_free(rq);
 }
 

@@ -75,6 +75,8 @@ api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat,
 /* Encodes response (a struct of the API's response message; borrowed memory in it must live in
  * rq->arena or until rq->release) and queues it. Ends rq: never touch it again. */
 void request_reply(struct request *rq, const void *response);
+/* Ends rq without an answer: the client expects none (Produce with acks 0). */
+void request_end(struct request *rq);
 /* Closes the connection instead of an answer, with one log line. Ends rq. */
 void request_close(struct request *rq, const char *why);
 /* The same, where the arena has no room for the answer. */

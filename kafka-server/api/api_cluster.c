@@ -1,8 +1,11 @@
 /* What there is: versions, brokers, topics, partitions.
  *
  * There is one broker, this one, at the address that the connection's listener advertises; it is
- * controller, leader and only replica of everything. Topics appear here when the broker's plugin
- * has made them and never because somebody asked for them. */
+ * controller, leader and only replica of everything.
+ *
+ * A topic that a Metadata request names, and that does not exist, is made by that very request if
+ * client and server agree to it (auto.create.topics.enable). It is in the answer, ready: Kafka's
+ * controller needs a moment, and sends an error that makes clients ask again. */
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
@@ -12,6 +15,8 @@
 #include "kafka_messages.h"
 
 #define DESCRIBED_PARTITIONS_MAX 2000 /* of one DescribeTopicPartitions reply, as in Kafka */
+#define CREATED_TOPICS_MAX       1000 /* by one Metadata request; the client asks again */
+#define METADATA_ALLOWS          4    /* first version that says whether topics may be created */
 #define OPERATIONS_NOT_ASKED     INT32_MIN
 #define ENDPOINT_BROKERS         1
 
@@ -115,11 +120,48 @@ static bool fill_topic(struct request *rq, struct metadata_response_topics *out,
     return true;
 }
 
+static bool may_create(const struct request *rq)
+{
+    const struct metadata_request *q = rq->body;
+    bool allowed = rq->header.api_version < METADATA_ALLOWS || q->allow_auto_topic_creation;
+    return allowed && rq->server->config.server.auto_create_topics_enable &&
+           rq->server->own != NULL;
+}
+
+/* Makes topics that are missing. By name only: an id is of a topic that was. Before any answer is
+ * filled in, which borrows from the list of topics. */
+static void create_missing(struct request *rq)
+{
+    const struct metadata_request *q = rq->body;
+    const struct topics *topics = rq->server->topics;
+    int created = 0;
+    for (int32_t i = 0; i < q->topics_count && created < CREATED_TOPICS_MAX; i++) {
+        struct slice name = kstr_slice(q->topics[i].name);
+        if (name.len == 0 || topics_find(topics, name) != NULL || !topic_name_ok(name)) {
+            continue;
+        }
+        struct store_topic t = {.partition_count = 1,
+                                .retention_ms = 604800000,
+                                .retention_bytes = -1,
+                                .cleanup = STORE_CLEANUP_DELETE,
+                                .attributes = (char[]){"{}"}};
+        memcpy(t.name, name.data, name.len);
+        struct errmsg m;
+        if (store_topic_create(rq->server->own, &t, &m) == OK) {
+            topics_refresh(rq->server->topics);
+        }
+        created++;
+    }
+}
+
 /* The topics that were asked for, by name or (12 and later, without a name) by id. */
 static bool fill_asked(struct request *rq, struct metadata_response *p, int32_t *replicas)
 {
     const struct metadata_request *q = rq->body;
     const struct topics *topics = rq->server->topics;
+    if (may_create(rq)) {
+        create_missing(rq);
+    }
     p->topics = codec_new_array(&metadata_response_topics_message, &rq->arena, q->topics_count);
     if (p->topics == NULL) {
         return false;

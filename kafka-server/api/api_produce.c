@@ -1,63 +1,300 @@
-/* Produce: captured streams are written by MQTT alone, so every write is refused, with a sentence.
+/* Produce: batches into the turn's commit, an answer after it.
  *
- * It is served all the same, because clients take from it which records they may read: librdkafka
- * up to 2.11 believes in today's record batches only where Produce 3 is offered, in zstd where 7
- * is, and in compression at all where 0 is. Without this row it cannot fetch. Versions 0 to 2 are
- * offered for that reason only, as Kafka itself does; who sends one is disconnected, as by Kafka.
- * Versions 12 and 13 belong to transactions of a kind that clients use only where they are
- * announced. */
+ *      request ─▶ step ─── nothing was taken, no partition is left ──────────▶ answer
+ *                  ▲ └──── something was taken, or the turn is full ─▶ WAITING
+ *                  │                                                      │ commit
+ *                  └─── partitions left ◀─────────────────────────────────┤
+ *                                                                         └─ none left ─▶ answer
+ *
+ * A request is worked on in steps: when the turn's commit holds JOURNAL_TURN_BYTES, what is left
+ * waits for the next, so that a hundred producers with large requests do not make one turn in
+ * which nobody else is heard. The batches are used where they are, in the request's frame; the
+ * store copies them into its commit.
+ *
+ * Captured streams are written by MQTT alone: every write is refused, with a sentence.
+ *
+ * acks=0 gets no answer, so the connection is closed when something is wrong, as Kafka does. acks=1
+ * and acks=all are the same on one node.
+ *
+ * Clients take from this API which records they may read: librdkafka up to 2.11 believes in today's
+ * record batches only where Produce 3 is offered, in zstd where 7 is, and in compression at all
+ * where 0 is. Versions 0 to 2 are offered for that reason only, as Kafka itself does; who sends one
+ * is disconnected, as by Kafka. */
+#include <jansson.h>
+#include <stdio.h>
+
 #include "kafka-server/api/api.h"
+#include "kafka-server/broker/append.h"
+#include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
+#include "shared/base/clock.h"
 
-static const char refusal[] = "this stream is captured from MQTT; Kafka clients can only read it";
-static bool refuse_topic(struct request *rq, const struct produce_request_topic_data *in,
-                         struct produce_response_responses *out)
+#define PRODUCE_BY_ID     13
+#define FILTERS_BYTES_MAX 128 /* of a refusal */
+#define FILTERS_ATTRIBUTE "mqtt.filter"
+
+typedef struct produce_response_responses_partition_responses partition_response;
+
+struct produce {
+    struct journal_wait wait; /* first: done casts back */
+    struct request *rq;
+    struct produce_response p;
+    int32_t topic, partition;           /* the next to be worked on */
+    int32_t step_topic, step_partition; /* the first of this step */
+    bool wrong;                         /* one of them has an error */
+};
+
+/* --- answers --------------------------------------------------------------------------------- */
+
+static bool make_answers(struct produce *w)
 {
-    const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
-    out->name = in->name;
-    out->partition_responses =
-        codec_new_array(&produce_response_responses_partition_responses_message, &rq->arena,
-                        in->partition_data_count);
-    if (out->partition_responses == NULL) {
+    struct request *rq = w->rq;
+    const struct produce_request *q = rq->body;
+    codec_init(&produce_response_message, &w->p);
+    w->p.responses =
+        codec_new_array(&produce_response_responses_message, &rq->arena, q->topic_data_count);
+    if (w->p.responses == NULL) {
         return false;
     }
-    out->partition_responses_count = in->partition_data_count;
-    for (int32_t i = 0; i < in->partition_data_count; i++) {
-        struct produce_response_responses_partition_responses *p = &out->partition_responses[i];
-        p->index = in->partition_data[i].index;
-        p->base_offset = -1;
-        p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
-        if (topic_has_partition(t, p->index)) {
-            p->error_code = KERR_POLICY_VIOLATION;
-            p->error_message = kstr_make(refusal);
+    w->p.responses_count = q->topic_data_count;
+    for (int32_t i = 0; i < q->topic_data_count; i++) {
+        const struct produce_request_topic_data *in = &q->topic_data[i];
+        struct produce_response_responses *out = &w->p.responses[i];
+        out->name = in->name;
+        out->topic_id = in->topic_id;
+        out->partition_responses =
+            codec_new_array(&produce_response_responses_partition_responses_message, &rq->arena,
+                            in->partition_data_count);
+        if (out->partition_responses == NULL) {
+            return false;
+        }
+        out->partition_responses_count = in->partition_data_count;
+        for (int32_t k = 0; k < in->partition_data_count; k++) {
+            out->partition_responses[k].index = in->partition_data[k].index;
+            out->partition_responses[k].base_offset = -1;
         }
     }
     return true;
 }
 
-void api_produce(struct request *rq)
+static struct kstr keep_text(struct request *rq, const char *text)
 {
+    size_t len = strlen(text);
+    const char *copy = len != 0 ? arena_strndup(&rq->arena, text, len) : NULL;
+    return (struct kstr){copy, copy != NULL ? (int32_t)len : -1};
+}
+
+/* The records that are to blame (KIP-467): left out when there is no memory for them. */
+static void fill_records(struct produce *w, const struct append_answer *a,
+                         const struct record_rules *rules, partition_response *out)
+{
+    out->record_errors = codec_new_array(
+        &produce_response_responses_partition_responses_record_errors_message, &w->rq->arena,
+        (int32_t)a->record_count);
+    for (uint32_t i = 0; out->record_errors != NULL && i < a->record_count; i++) {
+        struct errmsg text;
+        record_error_text(&a->records[i], rules, &text);
+        out->record_errors[i].batch_index = a->records[i].index;
+        out->record_errors[i].batch_index_error_message = keep_text(w->rq, text.text);
+        out->record_errors_count++;
+    }
+}
+
+static void fill_answer(struct produce *w, const struct append_answer *a, partition_response *out)
+{
+    out->error_code = (int16_t)a->error;
+    out->base_offset = a->base_offset;
+    out->log_append_time_ms = a->log_append_time_ms;
+    out->log_start_offset = a->log_start;
+    out->error_message = keep_text(w->rq, a->why.text);
+    w->wrong |= a->error != KERR_NONE;
+}
+
+static void finish(struct produce *w)
+{
+    struct request *rq = w->rq;
     const struct produce_request *q = rq->body;
-    struct produce_response p;
-    if (q->acks == 0) { /* no answer is expected: closing is the only no that there is */
-        request_close(rq, "wrote to a stream; Kafka clients can only read");
+    rq->cancel = NULL;
+    if (q->acks != 0) {
+        request_reply(rq, &w->p);
+    } else if (w->wrong) {
+        request_close(rq, "wrote with acks=0 what cannot be stored");
+    } else {
+        request_end(rq);
+    }
+}
+
+/* --- one partition --------------------------------------------------------------------------- */
+
+/* Names the filters that a captured stream is made of. */
+static void refuse_captured(const struct topic *t, struct append_answer *a)
+{
+    char filters[FILTERS_BYTES_MAX] = "";
+    json_error_t ignored; /* the plugin's own text: not JSON means none to show */
+    json_t *attributes = json_loads(t->row->attributes, 0, &ignored);
+    json_t *list = json_object_get(attributes, FILTERS_ATTRIBUTE), *one;
+    size_t i, len = 0;
+    json_array_foreach(list, i, one)
+    {
+        if (!json_is_string(one)) {
+            continue;
+        }
+        size_t room = sizeof filters - len;
+        int n = snprintf(filters + len, room, "%s%s", len != 0 ? ", " : "", json_string_value(one));
+        if (n < 0 || (size_t)n >= room) {
+            filters[len] = '\0'; /* whole ones only */
+            break;
+        }
+        len += (size_t)n;
+    }
+    json_decref(attributes);
+    a->error = KERR_POLICY_VIOLATION;
+    (void)err_set(&a->why, OK,
+                  "this stream is captured from MQTT%s%s; Kafka clients can only read it",
+                  len != 0 ? ", filter " : "", filters);
+}
+
+static const struct topic *find_topic(const struct request *rq,
+                                      const struct produce_request_topic_data *in)
+{
+    const struct topics *topics = rq->server->topics;
+    return rq->header.api_version >= PRODUCE_BY_ID ? topics_find_id(topics, &in->topic_id)
+                                                   : topics_find(topics, kstr_slice(in->name));
+}
+
+static enum kerr why_unknown(const struct request *rq, const struct topic *t)
+{
+    if (t == NULL && rq->server->own == NULL) {
+        return KERR_KAFKA_STORAGE_ERROR; /* it may be there once the own store is open */
+    }
+    return t == NULL && rq->header.api_version >= PRODUCE_BY_ID ? KERR_UNKNOWN_TOPIC_ID
+                                                                : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+}
+
+static struct record_rules rules_of(const struct request *rq, const struct topic *t)
+{
+    struct record_rules rules = record_rules_default(clock_wall_ms());
+    rules.produce_version = rq->header.api_version;
+    rules.message_bytes_max = rq->server->config.server.message_max_bytes;
+    rules.keys_required = (t->row->cleanup & STORE_CLEANUP_COMPACT) != 0;
+    return rules;
+}
+
+/* True: it is in this turn's commit. */
+static bool take_partition(struct produce *w, const struct produce_request_topic_data *in,
+                           const struct produce_request_topic_data_partition_data *data,
+                           partition_response *out)
+{
+    struct request *rq = w->rq;
+    struct server *server = rq->server;
+    const struct produce_request *q = rq->body;
+    const struct topic *t = find_topic(rq, in);
+    struct append_answer a = {.base_offset = -1, .log_append_time_ms = -1, .log_start = -1};
+    bool taken = false;
+    if (!topic_has_partition(t, data->index)) {
+        a.error = why_unknown(rq, t);
+    } else if (t->captured) {
+        refuse_captured(t, &a);
+    } else if (q->acks < -1 || q->acks > 1) {
+        a.error = KERR_INVALID_REQUIRED_ACKS;
+    } else {
+        struct record_rules rules = rules_of(rq, t);
+        const struct iovec *iov = data->records.iov_count == 1 ? data->records.iov : NULL;
+        taken = append_records(server->appender, server->journal, t, data->index, &rules,
+                               iov != NULL ? iov->iov_base : NULL, iov != NULL ? iov->iov_len : 0,
+                               &a);
+        if (a.record_count != 0) {
+            fill_records(w, &a, &rules, out);
+        }
+    }
+    fill_answer(w, &a, out);
+    return taken;
+}
+
+/* --- steps ----------------------------------------------------------------------------------- */
+
+static void step(struct produce *w);
+
+static bool move_on(struct produce *w)
+{
+    const struct produce_request *q = w->rq->body;
+    while (w->topic < q->topic_data_count &&
+           w->partition >= q->topic_data[w->topic].partition_data_count) {
+        w->topic++;
+        w->partition = 0;
+    }
+    return w->topic < q->topic_data_count;
+}
+
+/* Nothing of this step is stored. */
+static void fail_step(struct produce *w, enum err e)
+{
+    struct append_answer a;
+    append_failed(e, &a);
+    int32_t k = w->step_partition;
+    for (int32_t i = w->step_topic; i <= w->topic && i < w->p.responses_count; i++, k = 0) {
+        struct produce_response_responses *t = &w->p.responses[i];
+        int32_t to = i == w->topic ? w->partition : t->partition_responses_count;
+        for (; k < to; k++) {
+            if (t->partition_responses[k].error_code == KERR_NONE) {
+                fill_answer(w, &a, &t->partition_responses[k]);
+            }
+        }
+    }
+}
+
+static void on_committed(struct journal_wait *wait, enum err e)
+{
+    struct produce *w = (struct produce *)wait;
+    if (e != OK) {
+        fail_step(w, e);
+    }
+    step(w);
+}
+
+static void on_cancel(struct request *rq)
+{
+    struct produce *w = rq->parked;
+    journal_forget(rq->server->journal, &w->wait);
+}
+
+/* Takes partitions until the turn is full or none is left. */
+static void step(struct produce *w)
+{
+    struct request *rq = w->rq;
+    const struct produce_request *q = rq->body;
+    struct journal *j = rq->server->journal;
+    bool taken = false, more;
+    w->step_topic = w->topic;
+    w->step_partition = w->partition;
+    while ((more = move_on(w)) && (j == NULL || journal_bytes(j) < JOURNAL_TURN_BYTES)) {
+        const struct produce_request_topic_data *in = &q->topic_data[w->topic];
+        taken |= take_partition(w, in, &in->partition_data[w->partition],
+                                &w->p.responses[w->topic].partition_responses[w->partition]);
+        w->partition++;
+    }
+    if (!taken && !more) {
+        finish(w);
         return;
     }
-    codec_init(&produce_response_message, &p);
-    p.responses =
-        codec_new_array(&produce_response_responses_message, &rq->arena, q->topic_data_count);
-    if (p.responses == NULL) {
+    rq->parked = w;
+    rq->cancel = on_cancel;
+    journal_wait(j, &w->wait);
+}
+
+void api_produce(struct request *rq)
+{
+    struct produce *w = arena_alloc(&rq->arena, sizeof *w);
+    if (w == NULL) {
         request_close_too_large(rq);
         return;
     }
-    p.responses_count = q->topic_data_count;
-    for (int32_t i = 0; i < q->topic_data_count; i++) {
-        if (!refuse_topic(rq, &q->topic_data[i], &p.responses[i])) {
-            request_close_too_large(rq);
-            return;
-        }
+    *w = (struct produce){.wait.done = on_committed, .rq = rq};
+    if (!make_answers(w)) {
+        request_close_too_large(rq);
+        return;
     }
-    request_reply(rq, &p);
+    step(w);
 }

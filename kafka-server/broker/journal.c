@@ -15,7 +15,8 @@ struct journal {
     struct journal_rows rows;
     struct journal_owner *owners;
     struct journal_wait waits; /* head of a ring */
-    size_t put_count;          /* rows and deletions of this turn */
+    size_t put_count;          /* rows, deletions and batches of this turn */
+    size_t bytes;              /* of those batches */
     enum err put_err;          /* first failure of a put in this turn */
     bool touched;
     bool flushing;
@@ -73,10 +74,11 @@ void journal_flush(struct journal *j)
     enum err e = write_and_commit(j, &m);
     unsigned suppressed = 0;
     if (e != OK && log_limit_pass(&j->failure_log, JOURNAL_FAILURE_LOG_MS, &suppressed)) {
-        log_error("commit failed rows=%zu error=%s suppressed=%u: %s", j->put_count, err_name(e),
+        log_error("commit failed puts=%zu error=%s suppressed=%u: %s", j->put_count, err_name(e),
                   suppressed, m.text);
     }
     j->put_count = 0;
+    j->bytes = 0;
     j->put_err = OK;
     j->touched = false;
     for (struct journal_owner *o = j->owners; o != NULL; o = o->next) {
@@ -126,6 +128,22 @@ void journal_put(struct journal *j, struct slice key, struct slice value)
 void journal_delete(struct journal *j, struct slice key)
 {
     note_put(j, j->rows.del(j->rows.arg, key));
+}
+
+enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t len,
+                        int64_t *base_offset)
+{
+    enum err e = j->rows.append(j->rows.arg, uid, batch, len, base_offset);
+    if (e == OK) {
+        j->put_count++;
+        j->bytes += len;
+    }
+    return e;
+}
+
+size_t journal_bytes(const struct journal *j)
+{
+    return j->bytes;
 }
 
 void journal_touch(struct journal *j)

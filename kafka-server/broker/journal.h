@@ -24,6 +24,7 @@ struct journal_rows {
     enum err (*put)(void *arg, struct slice key, struct slice value);
     enum err (*del)(void *arg, struct slice key);
     enum err (*commit)(void *arg, struct errmsg *m);
+    enum err (*append)(void *arg, uint32_t uid, uint8_t *batch, size_t len, int64_t *base_offset);
     void (*rollback)(void *arg);
     enum err (*scan)(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
                      struct errmsg *m);
@@ -64,6 +65,16 @@ void journal_remove_owner(struct journal *j, struct journal_owner *o);
  * remembered: it makes the whole flush fail, so there is nothing to check here. */
 void journal_put(struct journal *j, struct slice key, struct slice value);
 void journal_delete(struct journal *j, struct slice key);
+/* Appends a batch of records to a partition of the own store, in this turn's commit: as
+ * store_append. One that fails has no part in the commit, which goes on without it: the caller
+ * answers for it. */
+enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t len,
+                        int64_t *base_offset) MUST_CHECK;
+/* Bytes of batches that wait for this turn's commit. Who sees JOURNAL_TURN_BYTES here waits
+ * (journal_wait) and appends after it: so no turn grows without a bound, and fetches and heartbeats
+ * have their turn. */
+size_t journal_bytes(const struct journal *j);
+#define JOURNAL_TURN_BYTES (4u << 20)
 /* An owner cannot write what it must: this flush fails with e. */
 void journal_fail(struct journal *j, enum err e);
 /* Asks for a flush although nothing was put yet: an owner has something to write. */

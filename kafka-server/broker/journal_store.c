@@ -20,6 +20,12 @@ static enum err store_rows_commit(void *arg, struct errmsg *m)
     return arg != NULL ? store_commit(arg, m) : err_set(m, ERR_IO, "the store is away");
 }
 
+static enum err store_rows_append(void *arg, uint32_t uid, uint8_t *batch, size_t len,
+                                  int64_t *base_offset)
+{
+    return arg != NULL ? store_append(arg, uid, batch, len, base_offset) : ERR_IO;
+}
+
 static void store_rows_rollback(void *arg)
 {
     if (arg != NULL) {
@@ -40,6 +46,7 @@ enum err journal_open(struct journal **out, struct store *own, struct errmsg *m)
         .put = store_rows_put,
         .del = store_rows_delete,
         .commit = store_rows_commit,
+        .append = store_rows_append,
         .rollback = store_rows_rollback,
         .scan = store_rows_scan,
         .arg = own,

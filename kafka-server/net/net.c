@@ -356,6 +356,12 @@ void net_conn_reply(struct net_conn *c, struct evbuffer *reply)
     conn_end_frame(c);
 }
 
+void net_conn_skip_reply(struct net_conn *c)
+{
+    ASSERT(c->busy);
+    conn_end_frame(c);
+}
+
 void net_conn_close(struct net_conn *c, const char *why)
 {
     c->busy = false;

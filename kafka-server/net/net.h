@@ -99,6 +99,8 @@ void net_memory_give(struct net *n, size_t bytes);
 void net_conn_hold(struct net_conn *c, size_t bytes);
 /* Queues a reply and ends the frame in hand. Everything in `reply` moves. */
 void net_conn_reply(struct net_conn *c, struct evbuffer *reply);
+/* Ends the frame in hand without a reply. */
+void net_conn_skip_reply(struct net_conn *c);
 /* Closes, at the latest at the end of the turn; ends the frame in hand without `gone`. What is
  * queued is still tried once. why: for the log, one line with the peer's address (NULL:
  * silently). */

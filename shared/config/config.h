@@ -83,6 +83,10 @@ struct config_server {
     int32_t group_initial_rebalance_delay_ms;
     int32_t group_min_session_timeout_ms, group_max_session_timeout_ms;
     int32_t group_max_size;
+    bool auto_create_topics_enable;
+    int32_t message_max_bytes; /* of a batch that a client writes, unless its topic says */
+    int64_t store_limit_bytes, store_segment_bytes, store_tail_bytes; /* of the own store */
+    int32_t store_flush_interval_ms;
     int64_t fetch_max_bytes;
     int32_t max_incremental_fetch_session_cache_slots;
     int64_t socket_request_max_bytes;

@@ -185,6 +185,30 @@ const struct option_row option_rows[] = {
      .doc = "Longest session timeout that a member may ask for."},
     {SERVER(group_max_size), .name = "group.max.size", .type = OPTION_INT, .min = 1, .max = 100000,
      .default_text = "1000", .reload = true, .doc = "Most members of one group."},
+    {SERVER(auto_create_topics_enable), .name = "auto.create.topics.enable", .type = OPTION_BOOL,
+     .default_text = "true", .reload = true,
+     .doc = "A stream that a client names and that does not exist is made, unless the client says "
+            "that it should not be."},
+    {SERVER(message_max_bytes), .name = "message.max.bytes", .type = OPTION_INT, .min = 0,
+     .max = INT32_MAX, .default_text = "1048588", .reload = true,
+     .doc = "Longest record batch that clients may write, after compression; a stream's "
+            "max.message.bytes comes first."},
+    {SERVER(store_limit_bytes), .name = "store.limit.bytes", .type = OPTION_LONG, .min = 0,
+     .max = NO_LIMIT, .default_text = "0",
+     .doc = "Size limit of all that clients have written (DATA/server); the oldest segments go "
+            "first. 0: no limit."},
+    {SERVER(store_segment_bytes), .name = "store.segment.bytes", .type = OPTION_LONG, .min = 0,
+     .max = 1ll << 32, .default_text = "0",
+     .doc = "A segment of DATA/server is closed when it holds this much. 0: 1/1024 of "
+            "store.limit.bytes, between 8 and 256 MB, and 16 MB without a limit."},
+    {SERVER(store_tail_bytes), .name = "store.tail.bytes", .type = OPTION_LONG, .min = 65536,
+     .max = 1ll << 30, .default_text = "16777216",
+     .doc = "Size of the tail ring of DATA/server, from which the newest records are served. A "
+            "record batch of more than a quarter of it is read from disk."},
+    {SERVER(store_flush_interval_ms), .name = "store.flush.interval.ms", .type = OPTION_INT,
+     .min = 1, .max = 60000, .default_text = "10",
+     .doc = "How often DATA/server is synced to the disk: the most that a power failure can take "
+            "of what was answered."},
     {SERVER(fetch_max_bytes), .name = "fetch.max.bytes", .type = OPTION_LONG, .min = 1024,
      .max = 1 << 30, .default_text = "57671680", .reload = true,
      .doc = "Most bytes of one fetch response, whatever the client asks for."},

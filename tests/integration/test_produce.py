@@ -1,11 +1,63 @@
-"""Kafka clients cannot write to captured streams, and are told so; that Produce is offered lets old librdkafka read."""
+"""Clients write streams of their own; captured streams refuse them with a sentence."""
 
 import struct
+import threading
+import time
+import uuid
 
-from harness import api_versions, end_offsets, stored
+import pytest
+from harness import api_versions, by_partition, end_offsets, read_all, stored, wait_until
+from wire import Wire, ask
+
+NONE, CORRUPT, UNKNOWN_TOPIC, TOO_LARGE, ACKS = 0, 2, 3, 10, 21
+POLICY, ZSTD_TOO_OLD, INVALID_RECORD, UNKNOWN_ID = 44, 76, 87, 100
+CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
 
-def produce(bootstrap, topic, partition=0, **conf):
+def batch(values, codec="none", key=b"k", **fields):
+    """A record batch as aiokafka builds it."""
+    from aiokafka.record.default_records import DefaultRecordBatchBuilder
+    made = {"is_transactional": 0, "producer_id": -1, "producer_epoch": -1, "base_sequence": -1, **fields}
+    now = int(time.time() * 1000)
+    b = DefaultRecordBatchBuilder(2, CODECS[codec], batch_size=1 << 30, **made)
+    for i, v in enumerate(values):
+        assert b.append(i, timestamp=now + i, key=key, value=v, headers=[]) is not None
+    return bytes(b.build())
+
+
+def produce(w, data, version=9, acks=-1, names=None):
+    """data: {topic: {partition: bytes}}; the answers alike."""
+    topics = [{"Name": t, "PartitionData": [{"Index": p, "Records": r} for p, r in parts.items()]}
+              for t, parts in data.items()]
+    if version >= 13:
+        for t in topics:
+            t["TopicId"] = names[t.pop("Name")]
+    a = w.call("Produce", version, Acks=acks, TimeoutMs=1000, TopicData=topics)
+    key = "TopicId" if version >= 13 else "Name"
+    return {t[key]: {p["Index"]: p for p in t["PartitionResponses"]} for t in a["Responses"]}
+
+
+def make_topic(w, *names):
+    """By asking for them; returns their ids."""
+    a = w.call("Metadata", 12, Topics=[{"Name": n} for n in names], AllowAutoTopicCreation=True)
+    assert [t["ErrorCode"] for t in a["Topics"]] == [NONE] * len(names)
+    return {t["Name"]: t["TopicId"] for t in a["Topics"]}
+
+
+@pytest.fixture
+def server(culex_factory):
+    culex = culex_factory(start=False, streams=[])
+    culex.server.start()
+    return culex
+
+
+@pytest.fixture
+def wire(server):
+    with Wire(server.server.port) as w:
+        yield w
+
+
+def written(bootstrap, topic, partition=0, **conf):
     from confluent_kafka import Producer
     answers = []
     p = Producer({"bootstrap.servers": bootstrap, "message.timeout.ms": 10000, **conf})
@@ -14,15 +66,27 @@ def produce(bootstrap, topic, partition=0, **conf):
     return answers[0]
 
 
+# --- captured streams ----------------------------------------------------------------------------
+
+
 def test_write_to_a_captured_stream_is_refused_and_nothing_is_stored(culex):
-    err = produce(culex.bootstrap, "demo")
+    err = written(culex.bootstrap, "demo")
     assert err is not None and err.name() == "POLICY_VIOLATION", err
     assert stored(culex.bootstrap, "demo") == 0
 
 
-def test_write_without_acknowledgement_stores_nothing(culex):
-    produce(culex.bootstrap, "demo", acks=0)
-    culex.server.wait_log("wrote to a stream; Kafka clients can only read")
+def test_refusal_names_the_filter_and_others_in_the_request_are_stored(culex):
+    with Wire(culex.server.port) as w:
+        make_topic(w, "free")
+        a = produce(w, {"demo": {0: batch([b"x"])}, "free": {0: batch([b"x"])}})
+    assert a["demo"][0]["ErrorCode"] == POLICY and "demo/#" in a["demo"][0]["ErrorMessage"]
+    assert a["free"][0]["ErrorCode"] == NONE and a["free"][0]["BaseOffset"] == 0
+    assert stored(culex.bootstrap, "demo") == 0 and stored(culex.bootstrap, "free") == 1
+
+
+def test_write_without_acknowledgement_to_a_captured_stream_closes_the_connection(culex):
+    written(culex.bootstrap, "demo", acks=0)
+    culex.server.wait_log("wrote with acks=0 what cannot be stored")
     assert set(end_offsets(culex.bootstrap, "demo").values()) == {(0, 0)}
 
 
@@ -31,3 +95,176 @@ def test_produce_is_offered_from_version_0_as_librdkafka_asks_for(culex):
     error, count = struct.unpack_from(">hi", body)
     rows = {k: (low, high) for k, low, high in struct.iter_unpack(">hhh", body[6:6 + 6 * count])}
     assert error == 0 and rows[0][0] == 0 and rows[0][1] >= 7
+
+
+# --- streams of clients --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", range(3, 14))
+def test_every_version_stores_and_answers(server, wire, version):
+    ids = make_topic(wire, "t")
+    for base in (0, 2):
+        a = produce(wire, {"t": {0: batch([b"a", b"b"])}}, version, names=ids)
+        p = a[ids["t"] if version >= 13 else "t"][0]
+        assert p["ErrorCode"] == NONE and p["BaseOffset"] == base and p["LogAppendTimeMs"] == -1
+        assert p.get("LogStartOffset", 0) == 0 and not p.get("RecordErrors") and not p.get("ErrorMessage")
+    assert [r.value for r in read_all(server.bootstrap, "t")] == [b"a", b"b"] * 2
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_records_come_back_as_they_were_written(server, codec):
+    from confluent_kafka import Producer
+    p = Producer({"bootstrap.servers": server.bootstrap, "compression.type": codec, "linger.ms": 5})
+    said = []
+    sent = [(f"k{i % 7}".encode(), f"{i} ä€".encode() * (i % 50), [("h", bytes([i % 256])), ("h", None)])
+            for i in range(2000)]
+    for k, v, h in sent:
+        p.produce("t", v, k, headers=h, timestamp=1700000000000 + len(v),
+                  on_delivery=lambda err, m: said.append((err, m.offset())))
+    assert p.flush(30) == 0
+    assert said == [(None, i) for i in range(len(sent))]
+    got = read_all(server.bootstrap, "t", len(sent))
+    assert [(r.key, r.value, r.headers, r.timestamp) for r in got] == \
+        [(k, v, h, 1700000000000 + len(v)) for k, v, h in sent]
+
+
+@pytest.mark.parametrize("acks", [0, 1, -1])
+def test_acks(server, wire, acks):
+    make_topic(wire, "t")
+    topics = [{"Name": "t", "PartitionData": [{"Index": 0, "Records": batch([b"x"])}]}]
+    wire.send("Produce", 9, Acks=acks, TimeoutMs=1000, TopicData=topics)
+    if acks == 0:  # the next answer on this connection is that of the next request
+        wire.call("ApiVersions", 3, ClientSoftwareName="t", ClientSoftwareVersion="1")
+    else:
+        assert wire.recv("Produce", 9)["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == NONE
+    assert stored(server.bootstrap, "t") == 1
+
+
+def test_other_acks_are_refused(server, wire):
+    make_topic(wire, "t")
+    for acks in (2, -2):
+        assert produce(wire, {"t": {0: batch([b"x"])}}, acks=acks)["t"][0]["ErrorCode"] == ACKS
+    assert stored(server.bootstrap, "t") == 0
+
+
+def test_each_partition_has_its_own_answer(server, wire):
+    ids = make_topic(wire, "t", "u")
+    good = batch([b"x"])
+    torn = good[:30] + bytes([good[30] ^ 1]) + good[31:]
+    large = batch([bytes(1 << 20)])
+    assert len(large) > 1048588
+    zstd = good[:22] + bytes([CODECS["zstd"]]) + good[23:]
+    a = produce(wire, {"t": {0: torn, 7: good}, "none": {0: good}, "u": {0: good}})
+    assert {(t, p): x["ErrorCode"] for t, ps in a.items() for p, x in ps.items()} == {
+        ("t", 0): CORRUPT, ("t", 7): UNKNOWN_TOPIC, ("none", 0): UNKNOWN_TOPIC, ("u", 0): NONE}
+    assert all(x["BaseOffset"] == -1 for ps in a.values() for x in ps.values() if x["ErrorCode"])
+    assert produce(wire, {"t": {0: large}})["t"][0]["ErrorCode"] == TOO_LARGE
+    assert produce(wire, {"t": {0: zstd}}, 6)["t"][0]["ErrorCode"] == ZSTD_TOO_OLD
+    other = uuid.uuid4()
+    assert produce(wire, {"t": {0: good}}, 13, names={"t": other})[other][0]["ErrorCode"] == UNKNOWN_ID
+    assert produce(wire, {"t": {0: good}})["t"][0]["ErrorCode"] == NONE
+    assert stored(server.bootstrap, "t") == 1 and stored(server.bootstrap, "u") == 1
+    assert set(ids) == {"t", "u"}
+
+
+@pytest.mark.parametrize("records", [
+    None, b"", batch([b"x"])[:-1], batch([b"x"]) * 2,
+    struct.pack(">q", 1) + batch([b"x"])[8:],  # a base offset that is not 0
+], ids=["null", "empty", "cut off", "two batches", "base offset"])
+def test_what_is_not_one_whole_batch_is_an_invalid_record(server, wire, records):
+    make_topic(wire, "t")
+    assert produce(wire, {"t": {0: records}})["t"][0]["ErrorCode"] == INVALID_RECORD
+    assert stored(server.bootstrap, "t") == 0
+
+
+def test_a_request_larger_than_a_turn_is_stored_whole_and_once(server, wire):
+    """Twenty partitions of 900 kB: the commit of a turn takes four of them."""
+    names = [f"t{i}" for i in range(20)]
+    make_topic(wire, *names)
+    data = {n: {0: batch([n.encode() * 1000] * 300)} for n in names}
+    for base in (0, 300):
+        a = produce(wire, data)
+        assert all(a[n][0]["ErrorCode"] == NONE and a[n][0]["BaseOffset"] == base for n in names)
+    for n in names:
+        assert [r.value for r in read_all(server.bootstrap, n)] == [n.encode() * 1000] * 600
+
+
+def test_producers_at_the_same_time_share_offsets_without_gaps(server):
+    def write(tag, said):
+        with Wire(server.server.port) as w:
+            for i in range(200):
+                said.append((produce(w, {"t": {0: batch([b"%d %d" % (tag, i)] * 3)}})["t"][0]["BaseOffset"], tag, i))
+    with Wire(server.server.port) as w:
+        make_topic(w, "t")
+    said = []
+    threads = [threading.Thread(target=write, args=(k, said)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    records = by_partition(read_all(server.bootstrap, "t", 2400))[0]
+    assert [r.offset for r in records] == list(range(2400))
+    for base, tag, i in said:
+        assert [r.value for r in records[base:base + 3]] == [b"%d %d" % (tag, i)] * 3
+
+
+def test_a_waiting_fetch_is_answered_when_something_is_written(server, wire):
+    ids = make_topic(wire, "t")
+    with Wire(server.server.port) as reader:
+        reader.send("Fetch", 13, MaxWaitMs=20000, MinBytes=1, MaxBytes=1 << 20, SessionEpoch=-1, Topics=[
+            {"TopicId": ids["t"], "Partitions": [{"Partition": 0, "FetchOffset": 0, "PartitionMaxBytes": 1 << 20}]}])
+        produce(wire, {"t": {0: batch([b"woken"])}})
+        p = reader.recv("Fetch", 13)["Responses"][0]["Partitions"][0]
+    assert p["HighWatermark"] == 1 and b"woken" in p["Records"]
+
+
+# --- streams that come because somebody asks --------------------------------------------------------
+
+
+def metadata(w, version, name, **values):
+    return w.call("Metadata", version, Topics=[{"Name": name}], **values)["Topics"][0]["ErrorCode"]
+
+
+def test_a_stream_is_made_by_asking_for_it_and_only_if_the_client_agrees(server, wire):
+    assert metadata(wire, 9, "t", AllowAutoTopicCreation=False) == UNKNOWN_TOPIC
+    assert metadata(wire, 9, "t", AllowAutoTopicCreation=True) == NONE
+    assert metadata(wire, 9, "t", AllowAutoTopicCreation=False) == NONE
+    assert metadata(wire, 3, "old") == NONE
+    assert metadata(wire, 9, "in/valid", AllowAutoTopicCreation=True) == 17
+    unknown = wire.call("Metadata", 12, Topics=[{"Name": None, "TopicId": uuid.uuid4()}], AllowAutoTopicCreation=True)
+    assert unknown["Topics"][0]["ErrorCode"] == UNKNOWN_ID
+    everything = wire.call("Metadata", 9, Topics=None, AllowAutoTopicCreation=True)
+    assert {t["Name"]: len(t["Partitions"]) for t in everything["Topics"]} == {"t": 1, "old": 1}
+
+
+def test_streams_are_not_made_where_the_server_forbids_it(culex_factory):
+    culex = culex_factory(start=False, streams=[], server={"auto.create.topics.enable": False})
+    culex.server.start()
+    with Wire(culex.server.port) as w:
+        assert metadata(w, 9, "t", AllowAutoTopicCreation=True) == UNKNOWN_TOPIC
+
+
+def test_produce_makes_no_stream(server, wire):
+    assert produce(wire, {"t": {0: batch([b"x"])}})["t"][0]["ErrorCode"] == UNKNOWN_TOPIC
+    assert ask(server.server.port, "Metadata", 9, Topics=None)["Topics"] == []
+
+
+# --- life ----------------------------------------------------------------------------------------
+
+
+def test_what_was_answered_is_there_after_a_kill(server):
+    from confluent_kafka import Producer
+    said = []
+    for life in range(3):
+        p = Producer({"bootstrap.servers": server.bootstrap, "linger.ms": 0, "acks": "all"})
+        for i in range(300):
+            p.produce("t", b"%d %d" % (life, i), partition=0,
+                      on_delivery=lambda err, m: said.append((m.offset(), m.value())) if err is None else None)
+            p.poll(0)
+        wait_until("some are answered", lambda: p.poll(0.01) is not None and len(said) >= 100 * (life + 1))
+        server.server.kill9()
+        p.purge()
+        del p
+        server.server.start()
+    stored_now = {r.offset: r.value for r in read_all(server.bootstrap, "t")}
+    assert len(said) >= 300 and all(stored_now.get(o) == v for o, v in said)

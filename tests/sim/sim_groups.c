@@ -160,8 +160,13 @@ static bool sweeps(void)
 
 static void coordinator_start(void)
 {
-    const struct journal_rows rows = {memory_put,      memory_del,  rows_commit,
-                                      memory_rollback, memory_scan, NULL};
+    const struct journal_rows rows = {
+        .put = memory_put,
+        .del = memory_del,
+        .commit = rows_commit,
+        .rollback = memory_rollback,
+        .scan = memory_scan,
+    };
     struct config_server cfg = {
         .group_initial_rebalance_delay_ms = w.seed % 3 == 0 ? 500 : 0,
         .group_min_session_timeout_ms = 1000,

@@ -21,7 +21,8 @@ static struct {
     struct memory_row rows[MEMORY_ROWS_MAX], pending[MEMORY_ROWS_MAX];
     size_t count, pending_count;
     int commits;
-    enum err fail_commit, fail_put; /* OK: works */
+    enum err fail_commit, fail_put, fail_append; /* OK: works */
+    int64_t end, pending_end; /* one partition is enough */
 } mem;
 
 static void memory_add(struct memory_row *list, size_t *count, struct slice key, struct slice value,
@@ -55,8 +56,18 @@ static enum err memory_del(void *arg, struct slice key)
     return mem.fail_put;
 }
 
+static enum err memory_append(void *arg, uint32_t uid, uint8_t *batch, size_t len,
+                              int64_t *base_offset)
+{
+    if (mem.fail_append == OK) {
+        *base_offset = mem.pending_end++;
+    }
+    return mem.fail_append;
+}
+
 static void memory_rollback(void *arg)
 {
+    mem.pending_end = mem.end;
     while (mem.pending_count > 0) {
         free(mem.pending[--mem.pending_count].value);
     }
@@ -90,6 +101,7 @@ static enum err memory_commit(void *arg, struct errmsg *m)
                        slice_make(p->value, p->value_len), false);
         }
     }
+    mem.end = mem.pending_end;
     memory_rollback(NULL);
     return OK;
 }
@@ -113,14 +125,21 @@ static inline void memory_clear(void)
     while (mem.count > 0) {
         free(mem.rows[--mem.count].value);
     }
-    mem.fail_commit = mem.fail_put = OK;
+    mem.fail_commit = mem.fail_put = mem.fail_append = OK;
+    mem.end = mem.pending_end = 0;
     mem.commits = 0;
 }
 
 static inline struct journal *memory_journal(void)
 {
-    const struct journal_rows rows = {memory_put,      memory_del,  memory_commit,
-                                      memory_rollback, memory_scan, NULL};
+    const struct journal_rows rows = {
+        .put = memory_put,
+        .del = memory_del,
+        .commit = memory_commit,
+        .append = memory_append,
+        .rollback = memory_rollback,
+        .scan = memory_scan,
+    };
     struct journal *j = NULL;
     ASSERT(journal_open_rows(&j, &rows, NULL) == OK);
     return j;

@@ -179,6 +179,31 @@ static void test_owner_writes_last_and_hears_first(void **state)
     journal_remove_owner(j, &o.owner);
 }
 
+static void test_batches_are_of_the_turns_commit_and_one_that_fails_is_not(void **state)
+{
+    uint8_t batch[100] = {0};
+    int64_t base = -1;
+    struct listener a = {.wait.done = heard};
+    assert_int_equal(journal_append(j, 1, batch, sizeof batch, &base), OK);
+    assert_int_equal(base, 0);
+    assert_int_equal(journal_append(j, 1, batch, sizeof batch, &base), OK);
+    assert_int_equal(base, 1);
+    assert_int_equal(journal_bytes(j), 2 * sizeof batch);
+    mem.fail_append = ERR_NOT_FOUND;
+    assert_int_equal(journal_append(j, 1, batch, sizeof batch, &base), ERR_NOT_FOUND);
+    mem.fail_append = OK;
+    journal_wait(j, &a.wait);
+    journal_flush(j);
+    assert_int_equal(a.e, OK);
+    assert_int_equal(mem.commits, 1);
+    assert_int_equal(mem.end, 2);
+    assert_int_equal(journal_bytes(j), 0);
+    mem.fail_commit = ERR_FULL;
+    assert_int_equal(journal_append(j, 1, batch, sizeof batch, &base), OK);
+    journal_flush(j);
+    assert_int_equal(mem.end, 2);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -191,6 +216,7 @@ int main(void)
         T(test_waiter_may_forget_another_that_was_to_hear_next),
         T(test_waiter_that_waits_again_belongs_to_the_next_flush),
         T(test_owner_writes_last_and_hears_first),
+        T(test_batches_are_of_the_turns_commit_and_one_that_fails_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

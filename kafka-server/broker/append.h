@@ -1,0 +1,45 @@
+/* A producer's records into a partition of the server's own store: Kafka's rules, up to the turn's
+ * commit.
+ *
+ * The bytes are stored as they came, but for base offset and leader epoch, and what a topic's
+ * configs ask for (timestamps of the server's, another codec). What append_records has taken is
+ * there once the journal's flush says OK, and was never there if it says anything else. Loop thread
+ * only. */
+#ifndef CULEX_BROKER_APPEND_H
+#define CULEX_BROKER_APPEND_H
+
+#include "kafka-server/broker/journal.h"
+#include "kafka-server/broker/kerr.h"
+#include "kafka-server/broker/topics.h"
+#include "shared/record/validate.h"
+
+/* What it takes to judge batches; one for the server. */
+struct appender {
+    struct record_validator validator;
+};
+
+void appender_init(struct appender *a);
+void appender_fini(struct appender *a);
+
+/* What the producer is told of one partition. */
+struct append_answer {
+    enum kerr error;
+    int64_t base_offset;        /* -1 with an error */
+    int64_t log_append_time_ms; /* -1: the records have their producer's */
+    int64_t log_start;          /* -1: not told */
+    struct errmsg why;          /* a sentence beside the error; empty: none */
+    /* Records that are to blame; borrowed until the next append. */
+    const struct record_error *records;
+    uint32_t record_count;
+};
+
+/* The records of one partition of a Produce request, data NULL: none. They are used where they are,
+ * and may be changed there. rules: see record_rules; now_ms is wall time. True: they are in this
+ * turn's commit, and *out is what to answer after it. False: they are not, and *out says why. */
+bool append_records(struct appender *a, struct journal *j, const struct topic *t, int32_t partition,
+                    const struct record_rules *rules, uint8_t *data, size_t len,
+                    struct append_answer *out);
+/* What to answer in place of it where the commit failed with e. */
+void append_failed(enum err e, struct append_answer *out);
+
+#endif
