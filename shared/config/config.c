@@ -26,7 +26,6 @@
 
 #define MISTAKE_BYTES_MAX 2048
 #define PATH_TEXT_BYTES   320
-#define PARTITIONS_UNSAID 0 /* num.partitions, once all sources have been read */
 #define NAME_BYTES_MAX    GUESS_NAME_BYTES_MAX /* of a setting, with CULEX_ before it */
 #define ENVIRONMENT       "environment"        /* where, for its variables */
 #define VARIABLE_PREFIX   "CULEX_"
@@ -501,7 +500,6 @@ static void walk_document(struct walk *w, json_t *doc, const char *text, size_t 
         w->nomem = true;
         return;
     }
-    base.partitions = PARTITIONS_UNSAID;
     json_t *defaults = json_object_get(doc, "defaults");
     if (defaults) {
         walk_defaults(w, &root, defaults, &base);
@@ -709,11 +707,6 @@ static void walk_together(struct walk *w)
     }
     c->store.ring_bytes = (c->store.ring_bytes + 4095) / 4096 * 4096;
     c->store.tail_bytes = (c->store.tail_bytes + 4095) / 4096 * 4096;
-    for (size_t i = 0; i < c->stream_count; i++) {
-        if (c->streams[i].partitions == PARTITIONS_UNSAID) {
-            c->streams[i].partitions = c->server.num_partitions;
-        }
-    }
 }
 
 /* Everything that is not the document. */
@@ -838,7 +831,6 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
         w->nomem = true;
         return;
     }
-    s.partitions = PARTITIONS_UNSAID;
     for (size_t i = 0; i < count; i++) {
         char path[PATH_TEXT_BYTES];
         snprintf(path, sizeof path, "plugin_opt_%.200s", names[i]);

@@ -76,7 +76,8 @@ struct config_server {
     char *advertised_listeners; /* "" : as listeners */
     char *listener_security_protocol_map; /* "NAME:PLAINTEXT,…"; "" : every listener is PLAINTEXT */
     int32_t node_id;
-    int32_t num_partitions;
+    int32_t num_partitions; /* of a free stream; a bound one has its own setting */
+    bool delete_topic_enable;
     int64_t offsets_retention_minutes;
     int64_t offsets_retention_check_interval_ms;
     int32_t offset_metadata_max_bytes;

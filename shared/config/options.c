@@ -104,8 +104,7 @@ const struct option_row option_rows[] = {
             "stream. + and # at the beginning never match topics that begin with $."},
     {STREAM(partitions), .name = "partitions", .type = OPTION_INT, .min = 1, .max = 1024,
      .default_text = "16",
-     .doc = "Partitions of the stream; unless said here, the server's num.partitions. Fixed once "
-            "the stream exists."},
+     .doc = "Partitions of the stream. Fixed once the stream exists."},
     {STREAM(key_text), .name = "key", .type = OPTION_STRING, .default_text = "topic",
      .reload = true,
      .doc = "The record's key: topic; topic[2] or topic[1..3] (levels of it); clientid; username; "
@@ -162,8 +161,11 @@ const struct option_row option_rows[] = {
     {SERVER(node_id), .name = "node.id", .type = OPTION_INT, .min = 0, .max = INT32_MAX,
      .default_text = "1", .doc = "The broker id that clients see."},
     {SERVER(num_partitions), .name = "num.partitions", .type = OPTION_INT, .min = 1, .max = 1024,
-     .default_text = "16", .reload = true,
-     .doc = "Partitions of a stream for which neither it nor \"defaults\" says how many."},
+     .default_text = "1", .reload = true,
+     .doc = "Partitions of a topic that a Kafka client makes without saying how many. A stream of "
+            "MQTT publishes has its own setting (partitions)."},
+    {SERVER(delete_topic_enable), .name = "delete.topic.enable", .type = OPTION_BOOL,
+     .default_text = "true", .reload = true, .doc = "May Kafka clients delete topics?"},
     {SERVER(offsets_retention_minutes), .name = "offsets.retention.minutes", .type = OPTION_LONG,
      .min = 1, .max = INT32_MAX, .default_text = "10080", .reload = true,
      .doc = "Committed offsets of an empty group are kept this long."},

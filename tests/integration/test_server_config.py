@@ -164,13 +164,14 @@ def test_sighup_leaves_a_log_file_that_is_configured_no_more(culex_factory):
 
 # --- settings that do something ---------------------------------------------------------------------------------
 
-def test_num_partitions_is_what_a_stream_gets_that_says_nothing(culex_factory):
+def test_num_partitions_is_what_a_topic_of_a_client_gets_that_says_nothing(culex_factory):
     c = culex_factory(streams=[{"name": "demo", "filters": ["demo/#"]}, {"name": "own", "filters": ["o"], "partitions": 2}],
                       server={"num.partitions": 5})
-    from confluent_kafka.admin import AdminClient, ConfigResource
+    from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
     admin = AdminClient({"bootstrap.servers": c.bootstrap})
+    admin.create_topics([NewTopic("free", -1)])["free"].result(10)
     topics = admin.list_topics(timeout=10).topics
-    assert (len(topics["demo"].partitions), len(topics["own"].partitions)) == (5, 2)
+    assert [len(topics[name].partitions) for name in ("demo", "own", "free")] == [16, 2, 5]
     resource = ConfigResource(ConfigResource.Type.BROKER, "1")
     (told,) = admin.describe_configs([resource]).values()
     assert told.result(10)["num.partitions"].value == "5"

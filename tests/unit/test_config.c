@@ -524,30 +524,24 @@ static void test_the_command_line_comes_last_and_is_named(void **state)
     config_fini(&c);
 }
 
+/* What Kafka clients get who make topics is another setting: num.partitions. */
 static void test_partitions_come_from_the_nearest_that_says(void **state)
 {
     static const char streams[] = "\"streams\": [{" DEMO "}, {\"name\": \"own\", \"filters\": "
-                                  "[\"o\"], \"partitions\": 3}]";
+                                  "[\"o\"], \"partitions\": 3}], "
+                                  "\"server\": {\"num.partitions\": 5}";
     char text[512];
     struct config c;
-    snprintf(text, sizeof text, "{%s, \"server\": {\"num.partitions\": 5}}", streams);
+    snprintf(text, sizeof text, "{%s}", streams);
     assert_loads(&c, text);
-    assert_int_equal(c.streams[0].partitions, 5);
+    assert_int_equal(c.streams[0].partitions, 16);
     assert_int_equal(c.streams[1].partitions, 3);
+    assert_int_equal(c.server.num_partitions, 5);
     config_fini(&c);
-    snprintf(text, sizeof text, "{\"defaults\": {\"partitions\": 7}, %s, \"server\": "
-             "{\"num.partitions\": 5}}", streams);
+    snprintf(text, sizeof text, "{\"defaults\": {\"partitions\": 7}, %s}", streams);
     assert_loads(&c, text);
     assert_int_equal(c.streams[0].partitions, 7);
     config_fini(&c);
-    setenv("CULEX_NUM_PARTITIONS", "6", 1);
-    static const char *const names[] = {"stream", "filter"};
-    static const char *const values[] = {"demo", "a/#"};
-    assert_int_equal(config_init(&c), OK);
-    assert_int_equal(config_from_options(&c, "mosquitto.conf", names, values, 2), OK);
-    assert_int_equal(c.streams[0].partitions, 6);
-    config_fini(&c);
-    unsetenv("CULEX_NUM_PARTITIONS");
 }
 
 static void test_options_of_the_broker_make_a_stream(void **state)

@@ -148,7 +148,6 @@ static void test_a_configuration_comes_back_equal(void **state)
     load(&c, everything);
     assert_not_defaults(&c);
     assert_int_equal(c.streams[1].key, KEY_PAYLOAD);
-    assert_int_equal(c.streams[2].partitions, 5); /* of `server`, and settled before */
     assert_int_equal(c.stream_count, KEY_NONE + 2);
     assert_comes_back(&c);
     assert_int_equal(config_give_data(&c, "--data", "/given"), OK);
