@@ -41,11 +41,18 @@ static struct api rows[] = {
     {KAFKA_API_DESCRIBE_GROUPS, 0, 6, api_describe_groups, NULL, false},
     {KAFKA_API_LIST_GROUPS, 0, 5, api_list_groups, NULL, false},
     {KAFKA_API_API_VERSIONS, 0, 4, api_versions, NULL, false},
+    {KAFKA_API_CREATE_TOPICS, 2, 7, api_create_topics, NULL, false},
+    {KAFKA_API_DELETE_TOPICS, 1, 6, api_delete_topics, NULL, false},
+    {KAFKA_API_DELETE_RECORDS, 0, 2, api_delete_records, NULL, false},
     {KAFKA_API_OFFSET_FOR_LEADER_EPOCH, 2, 4, api_offset_for_leader_epoch, NULL, false},
     {KAFKA_API_DESCRIBE_CONFIGS, 1, 4, api_describe_configs, NULL, false},
+    {KAFKA_API_ALTER_CONFIGS, 0, 2, api_alter_configs, NULL, false},
+    {KAFKA_API_CREATE_PARTITIONS, 0, 3, api_create_partitions, NULL, false},
     {KAFKA_API_DELETE_GROUPS, 0, 2, api_delete_groups, NULL, false},
+    {KAFKA_API_INCREMENTAL_ALTER_CONFIGS, 0, 1, api_incremental_alter_configs, NULL, false},
     {KAFKA_API_OFFSET_DELETE, 0, 0, api_offset_delete, NULL, false},
     {KAFKA_API_DESCRIBE_CLUSTER, 0, 2, api_describe_cluster, NULL, false},
+    {KAFKA_API_LIST_CONFIG_RESOURCES, 0, 1, api_list_config_resources, NULL, false},
     {KAFKA_API_DESCRIBE_TOPIC_PARTITIONS, 0, 0, api_describe_topic_partitions, NULL, false},
 };
 

@@ -71,6 +71,10 @@ api_handler api_fetch, api_list_offsets, api_offset_for_leader_epoch; /* api_fet
 api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat, api_leave_group,
     api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,
     api_offset_delete; /* api_group.c, api_offset.c */
+api_handler api_create_topics, api_delete_topics, api_create_partitions,
+    api_delete_records;                                           /* api_topics.c */
+api_handler api_alter_configs, api_incremental_alter_configs;     /* api_alter.c */
+api_handler api_list_config_resources;                            /* api_config.c */
 
 /* Encodes response (a struct of the API's response message; borrowed memory in it must live in
  * rq->arena or until rq->release) and queues it. Ends rq: never touch it again. */

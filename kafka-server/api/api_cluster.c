@@ -9,10 +9,12 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
+#include "shared/base/log.h"
 
 #define DESCRIBED_PARTITIONS_MAX 2000 /* of one DescribeTopicPartitions reply, as in Kafka */
 #define CREATED_TOPICS_MAX       1000 /* by one Metadata request; the client asks again */
@@ -20,12 +22,30 @@
 #define OPERATIONS_NOT_ASKED     INT32_MIN
 #define ENDPOINT_BROKERS         1
 
-/* Bits of org.apache.kafka.common.acl.AclOperation: what anyone may do here. */
+/* Bits of org.apache.kafka.common.acl.AclOperation: what anyone may do here. Nobody but MQTT
+ * writes to a captured topic, or changes it. */
 #define OPERATION_READ             (1 << 3)
+#define OPERATION_WRITE            (1 << 4)
+#define OPERATION_CREATE           (1 << 5)
+#define OPERATION_DELETE           (1 << 6)
+#define OPERATION_ALTER            (1 << 7)
 #define OPERATION_DESCRIBE         (1 << 8)
+#define OPERATION_CLUSTER_ACTION   (1 << 9)
 #define OPERATION_DESCRIBE_CONFIGS (1 << 10)
-#define CLUSTER_OPERATIONS         (OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
-#define TOPIC_OPERATIONS           (OPERATION_READ | CLUSTER_OPERATIONS)
+#define OPERATION_ALTER_CONFIGS    (1 << 11)
+#define OPERATION_IDEMPOTENT_WRITE (1 << 12)
+#define CLUSTER_OPERATIONS                                                                         \
+    (OPERATION_CREATE | OPERATION_ALTER | OPERATION_DESCRIBE | OPERATION_CLUSTER_ACTION |          \
+     OPERATION_DESCRIBE_CONFIGS | OPERATION_ALTER_CONFIGS | OPERATION_IDEMPOTENT_WRITE)
+#define CAPTURED_OPERATIONS (OPERATION_READ | OPERATION_DESCRIBE | OPERATION_DESCRIBE_CONFIGS)
+#define FREE_OPERATIONS                                                                            \
+    (CAPTURED_OPERATIONS | OPERATION_WRITE | OPERATION_CREATE | OPERATION_DELETE |                 \
+     OPERATION_ALTER | OPERATION_ALTER_CONFIGS)
+
+static int32_t topic_operations(const struct topic *t)
+{
+    return t->captured ? CAPTURED_OPERATIONS : FREE_OPERATIONS;
+}
 
 /* --- ApiVersions ----------------------------------------------------------------------------- */
 
@@ -116,7 +136,7 @@ static bool fill_topic(struct request *rq, struct metadata_response_topics *out,
         p->replica_nodes = p->isr_nodes = replicas;
         p->replica_nodes_count = p->isr_nodes_count = 1;
     }
-    out->topic_authorized_operations = operations ? TOPIC_OPERATIONS : OPERATIONS_NOT_ASKED;
+    out->topic_authorized_operations = operations ? topic_operations(t) : OPERATIONS_NOT_ASKED;
     return true;
 }
 
@@ -134,21 +154,18 @@ static void create_missing(struct request *rq)
 {
     const struct metadata_request *q = rq->body;
     const struct topics *topics = rq->server->topics;
+    const struct topic_admin a = {rq->server->own, rq->server->topics, &rq->server->config};
     int created = 0;
     for (int32_t i = 0; i < q->topics_count && created < CREATED_TOPICS_MAX; i++) {
         struct slice name = kstr_slice(q->topics[i].name);
         if (name.len == 0 || topics_find(topics, name) != NULL || !topic_name_ok(name)) {
             continue;
         }
-        struct store_topic t = {.partition_count = 1,
-                                .retention_ms = 604800000,
-                                .retention_bytes = -1,
-                                .cleanup = STORE_CLEANUP_DELETE,
-                                .attributes = (char[]){"{}"}};
-        memcpy(t.name, name.data, name.len);
-        struct errmsg m;
-        if (store_topic_create(rq->server->own, &t, &m) == OK) {
-            topics_refresh(rq->server->topics);
+        struct errmsg m = {""};
+        enum kerr k = topic_create_usual(&a, name, &m);
+        if (k != KERR_NONE) {
+            log_debug("topic not made topic=%.*s error=%d: %s", (int)name.len,
+                      (const char *)name.data, k, m.text);
         }
         created++;
     }
@@ -354,7 +371,7 @@ static bool page_topic(struct paging *g, struct kstr name, const struct topic *t
     int32_t rest = first < t->row->partition_count ? t->row->partition_count - first : 0;
     int32_t count = rest < g->left ? rest : g->left;
     out->topic_id = t->row->id;
-    out->topic_authorized_operations = TOPIC_OPERATIONS;
+    out->topic_authorized_operations = topic_operations(t);
     g->left -= count;
     if (!fill_partitions(g, out, t, first, count)) {
         return false;

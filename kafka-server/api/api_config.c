@@ -1,12 +1,13 @@
-/* DescribeConfigs: what tools want to know about a topic and about this broker.
+/* DescribeConfigs and ListConfigResources: what tools want to know about a topic and about this
+ * broker.
  *
  * Connect, Streams and Schema Registry refuse to start when a topic's cleanup policy is missing,
- * and UIs read the broker's version and whether topics can be deleted out of its settings. So all
- * of Kafka's topic settings are reported, with the value that holds here: those that a stream has
- * of its own come from the catalog, the others are fixed. A topic that the plugin captures has
- * its owner's attributes as well, as `mqtt.…`. Broker settings are the rows of the option table
- * under their own names, plus some that tools look for by Kafka's name. Nothing can be altered by
- * this protocol yet, so everything is read-only. */
+ * and UIs read the broker's version and whether topics can be deleted out of its settings. A
+ * topic's configs are the rows of broker/topic_config.c. A topic that the plugin captures has its
+ * retention and cleanup from culex.json, and its owner's attributes as well, as `mqtt.…`: those
+ * are read-only here. Broker settings are the rows of the option table under their own names, the
+ * defaults of topics' configs under Kafka's, and some that tools look for; all are read-only,
+ * because culex.json says them. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,107 +15,54 @@
 #include <jansson.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_config.h"
+#include "kafka-server/api/api_names.h"
+#include "kafka-server/broker/topic_admin.h"
+#include "kafka-server/broker/topic_config.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
+#include "shared/base/log.h"
 
-/* Kafka's numbers (ConfigDef types, ConfigSource, ConfigResource). */
-enum {
-    TYPE_BOOL = 1,
-    TYPE_STRING = 2,
-    TYPE_INT = 3,
-    TYPE_LONG = 5,
-    TYPE_DOUBLE = 6,
-    TYPE_LIST = 7,
-};
-enum { SOURCE_TOPIC = 1, SOURCE_STATIC_BROKER = 4, SOURCE_DEFAULT = 5 };
-enum { RESOURCE_TOPIC = 2, RESOURCE_BROKER = 4 };
+#define VALUE_BYTES_MAX (64u << 10) /* of one value */
+#define ATTRIBUTES_MAX  64          /* of one topic */
+#define SYNONYMS_MAX    3           /* of one config */
 
-#define VALUE_BYTES_MAX     (64u << 10) /* of one value */
-#define ATTRIBUTES_MAX      64          /* of one topic */
-#define SEGMENT_BYTES_UNSET (16 << 20)  /* what the store takes without a limit */
-
-/* Where a topic's value comes from, when it is not the fixed one. */
-enum topic_value {
-    VALUE_FIXED,
-    VALUE_CLEANUP,
-    VALUE_RETENTION_MS,
-    VALUE_RETENTION_BYTES,
-    VALUE_SEGMENT_BYTES,
-    VALUE_SEGMENT_MS,
-};
-
-struct topic_row {
-    const char *name;
-    int8_t type;
-    enum topic_value from;
-    const char *value; /* the default, and the value where it is fixed */
-    const char *doc;
-};
-
-static const struct topic_row topic_rows[] = {
-    {"cleanup.policy", TYPE_LIST, VALUE_CLEANUP, "delete", "What happens to old records."},
-    {"compression.type", TYPE_STRING, VALUE_FIXED, "producer",
-     "Batches stay as they were written."},
-    {"delete.retention.ms", TYPE_LONG, VALUE_FIXED, "86400000", "How long tombstones are kept."},
-    {"file.delete.delay.ms", TYPE_LONG, VALUE_FIXED, "60000", "Not used."},
-    {"flush.messages", TYPE_LONG, VALUE_FIXED, "9223372036854775807",
-     "See store.flush.interval.ms."},
-    {"flush.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "See store.flush.interval.ms."},
-    {"follower.replication.throttled.replicas", TYPE_LIST, VALUE_FIXED, "",
-     "Not used: one broker."},
-    {"index.interval.bytes", TYPE_INT, VALUE_FIXED, "4096", "Not used."},
-    {"leader.replication.throttled.replicas", TYPE_LIST, VALUE_FIXED, "", "Not used: one broker."},
-    {"local.retention.bytes", TYPE_LONG, VALUE_FIXED, "-2", "As retention.bytes: all is local."},
-    {"local.retention.ms", TYPE_LONG, VALUE_FIXED, "-2", "As retention.ms: all is local."},
-    {"max.compaction.lag.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "Latest compaction."},
-    {"max.message.bytes", TYPE_INT, VALUE_FIXED, "1048588", "Largest batch of a client."},
-    {"message.timestamp.after.max.ms", TYPE_LONG, VALUE_FIXED, "3600000", "Not used."},
-    {"message.timestamp.before.max.ms", TYPE_LONG, VALUE_FIXED, "9223372036854775807", "Not used."},
-    {"message.timestamp.type", TYPE_STRING, VALUE_FIXED, "CreateTime",
-     "Whose clock stamps records."},
-    {"min.cleanable.dirty.ratio", TYPE_DOUBLE, VALUE_FIXED, "0.5", "Not used."},
-    {"min.compaction.lag.ms", TYPE_LONG, VALUE_FIXED, "0", "Earliest compaction."},
-    {"min.insync.replicas", TYPE_INT, VALUE_FIXED, "1", "One broker."},
-    {"preallocate", TYPE_BOOL, VALUE_FIXED, "false", "Not used."},
-    {"remote.storage.enable", TYPE_BOOL, VALUE_FIXED, "false", "All is local."},
-    {"retention.bytes", TYPE_LONG, VALUE_RETENTION_BYTES, "-1",
-     "Most bytes of a partition; -1: no limit."},
-    {"retention.ms", TYPE_LONG, VALUE_RETENTION_MS, "604800000",
-     "How long records are kept; -1: for ever."},
-    {"segment.bytes", TYPE_INT, VALUE_SEGMENT_BYTES, "1073741824",
-     "Bytes of a segment, all topics together."},
-    {"segment.index.bytes", TYPE_INT, VALUE_FIXED, "10485760", "Not used."},
-    {"segment.jitter.ms", TYPE_LONG, VALUE_FIXED, "0", "Not used."},
-    {"segment.ms", TYPE_LONG, VALUE_SEGMENT_MS, "604800000", "Life of a segment."},
-    {"unclean.leader.election.enable", TYPE_BOOL, VALUE_FIXED, "false", "One broker."},
-};
-
-/* What tools look for at a broker and the option table does not have under that name. */
+/* What tools look for at a broker, and neither the option table nor the defaults of topics have
+ * under that name. */
 struct broker_row {
     const char *name;
-    int8_t type;
+    enum config_type type;
     const char *value; /* NULL: see broker_value */
 };
 
 static const struct broker_row broker_rows[] = {
-    {"broker.id", TYPE_INT, NULL},
-    {"log.dirs", TYPE_LIST, NULL},
-    {"inter.broker.protocol.version", TYPE_STRING, "4.1"},
-    {"process.roles", TYPE_LIST, "broker,controller"},
-    {"authorizer.class.name", TYPE_STRING, ""},
-    {"auto.create.topics.enable", TYPE_BOOL, "false"},
-    {"compression.type", TYPE_STRING, "producer"},
-    {"default.replication.factor", TYPE_INT, "1"},
-    {"delete.topic.enable", TYPE_BOOL, "false"},
-    {"log.cleanup.policy", TYPE_LIST, "delete"},
-    {"log.message.timestamp.type", TYPE_STRING, "CreateTime"},
-    {"log.retention.bytes", TYPE_LONG, "-1"},
-    {"log.retention.ms", TYPE_LONG, "604800000"},
-    {"message.max.bytes", TYPE_INT, "1048588"},
-    {"min.insync.replicas", TYPE_INT, "1"},
-    {"offsets.topic.replication.factor", TYPE_INT, "1"},
-    {"unclean.leader.election.enable", TYPE_BOOL, "false"},
+    {"broker.id", CONFIG_INT, NULL},
+    {"log.dirs", CONFIG_LIST, NULL},
+    {"inter.broker.protocol.version", CONFIG_STRING, "4.1"},
+    {"process.roles", CONFIG_LIST, "broker,controller"},
+    {"authorizer.class.name", CONFIG_STRING, ""},
+    {"default.replication.factor", CONFIG_INT, "1"},
+    {"log.retention.hours", CONFIG_INT, "168"},
+    {"offsets.topic.replication.factor", CONFIG_INT, "1"},
+};
+
+/* Of a group, and of a subscription to clients' metrics, which nobody collects here: Kafka's
+ * defaults. */
+struct fixed_row {
+    const char *name;
+    enum config_type type;
+    const char *value;
+};
+
+static const struct fixed_row group_rows[] = {
+    {"consumer.heartbeat.interval.ms", CONFIG_INT, "5000"},
+    {"consumer.session.timeout.ms", CONFIG_INT, "45000"},
+};
+static const struct fixed_row metrics_rows[] = {
+    {"interval.ms", CONFIG_INT, "300000"},
+    {"match", CONFIG_LIST, ""},
+    {"metrics", CONFIG_LIST, ""},
 };
 
 #define ROWS(table) (sizeof(table) / sizeof *(table))
@@ -128,6 +76,12 @@ struct listing {
     bool no_memory;
 };
 
+/* One value under one name, from somewhere. */
+struct told {
+    const char *name, *value;
+    enum config_source source;
+};
+
 static bool is_wanted(const struct listing *l, const char *name)
 {
     bool all = l->asked->configuration_keys_count <= 0;
@@ -139,44 +93,34 @@ static bool is_wanted(const struct listing *l, const char *name)
 
 static struct kstr keep_text(struct listing *l, const char *text)
 {
-    char *copy = arena_strndup(&l->rq->arena, text, strlen(text));
-    l->no_memory |= copy == NULL;
-    return kstr_make(copy);
+    struct kstr copy = names_keep(l->rq, text);
+    l->no_memory |= copy.data == NULL;
+    return copy;
 }
 
-/* One setting more; there is room in l->out->configs. usual: the default, for the synonyms (NULL:
- * none). */
-static void add_config(struct listing *l, const char *name, int8_t type, int8_t source,
-                       const char *value, const char *usual, const char *doc)
+/* One setting more; there is room in l->out->configs. told: the value that holds, then what it
+ * hides. */
+static void add_config(struct listing *l, const char *name, enum config_type type, bool read_only,
+                       const struct told *told, int32_t told_count, const char *doc)
 {
-    if (!is_wanted(l, name)) {
-        return;
-    }
     struct describe_configs_response_results_configs *c = &l->out->configs[l->out->configs_count++];
     c->name = keep_text(l, name);
-    c->value = keep_text(l, value);
-    c->read_only = true;
-    c->config_source = source;
-    c->config_type = type;
+    c->value = keep_text(l, told[0].value);
+    c->read_only = read_only;
+    c->config_source = (int8_t)told[0].source;
+    c->config_type = (int8_t)type;
     c->documentation = l->q->include_documentation ? kstr_make(doc) : kstr_make(NULL);
-    if (!l->q->include_synonyms) {
-        return;
-    }
     c->synonyms = codec_new_array(&describe_configs_response_results_configs_synonyms_message,
-                                  &l->rq->arena, 2);
-    if (c->synonyms == NULL) {
-        l->no_memory = true;
-        return;
-    }
-    struct describe_configs_response_results_configs_synonyms *s = c->synonyms;
-    s[0].name = s[1].name = c->name;
-    s[0].value = c->value;
-    s[0].source = source;
-    s[1].source = SOURCE_DEFAULT;
-    c->synonyms_count = 1;
-    if (source != SOURCE_DEFAULT && usual != NULL) {
-        s[1].value = keep_text(l, usual);
-        c->synonyms_count = 2;
+                                  &l->rq->arena, SYNONYMS_MAX);
+    l->no_memory |= c->synonyms == NULL;
+    for (int32_t i = 0; l->q->include_synonyms && c->synonyms != NULL && i < told_count; i++) {
+        if (told[i].name != NULL) {
+            struct describe_configs_response_results_configs_synonyms *s =
+                &c->synonyms[c->synonyms_count++];
+            s->name = keep_text(l, told[i].name);
+            s->value = keep_text(l, told[i].value);
+            s->source = (int8_t)told[i].source;
+        }
     }
 }
 
@@ -191,56 +135,47 @@ static bool make_room(struct listing *l, size_t count)
 static void refuse(struct listing *l, enum kerr error, const char *message)
 {
     l->out->error_code = (int16_t)error;
-    l->out->error_message = kstr_make(message);
+    l->out->error_message = message != NULL ? keep_text(l, message) : kstr_make(NULL);
 }
 
 /* --- topics ---------------------------------------------------------------------------------- */
 
-static void topic_value(const struct listing *l, const struct topic *t, const struct topic_row *row,
-                        char *text, size_t room)
+/* A captured topic's configs, as explicit ones: what culex.json says of it. NULL: no memory. */
+static json_t *captured_configs(const struct store_topic *row)
 {
-    const struct config_store *store = &l->rq->server->config.store;
-    switch (row->from) {
-    case VALUE_CLEANUP: {
-        bool compact = t->row->cleanup & STORE_CLEANUP_COMPACT;
-        bool delete = t->row->cleanup & STORE_CLEANUP_DELETE;
-        snprintf(text, room, "%s", !compact ? "delete" : delete ? "compact,delete" : "compact");
-        break;
-    }
-    case VALUE_RETENTION_MS:
-        snprintf(text, room, "%" PRId64, t->row->retention_ms);
-        break;
-    case VALUE_RETENTION_BYTES:
-        snprintf(text, room, "%" PRId64, t->row->retention_bytes);
-        break;
-    case VALUE_SEGMENT_BYTES:
-        snprintf(text, room, "%" PRId64,
-                 store->segment_bytes > 0 ? store->segment_bytes : (int64_t)SEGMENT_BYTES_UNSET);
-        break;
-    case VALUE_SEGMENT_MS:
-        snprintf(text, room, "%" PRId64, store->segment_ms);
-        break;
-    case VALUE_FIXED:
-        snprintf(text, room, "%s", row->value);
-        break;
-    }
+    bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
+    bool delete = row->cleanup & STORE_CLEANUP_DELETE;
+    const char *policy = !compact ? "delete" : delete ? "compact,delete" : "compact";
+    json_t *configs = json_object();
+    char ms[32], bytes[32];
+    snprintf(ms, sizeof ms, "%" PRId64, row->retention_ms);
+    snprintf(bytes, sizeof bytes, "%" PRId64, row->retention_bytes);
+    json_object_set_new(configs, "cleanup.policy", json_string(policy));
+    json_object_set_new(configs, "retention.ms", json_string(ms));
+    json_object_set_new(configs, "retention.bytes", json_string(bytes));
+    return configs;
 }
 
-/* Whose value it is: segments are the store's, of all topics together. */
-static int8_t topic_source(enum topic_value from)
+static void add_topic_config(struct listing *l, const struct topic_config *row,
+                             const json_t *configs, bool read_only)
 {
-    switch (from) {
-    case VALUE_CLEANUP:
-    case VALUE_RETENTION_MS:
-    case VALUE_RETENTION_BYTES:
-        return SOURCE_TOPIC;
-    case VALUE_SEGMENT_BYTES:
-    case VALUE_SEGMENT_MS:
-        return SOURCE_STATIC_BROKER;
-    case VALUE_FIXED:
-        break;
+    const struct config *c = &l->rq->server->config;
+    const char *own = json_string_value(json_object_get(configs, row->name));
+    struct told told[SYNONYMS_MAX];
+    int32_t n = 0;
+    struct buf text;
+    bool usual = true;
+    buf_init(&text, VALUE_BYTES_MAX);
+    if (own != NULL) {
+        told[n++] = (struct told){row->name, own, CONFIG_SOURCE_TOPIC};
     }
-    return SOURCE_DEFAULT;
+    if (row->synonym != NULL && topic_config_of_server(row->synonym, c, &text, &usual) && !usual) {
+        told[n++] = (struct told){row->synonym, buf_text(&text), CONFIG_SOURCE_STATIC_BROKER};
+    }
+    told[n++] = (struct told){row->synonym_unset ? NULL : row->synonym, row->usual,
+                              CONFIG_SOURCE_DEFAULT};
+    add_config(l, row->name, row->type, read_only, told, n, row->doc);
+    buf_fini(&text);
 }
 
 static bool starts_with(const char *text, const char *prefix)
@@ -282,8 +217,11 @@ static void add_attributes(struct listing *l, json_t *attributes)
         snprintf(name, sizeof name, "%s%s", starts_with(key, "mqtt.") ? "" : "mqtt.", key);
         buf_reset(&text);
         json_text(value, &text);
-        add_config(l, name, json_is_array(value) ? TYPE_LIST : TYPE_STRING, SOURCE_TOPIC,
-                   buf_text(&text), NULL, "Of the stream, as culex.json has it.");
+        const struct told told = {name, buf_text(&text), CONFIG_SOURCE_TOPIC};
+        if (is_wanted(l, name)) {
+            add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, true, &told, 1,
+                       "Of the stream, as culex.json has it.");
+        }
     }
     buf_fini(&text);
 }
@@ -293,33 +231,38 @@ static void describe_topic(struct listing *l)
     struct slice name = kstr_slice(l->asked->resource_name);
     const struct topic *t = topics_find(l->rq->server->topics, name);
     if (t == NULL) {
-        bool ok = topic_name_ok(name);
-        refuse(l, ok ? KERR_UNKNOWN_TOPIC_OR_PARTITION : KERR_INVALID_TOPIC_EXCEPTION,
-               ok ? "There is no such topic." : "This is no name for a topic.");
+        struct errmsg m = {""};
+        enum kerr k = topic_check_name(name, &m);
+        refuse(l, k == KERR_NONE ? KERR_UNKNOWN_TOPIC_OR_PARTITION : k,
+               k == KERR_NONE ? NULL : m.text);
         return;
     }
-    json_error_t ignored; /* attributes are the plugin's own text: not JSON means none to show */
-    json_t *attributes = json_loads(t->row->attributes, 0, &ignored);
-    if (make_room(l, ROWS(topic_rows) + ATTRIBUTES_MAX)) {
-        for (size_t i = 0; i < ROWS(topic_rows); i++) {
-            const struct topic_row *row = &topic_rows[i];
-            char text[64];
-            topic_value(l, t, row, text, sizeof text);
-            add_config(l, row->name, row->type, topic_source(row->from), text, row->value,
-                       row->doc);
+    json_t *attributes = json_loads(t->row->attributes, 0, NULL);
+    json_t *configs =
+        t->captured ? captured_configs(t->row) : topic_config_load(t->row->attributes);
+    l->no_memory |= configs == NULL;
+    if (make_room(l, topic_config_count + ATTRIBUTES_MAX)) {
+        for (size_t i = 0; i < topic_config_count; i++) {
+            if (is_wanted(l, topic_configs[i].name)) {
+                add_topic_config(l, &topic_configs[i], configs, t->captured);
+            }
         }
-        add_attributes(l, attributes);
+        if (t->captured) {
+            add_attributes(l, attributes);
+        }
     }
+    json_decref(configs);
     json_decref(attributes);
 }
 
 /* --- the broker ------------------------------------------------------------------------------ */
 
-static int8_t type_of(enum option_type type)
+static enum config_type type_of(enum option_type type)
 {
-    static const int8_t types[] = {
-        [OPTION_BOOL] = TYPE_BOOL,     [OPTION_INT] = TYPE_INT,   [OPTION_LONG] = TYPE_LONG,
-        [OPTION_STRING] = TYPE_STRING, [OPTION_LIST] = TYPE_LIST, [OPTION_CHOICE] = TYPE_STRING,
+    static const enum config_type types[] = {
+        [OPTION_BOOL] = CONFIG_BOOLEAN,  [OPTION_INT] = CONFIG_INT,
+        [OPTION_LONG] = CONFIG_LONG,     [OPTION_STRING] = CONFIG_STRING,
+        [OPTION_LIST] = CONFIG_LIST,     [OPTION_CHOICE] = CONFIG_STRING,
     };
     return types[type];
 }
@@ -330,7 +273,7 @@ static void broker_value(const struct listing *l, const struct broker_row *row, 
     const struct config *c = &l->rq->server->config;
     if (row->value != NULL) {
         snprintf(text, room, "%s", row->value);
-    } else if (row->type == TYPE_INT) {
+    } else if (row->type == CONFIG_INT) {
         snprintf(text, room, "%d", c->server.node_id);
     } else {
         snprintf(text, room, "%s", c->data);
@@ -342,7 +285,7 @@ static void add_option(struct listing *l, size_t i, struct buf *text)
     const struct config *c = &l->rq->server->config;
     struct option_view v;
     option_view(i, &v);
-    if (strcmp(v.section, "server") != 0) {
+    if (strcmp(v.section, "server") != 0 || !is_wanted(l, v.name)) {
         return;
     }
     buf_reset(text);
@@ -352,22 +295,55 @@ static void add_option(struct listing *l, size_t i, struct buf *text)
         value = c->server.listeners;
     }
     bool usual = strcmp(value, v.default_text) == 0;
-    add_config(l, v.name, type_of(v.type), usual ? SOURCE_DEFAULT : SOURCE_STATIC_BROKER, value,
-               v.default_text, v.doc);
+    const struct told told[] = {
+        {v.name, value, usual ? CONFIG_SOURCE_DEFAULT : CONFIG_SOURCE_STATIC_BROKER},
+        {v.name, v.default_text, CONFIG_SOURCE_DEFAULT},
+    };
+    add_config(l, v.name, type_of(v.type), true, told, usual ? 1 : 2, v.doc);
+}
+
+/* A setting that the option table does not have. */
+static void add_fixed(struct listing *l, const char *name, enum config_type type,
+                      enum config_source source, const char *value, const char *doc)
+{
+    struct buf text;
+    bool usual;
+    buf_init(&text, VALUE_BYTES_MAX);
+    if (is_wanted(l, name) &&
+        !topic_config_of_server(name, &l->rq->server->config, &text, &usual)) {
+        const struct told told = {name, value, source};
+        add_config(l, name, type, true, &told, 1, doc);
+    }
+    buf_fini(&text);
+}
+
+/* Is it this broker's id? Else the answer says why not. */
+static bool is_this_broker(struct listing *l, const char *or_empty)
+{
+    char why[160];
+    struct slice name = kstr_slice(l->asked->resource_name);
+    int node = l->rq->server->config.server.node_id;
+    if (api_config_is_node(name, node)) {
+        return true;
+    }
+    if (api_config_is_number(name)) {
+        snprintf(why, sizeof why, "Unexpected broker id, expected %d%s, but received %.*s", node,
+                 or_empty, (int)name.len, (const char *)name.data);
+    } else {
+        snprintf(why, sizeof why, "Broker id must be an integer, but it is: %.*s",
+                 (int)(name.len < 80 ? name.len : 80), (const char *)name.data);
+    }
+    refuse(l, KERR_INVALID_REQUEST, why);
+    return false;
 }
 
 static void describe_broker(struct listing *l)
 {
-    char id[16];
-    snprintf(id, sizeof id, "%d", l->rq->server->config.server.node_id);
     if (l->asked->resource_name.len <= 0) {
         return; /* the settings that all brokers share: there are none */
     }
-    if (!slice_eq(kstr_slice(l->asked->resource_name), slice_str(id))) {
-        refuse(l, KERR_INVALID_REQUEST, "This is another broker.");
-        return;
-    }
-    if (!make_room(l, ROWS(broker_rows) + option_count())) {
+    if (!is_this_broker(l, " or empty string") ||
+        !make_room(l, ROWS(broker_rows) + topic_config_count + option_count())) {
         return;
     }
     struct buf text;
@@ -376,14 +352,74 @@ static void describe_broker(struct listing *l)
         const struct broker_row *row = &broker_rows[i];
         char value[4096];
         broker_value(l, row, value, sizeof value);
-        add_config(l, row->name, row->type,
-                   row->value != NULL ? SOURCE_DEFAULT : SOURCE_STATIC_BROKER, value, row->value,
-                   "Read by tools; cannot be changed.");
+        add_fixed(l, row->name, row->type,
+                  row->value != NULL ? CONFIG_SOURCE_DEFAULT : CONFIG_SOURCE_STATIC_BROKER, value,
+                  "Read by tools; cannot be changed.");
+    }
+    for (size_t i = 0; i < topic_config_count; i++) {
+        const struct topic_config *row = &topic_configs[i];
+        if (row->synonym != NULL) {
+            add_fixed(l, row->synonym, row->type, CONFIG_SOURCE_DEFAULT, row->usual, row->doc);
+        }
     }
     for (size_t i = 0; i < option_count(); i++) {
         add_option(l, i, &text);
     }
     buf_fini(&text);
+}
+
+/* There is one logger, at the level of log.level or what IncrementalAlterConfigs has set. */
+static void describe_logger(struct listing *l)
+{
+    if (l->asked->resource_name.len <= 0) {
+        refuse(l, KERR_INVALID_REQUEST, "Broker id must not be empty");
+    } else if (is_this_broker(l, "") && make_room(l, 1) && is_wanted(l, LOGGER_NAME)) {
+        const struct told told = {LOGGER_NAME, api_config_level_name(log_level_now),
+                                  CONFIG_SOURCE_BROKER_LOGGER};
+        add_config(l, LOGGER_NAME, 0, false, &told, 0, NULL);
+    }
+}
+
+static void describe_fixed(struct listing *l, const struct fixed_row *rows, size_t count,
+                           const char *nameless)
+{
+    if (l->asked->resource_name.len <= 0) {
+        refuse(l, KERR_INVALID_REQUEST, nameless);
+        return;
+    }
+    if (!make_room(l, count)) {
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct told told = {rows[i].name, rows[i].value, CONFIG_SOURCE_DEFAULT};
+        if (is_wanted(l, rows[i].name)) {
+            add_config(l, rows[i].name, rows[i].type, true, &told, 1, "Kafka's default.");
+        }
+    }
+}
+
+static void describe(struct listing *l)
+{
+    switch (l->asked->resource_type) {
+    case RESOURCE_TOPIC:
+        describe_topic(l);
+        break;
+    case RESOURCE_BROKER:
+        describe_broker(l);
+        break;
+    case RESOURCE_BROKER_LOGGER:
+        describe_logger(l);
+        break;
+    case RESOURCE_CLIENT_METRICS:
+        describe_fixed(l, metrics_rows, ROWS(metrics_rows),
+                       "Client metrics subscription name must not be empty");
+        break;
+    case RESOURCE_GROUP:
+        describe_fixed(l, group_rows, ROWS(group_rows), "Group name must not be empty");
+        break;
+    default:
+        refuse(l, KERR_INVALID_REQUEST, "Unsupported resource type");
+    }
 }
 
 void api_describe_configs(struct request *rq)
@@ -399,18 +435,67 @@ void api_describe_configs(struct request *rq)
         struct listing l = {rq, q, &q->resources[i], &p.results[i], false};
         l.out->resource_type = l.asked->resource_type;
         l.out->resource_name = l.asked->resource_name;
-        if (l.asked->resource_type == RESOURCE_TOPIC) {
-            describe_topic(&l);
-        } else if (l.asked->resource_type == RESOURCE_BROKER) {
-            describe_broker(&l);
-        } else {
-            refuse(&l, KERR_INVALID_REQUEST, "Topics and brokers have settings, others do not.");
-        }
+        describe(&l);
         whole = !l.no_memory;
     }
     if (!whole) {
         request_close_too_large(rq);
         return;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- ListConfigResources ---------------------------------------------------------------------- */
+
+#define CLIENT_METRICS_ALONE 0 /* version 0 is ListClientMetricsResources, of before KIP-1142 */
+
+static bool lists(const struct list_config_resources_request *q, int8_t type)
+{
+    bool all = q->resource_types_count <= 0;
+    for (int32_t i = 0; !all && i < q->resource_types_count; i++) {
+        all = q->resource_types[i] == type;
+    }
+    return all;
+}
+
+static void add_resource(struct list_config_resources_response *p, struct kstr name, int8_t type)
+{
+    p->config_resources[p->config_resources_count].resource_name = name;
+    p->config_resources[p->config_resources_count++].resource_type = type;
+}
+
+void api_list_config_resources(struct request *rq)
+{
+    static const int8_t types[] = {RESOURCE_TOPIC, RESOURCE_BROKER, RESOURCE_BROKER_LOGGER,
+                                   RESOURCE_CLIENT_METRICS, RESOURCE_GROUP};
+    const struct list_config_resources_request *q = rq->body;
+    const struct topics *topics = rq->server->topics;
+    size_t count = topics_count(topics);
+    struct list_config_resources_response p;
+    codec_init(&list_config_resources_response_message, &p);
+    char id[16];
+    snprintf(id, sizeof id, "%d", rq->server->config.server.node_id);
+    struct kstr node = names_keep(rq, id);
+    p.config_resources = codec_new_array(&list_config_resources_response_config_resources_message,
+                                         &rq->arena, (int32_t)count + 2);
+    if (node.data == NULL || p.config_resources == NULL) {
+        request_close_too_large(rq);
+        return;
+    }
+    bool known = true;
+    for (int32_t i = 0; i < q->resource_types_count && known; i++) {
+        known = memchr(types, q->resource_types[i], sizeof types) != NULL;
+    }
+    p.error_code = known ? KERR_NONE : KERR_UNSUPPORTED_VERSION;
+    bool none = !known || rq->header.api_version == CLIENT_METRICS_ALONE;
+    if (!none && lists(q, RESOURCE_BROKER_LOGGER)) {
+        add_resource(&p, node, RESOURCE_BROKER_LOGGER);
+    }
+    if (!none && lists(q, RESOURCE_BROKER)) {
+        add_resource(&p, node, RESOURCE_BROKER);
+    }
+    for (size_t i = 0; !none && lists(q, RESOURCE_TOPIC) && i < count; i++) {
+        add_resource(&p, kstr_make(topics_at(topics, i)->row->name), RESOURCE_TOPIC);
     }
     request_reply(rq, &p);
 }

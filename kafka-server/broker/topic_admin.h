@@ -29,26 +29,34 @@ struct topic_assignment {
     int32_t replica_count;
 };
 
-/* A topic as a client wants it. {.name = …, .partition_count = -1, .replication_factor = -1} is
- * one with the server's defaults, as auto-creation makes it. */
+struct topic_setting {
+    struct slice name, value; /* value.data NULL: null */
+};
+
+/* A topic as a client wants it. */
 struct topic_order {
     struct slice name;
     int32_t partition_count;    /* -1: num.partitions */
     int16_t replication_factor; /* -1 or 1 */
     const struct topic_assignment *assignments;
     int32_t assignment_count; /* not 0: they say how many partitions there are */
-    const json_t *configs;    /* explicit ones, checked (topic_config_set); may be NULL */
+    const struct topic_setting *configs;
+    int32_t config_count;
     bool validate_only;
 };
 
 struct topic_made {
     struct uuid id;
     int32_t partition_count;
+    json_t *configs; /* the explicit ones, the caller's to drop; NULL after a failure */
 };
 
 /* On failure m has the sentence for the client ("" where Kafka has none). */
 enum kerr topic_create(const struct topic_admin *a, const struct topic_order *o,
                        struct topic_made *made, struct errmsg *m) MUST_CHECK;
+/* With the server's defaults, for auto-creation. */
+enum kerr topic_create_usual(const struct topic_admin *a, struct slice name,
+                             struct errmsg *m) MUST_CHECK;
 /* KERR_KAFKA_STORAGE_ERROR: also while batches of it wait for the turn's commit: flush first. */
 enum kerr topic_delete(const struct topic_admin *a, const struct topic *t,
                        struct errmsg *m) MUST_CHECK;
@@ -63,6 +71,8 @@ enum kerr topic_trim(const struct topic_admin *a, const struct topic *t, int32_t
  * checked here). */
 enum kerr topic_configure(const struct topic_admin *a, const struct topic *t, const json_t *configs,
                           bool validate_only, struct errmsg *m) MUST_CHECK;
+/* KERR_INVALID_TOPIC_EXCEPTION where Kafka does not allow such a name. */
+enum kerr topic_check_name(struct slice name, struct errmsg *m) MUST_CHECK;
 /* KERR_POLICY_VIOLATION with its sentence for a captured topic, else KERR_NONE. what: "deleted",
  * "changed", … */
 enum kerr topic_check_free(const struct topic *t, const char *what, struct errmsg *m) MUST_CHECK;

@@ -47,7 +47,7 @@ extern const size_t topic_config_count;
 /* NULL: no topic has such a config. */
 const struct topic_config *topic_config_find(struct slice name);
 
-#define TOPIC_CONFIG_VALUE_BYTES_MAX (16u << 10)
+#define TOPIC_CONFIG_VALUE_BYTES_MAX 32767 /* as in Kafka */
 
 /* --- the explicit ones ------------------------------------------------------------------------ */
 
@@ -60,6 +60,17 @@ char *topic_config_save(const json_t *configs);
  * ERR_INVALID: unknown, or not a legal value; m is Kafka's sentence. ERR_NOMEM. */
 enum err topic_config_set(json_t *configs, struct slice name, struct slice value,
                           struct errmsg *m) MUST_CHECK;
+/* IncrementalAlterConfigs; the numbers are Kafka's (AlterConfigOp). */
+enum topic_config_op {
+    TOPIC_CONFIG_SET = 0,
+    TOPIC_CONFIG_DELETE = 1,
+    TOPIC_CONFIG_APPEND = 2,   /* to a list, what it does not have yet */
+    TOPIC_CONFIG_SUBTRACT = 3, /* from a list */
+};
+/* ERR_INVALID as topic_config_set, ERR_NOMEM. */
+enum err topic_config_alter(json_t *configs, enum topic_config_op op, struct slice name,
+                            struct slice value, const struct config *c,
+                            struct errmsg *m) MUST_CHECK;
 /* What must hold between them. ERR_INVALID with Kafka's sentence. */
 enum err topic_config_check(const json_t *configs, const struct config *c,
                             struct errmsg *m) MUST_CHECK;

@@ -38,6 +38,14 @@ static inline bool slice_eq(struct slice a, struct slice b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
+/* The order of their bytes: as strcmp's, for texts that may lack a NUL. */
+static inline int slice_compare(struct slice a, struct slice b)
+{
+    size_t least = a.len < b.len ? a.len : b.len;
+    int order = least == 0 ? 0 : memcmp(a.data, b.data, least);
+    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
+}
+
 static inline uint16_t be16_get(const uint8_t *p)
 {
     uint16_t v;

@@ -1,0 +1,377 @@
+/* AlterConfigs and IncrementalAlterConfigs.
+ *
+ * A topic's configs are changed as broker/topic_config.h says; a resource changes whole or not at
+ * all. The level of the broker's one logger can be set until the next start or SIGHUP. Everything
+ * else that Kafka lets one change has its place in culex.json here, and is refused with a sentence
+ * that says so. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "kafka-server/api/api_config.h"
+#include "kafka-server/api/api_names.h"
+#include "kafka-server/api/api_wait.h"
+#include "kafka-server/broker/topic_admin.h"
+#include "kafka-server/broker/topic_config.h"
+#include "kafka-server/server.h"
+#include "kafka_messages.h"
+#include "shared/base/log.h"
+
+#define NAMES_BYTES_MAX 300 /* of a list in a sentence */
+
+/* One resource, out of either request. */
+struct change {
+    struct kstr name;
+    int8_t type;
+    bool incremental;
+    bool validate_only;
+    int32_t count;
+    struct change_item {
+        struct kstr name, value;
+        int8_t op;
+    } *items;
+};
+
+struct outcome {
+    enum kerr k;
+    struct errmsg m;
+};
+
+static const struct {
+    const char *name;
+    enum log_level level;
+} levels[] = {
+    {"DEBUG", LOG_DEBUG}, {"ERROR", LOG_ERROR}, {"FATAL", LOG_ERROR},
+    {"INFO", LOG_INFO},   {"TRACE", LOG_DEBUG}, {"WARN", LOG_WARN},
+};
+
+const char *api_config_level_name(int level)
+{
+    static const char *const names[] = {"ERROR", "WARN", "INFO", "DEBUG"};
+    return names[level];
+}
+
+int api_config_level(struct slice name)
+{
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (slice_eq(name, slice_str(levels[i].name))) {
+            return (int)levels[i].level;
+        }
+    }
+    return -1;
+}
+
+bool api_config_is_number(struct slice text)
+{
+    size_t digits = 0;
+    for (size_t i = 0; i < text.len; i++) {
+        digits += text.data[i] >= '0' && text.data[i] <= '9';
+    }
+    return digits > 0 && digits < 10 &&
+           (digits == text.len || (digits + 1 == text.len && text.data[0] == '-'));
+}
+
+bool api_config_is_node(struct slice text, int32_t node)
+{
+    char id[16];
+    snprintf(id, sizeof id, "%d", node);
+    return slice_eq(text, slice_str(id));
+}
+
+static void refuse(struct outcome *o, enum kerr k, const char *sentence)
+{
+    o->k = k;
+    err_set(&o->m, ERR_INVALID, "%s", sentence);
+}
+
+/* --- what holds for every resource ----------------------------------------------------------- */
+
+/* False: no memory. */
+static bool check_items(struct request *rq, const struct change *c, struct outcome *o)
+{
+    struct slice *names = arena_array(&rq->arena, (size_t)c->count, sizeof *names);
+    struct buf nulls;
+    for (int32_t i = 0; i < c->count && names != NULL; i++) {
+        names[i] = kstr_slice(c->items[i].name);
+    }
+    enum name_seen *seen = names != NULL ? names_seen(rq, names, c->count) : NULL;
+    if (seen == NULL) {
+        return false;
+    }
+    buf_init(&nulls, NAMES_BYTES_MAX);
+    for (int32_t i = 0; i < c->count && o->k == KERR_NONE; i++) {
+        if (seen[i] != NAME_ONCE) {
+            refuse(o, KERR_INVALID_REQUEST, "Error due to duplicate config keys");
+        }
+        if (c->items[i].value.len < 0 && c->items[i].op != TOPIC_CONFIG_DELETE) {
+            buf_printf(&nulls, "%s%.*s", nulls.len > 0 ? ", " : "", (int)names[i].len,
+                       (const char *)names[i].data);
+        }
+    }
+    if (o->k == KERR_NONE && (nulls.len > 0 || nulls.failed)) {
+        o->k = KERR_INVALID_REQUEST;
+        err_set(&o->m, ERR_INVALID, "Null value not supported for : %s", buf_text(&nulls));
+    }
+    buf_fini(&nulls);
+    return true;
+}
+
+/* --- topics ---------------------------------------------------------------------------------- */
+
+static enum err change_item(json_t *configs, const struct change_item *x, bool incremental,
+                            const struct config *c, struct errmsg *m)
+{
+    if (x->op < TOPIC_CONFIG_SET || x->op > TOPIC_CONFIG_SUBTRACT) {
+        return err_set(m, ERR_INVALID, "Unknown operation %d", x->op);
+    }
+    enum topic_config_op op = incremental ? (enum topic_config_op)x->op : TOPIC_CONFIG_SET;
+    return topic_config_alter(configs, op, kstr_slice(x->name), str_slice(x->value), c, m);
+}
+
+static void change_topic(struct request *rq, const struct change *c, struct outcome *o)
+{
+    const struct config *config = &rq->server->config;
+    struct topic_admin a = {rq->server->own, rq->server->topics, config};
+    struct slice name = kstr_slice(c->name);
+    const struct topic *t = topics_find(rq->server->topics, name);
+    if (name.len == 0) {
+        refuse(o, KERR_INVALID_REQUEST, "Default topic resources are not allowed.");
+        return;
+    }
+    o->k = topic_check_name(name, &o->m);
+    if (o->k == KERR_NONE && t != NULL) {
+        o->k = topic_check_free(t, "changed", &o->m);
+    }
+    if (o->k != KERR_NONE) {
+        return;
+    }
+    bool from = t != NULL && c->incremental;
+    json_t *configs = topic_config_load(from ? t->row->attributes : "");
+    enum err e = configs == NULL ? err_set(&o->m, ERR_NOMEM, "no memory for configs") : OK;
+    for (int32_t i = 0; i < c->count && e == OK; i++) {
+        e = change_item(configs, &c->items[i], c->incremental, config, &o->m);
+    }
+    if (e != OK) {
+        o->k = e == ERR_NOMEM ? KERR_UNKNOWN_SERVER_ERROR : KERR_INVALID_CONFIG;
+    } else if (t == NULL) {
+        o->k = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        err_set(&o->m, ERR_NOT_FOUND, "The topic '%.*s' does not exist.", (int)name.len,
+                (const char *)name.data);
+    } else {
+        o->k = topic_configure(&a, t, configs, c->validate_only, &o->m);
+    }
+    json_decref(configs);
+}
+
+/* --- this broker and its logger -------------------------------------------------------------- */
+
+static bool check_node(struct request *rq, const struct change *c, const char *unexpected,
+                       struct outcome *o)
+{
+    struct slice name = kstr_slice(c->name);
+    int node = rq->server->config.server.node_id;
+    if (api_config_is_node(name, node)) {
+        return true;
+    }
+    o->k = KERR_INVALID_REQUEST;
+    if (api_config_is_number(name)) {
+        err_set(&o->m, ERR_INVALID, "%s %d, but received %.*s", unexpected, node, (int)name.len,
+                (const char *)name.data);
+    } else {
+        err_set(&o->m, ERR_INVALID, "Node id must be an integer, but it is: %.*s",
+                (int)(name.len < 200 ? name.len : 200), (const char *)name.data);
+    }
+    return false;
+}
+
+static void change_broker(struct request *rq, const struct change *c, struct outcome *o)
+{
+    struct buf names;
+    if (c->name.len > 0 &&
+        !check_node(rq, c, "Unexpected broker id, expected", o)) {
+        return;
+    }
+    if (c->count == 0) {
+        return;
+    }
+    buf_init(&names, NAMES_BYTES_MAX);
+    for (int32_t i = 0; i < c->count; i++) {
+        buf_printf(&names, "%s%.*s", i > 0 ? ", " : "", (int)kstr_slice(c->items[i].name).len,
+                   c->items[i].name.data);
+    }
+    o->k = KERR_INVALID_REQUEST;
+    err_set(&o->m, ERR_INVALID,
+            "Cannot update these configs dynamically: %s. Settings of the server are in "
+            "culex.json, under \"server\"; culex-server reads it again on SIGHUP.",
+            buf_text(&names));
+    buf_fini(&names);
+}
+
+static void check_logger(const struct change_item *x, struct outcome *o)
+{
+    struct slice name = kstr_slice(x->name), value = str_slice(x->value);
+    if (x->op != TOPIC_CONFIG_SET && x->op != TOPIC_CONFIG_DELETE) {
+        o->k = KERR_INVALID_REQUEST;
+        err_set(&o->m, ERR_INVALID, "%s operation is not allowed for the BROKER_LOGGER resource",
+                x->op == TOPIC_CONFIG_APPEND ? "APPEND" : "SUBTRACT");
+    } else if (!slice_eq(name, slice_str(LOGGER_NAME))) {
+        o->k = KERR_INVALID_CONFIG;
+        err_set(&o->m, ERR_INVALID, "Logger %.*s does not exist!",
+                (int)(name.len < 200 ? name.len : 200), (const char *)name.data);
+    } else if (x->op == TOPIC_CONFIG_DELETE) {
+        refuse(o, KERR_INVALID_REQUEST, "Removing the log level of the root logger is not allowed");
+    } else if (api_config_level(value) < 0) {
+        o->k = KERR_INVALID_CONFIG;
+        err_set(&o->m, ERR_INVALID,
+                "Cannot set the log level of root to %.*s as it is not a supported log level. "
+                "Valid log levels are DEBUG, ERROR, FATAL, INFO, TRACE, WARN",
+                (int)(value.len < 100 ? value.len : 100), (const char *)value.data);
+    }
+}
+
+static void change_logger(struct request *rq, const struct change *c, struct outcome *o)
+{
+    if (!check_node(rq, c, "Unexpected node id. Expected", o)) {
+        return;
+    }
+    for (int32_t i = 0; i < c->count && o->k == KERR_NONE; i++) {
+        check_logger(&c->items[i], o);
+    }
+    for (int32_t i = 0; i < c->count && o->k == KERR_NONE && !c->validate_only; i++) {
+        log_warn("log level set by a client level=%.*s", c->items[i].value.len,
+                 c->items[i].value.data);
+        log_set_level((enum log_level)api_config_level(str_slice(c->items[i].value)));
+    }
+}
+
+/* False: no memory. */
+static bool change_one(struct request *rq, const struct change *c, struct outcome *o)
+{
+    if (!check_items(rq, c, o)) {
+        return false;
+    }
+    if (o->k != KERR_NONE) {
+        return true;
+    }
+    if (c->type == RESOURCE_TOPIC) {
+        change_topic(rq, c, o);
+    } else if (c->type == RESOURCE_BROKER) {
+        change_broker(rq, c, o);
+    } else if (c->type == RESOURCE_BROKER_LOGGER && c->incremental) {
+        change_logger(rq, c, o);
+    } else if (c->type == RESOURCE_GROUP) {
+        refuse(o, KERR_INVALID_CONFIG, "Groups have the server's settings here, of culex.json.");
+    } else if (c->type == RESOURCE_CLIENT_METRICS) {
+        refuse(o, KERR_INVALID_CONFIG, "Metrics of clients are not collected here.");
+    } else {
+        o->k = KERR_INVALID_REQUEST;
+        err_set(&o->m, ERR_INVALID, "Unknown resource type %d", c->type);
+    }
+    return true;
+}
+
+/* --- the two requests ------------------------------------------------------------------------ */
+
+/* The resources that are there more than once: told by type and name. */
+static enum name_seen *resources_seen(struct request *rq, const struct change *list, int32_t count)
+{
+    struct slice *keys = arena_array(&rq->arena, (size_t)count, sizeof *keys);
+    for (int32_t i = 0; i < count && keys != NULL; i++) {
+        struct slice name = kstr_slice(list[i].name);
+        uint8_t *key = arena_alloc(&rq->arena, name.len + 1);
+        if (key == NULL) {
+            return NULL;
+        }
+        key[0] = (uint8_t)list[i].type;
+        if (name.len > 0) {
+            memcpy(key + 1, name.data, name.len);
+        }
+        keys[i] = slice_make(key, name.len + 1);
+    }
+    return keys != NULL ? names_seen(rq, keys, count) : NULL;
+}
+
+/* Outcomes of all resources, in their order. NULL: no memory. */
+static struct outcome *change_all(struct request *rq, const struct change *list, int32_t count)
+{
+    enum name_seen *seen = resources_seen(rq, list, count);
+    struct outcome *outcomes = arena_array(&rq->arena, (size_t)count, sizeof *outcomes);
+    bool ok = seen != NULL && outcomes != NULL;
+    for (int32_t i = 0; i < count && ok; i++) {
+        if (seen[i] != NAME_ONCE) {
+            refuse(&outcomes[i], KERR_INVALID_REQUEST, "Each resource must appear at most once.");
+        } else {
+            ok = change_one(rq, &list[i], &outcomes[i]);
+        }
+    }
+    return ok ? outcomes : NULL;
+}
+
+void api_incremental_alter_configs(struct request *rq)
+{
+    const struct incremental_alter_configs_request *q = rq->body;
+    struct incremental_alter_configs_response p;
+    codec_init(&incremental_alter_configs_response_message, &p);
+    struct change *list = arena_array(&rq->arena, (size_t)q->resources_count, sizeof *list);
+    p.responses = codec_new_array(&incremental_alter_configs_response_responses_message,
+                                  &rq->arena, q->resources_count);
+    bool ok = list != NULL && p.responses != NULL;
+    for (int32_t i = 0; i < q->resources_count && ok; i++) {
+        const struct incremental_alter_configs_request_resources *r = &q->resources[i];
+        list[i] = (struct change){r->resource_name, r->resource_type, true, q->validate_only,
+                                  r->configs_count, NULL};
+        list[i].items = arena_array(&rq->arena, (size_t)r->configs_count, sizeof *list[i].items);
+        ok = list[i].items != NULL;
+        for (int32_t k = 0; k < r->configs_count && ok; k++) {
+            list[i].items[k] = (struct change_item){r->configs[k].name, r->configs[k].value,
+                                                    r->configs[k].config_operation};
+        }
+    }
+    struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
+    if (o == NULL) {
+        request_close_too_large(rq);
+        return;
+    }
+    p.responses_count = q->resources_count;
+    for (int32_t i = 0; i < p.responses_count; i++) {
+        p.responses[i].resource_name = list[i].name;
+        p.responses[i].resource_type = list[i].type;
+        p.responses[i].error_code = (int16_t)o[i].k;
+        p.responses[i].error_message = kstr_make(o[i].k != KERR_NONE ? o[i].m.text : NULL);
+    }
+    request_reply(rq, &p);
+}
+
+void api_alter_configs(struct request *rq)
+{
+    const struct alter_configs_request *q = rq->body;
+    struct alter_configs_response p;
+    codec_init(&alter_configs_response_message, &p);
+    struct change *list = arena_array(&rq->arena, (size_t)q->resources_count, sizeof *list);
+    p.responses = codec_new_array(&alter_configs_response_responses_message, &rq->arena,
+                                  q->resources_count);
+    bool ok = list != NULL && p.responses != NULL;
+    for (int32_t i = 0; i < q->resources_count && ok; i++) {
+        const struct alter_configs_request_resources *r = &q->resources[i];
+        list[i] = (struct change){r->resource_name, r->resource_type, false, q->validate_only,
+                                  r->configs_count, NULL};
+        list[i].items = arena_array(&rq->arena, (size_t)r->configs_count, sizeof *list[i].items);
+        ok = list[i].items != NULL;
+        for (int32_t k = 0; k < r->configs_count && ok; k++) {
+            list[i].items[k] =
+                (struct change_item){r->configs[k].name, r->configs[k].value, TOPIC_CONFIG_SET};
+        }
+    }
+    struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
+    if (o == NULL) {
+        request_close_too_large(rq);
+        return;
+    }
+    p.responses_count = q->resources_count;
+    for (int32_t i = 0; i < p.responses_count; i++) {
+        p.responses[i].resource_name = list[i].name;
+        p.responses[i].resource_type = list[i].type;
+        p.responses[i].error_code = (int16_t)o[i].k;
+        p.responses[i].error_message = kstr_make(o[i].k != KERR_NONE ? o[i].m.text : NULL);
+    }
+    request_reply(rq, &p);
+}

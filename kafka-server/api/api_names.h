@@ -1,0 +1,18 @@
+/* Names in a request that may be there twice, and texts that live as long as the request. */
+#ifndef CULEX_API_NAMES_H
+#define CULEX_API_NAMES_H
+
+#include "kafka-server/api/api.h"
+
+enum name_seen {
+    NAME_ONCE,
+    NAME_FIRST, /* of several */
+    NAME_AGAIN, /* one of them, and not the first */
+};
+
+/* For each name how it is to be taken, in the request's arena. NULL: no memory. */
+enum name_seen *names_seen(struct request *rq, const struct slice *names, int32_t count);
+/* A copy in the request's arena; data NULL: no memory. */
+struct kstr names_keep(struct request *rq, const char *text);
+
+#endif

@@ -1,0 +1,431 @@
+/* CreateTopics, DeleteTopics, CreatePartitions, DeleteRecords: the requests that make, change and
+ * empty free streams, into the verbs of broker/topic_admin.h.
+ *
+ * Each topic of a request succeeds or fails by itself, and is stored before the next one is looked
+ * at, so the answer needs no commit of the turn. A name that a request gives twice is refused, as
+ * Kafka does, whatever it says of it. */
+#include <stdlib.h>
+
+#include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
+#include "kafka-server/api/api_wait.h"
+#include "kafka-server/broker/journal.h"
+#include "kafka-server/broker/topic_admin.h"
+#include "kafka-server/broker/topic_config.h"
+#include "kafka-server/server.h"
+#include "kafka_messages.h"
+
+#define DUPLICATE_NAME "Duplicate topic name."
+#define NOT_HERE       "This server does not host this topic-partition."
+#define ID_NOT_HERE    "This server does not host this topic ID."
+#define METADATA_TOPIC "__cluster_metadata"
+#define METADATA_REFUSED \
+    "Creation of internal topic " METADATA_TOPIC " is prohibited."
+
+static struct topic_admin admin_of(struct request *rq)
+{
+    return (struct topic_admin){rq->server->own, rq->server->topics, &rq->server->config};
+}
+
+/* --- CreateTopics ---------------------------------------------------------------------------- */
+
+/* A client's order, in the request's arena; false: no memory. */
+static bool read_order(struct request *rq, const struct create_topics_request_topics *in,
+                       struct topic_order *o)
+{
+    struct topic_assignment *x =
+        arena_array(&rq->arena, (size_t)in->assignments_count, sizeof *x);
+    struct topic_setting *c = arena_array(&rq->arena, (size_t)in->configs_count, sizeof *c);
+    if (x == NULL || c == NULL) {
+        return false;
+    }
+    for (int32_t i = 0; i < in->assignments_count; i++) {
+        x[i] = (struct topic_assignment){in->assignments[i].partition_index,
+                                         in->assignments[i].broker_ids,
+                                         in->assignments[i].broker_ids_count};
+    }
+    for (int32_t i = 0; i < in->configs_count; i++) {
+        c[i] = (struct topic_setting){kstr_slice(in->configs[i].name),
+                                      opt_slice(in->configs[i].value)};
+    }
+    *o = (struct topic_order){
+        .name = kstr_slice(in->name),
+        .partition_count = in->num_partitions,
+        .replication_factor = in->replication_factor,
+        .assignments = x,
+        .assignment_count = in->assignments_count,
+        .configs = c,
+        .config_count = in->configs_count,
+    };
+    return true;
+}
+
+/* All configs of the topic that was made, as DescribeConfigs would tell them. */
+static bool tell_configs(struct request *rq, const json_t *configs,
+                         struct create_topics_response_topics *out)
+{
+    struct buf text;
+    out->configs = codec_new_array(&create_topics_response_topics_configs_message, &rq->arena,
+                                   (int32_t)topic_config_count);
+    if (out->configs == NULL) {
+        return false;
+    }
+    bool ok = true;
+    buf_init(&text, TOPIC_CONFIG_VALUE_BYTES_MAX);
+    for (size_t i = 0; i < topic_config_count && ok; i++) {
+        struct create_topics_response_topics_configs *c = &out->configs[i];
+        buf_reset(&text);
+        c->name = kstr_make(topic_configs[i].name);
+        c->config_source =
+            (int8_t)topic_config_value(&topic_configs[i], configs, &rq->server->config, &text);
+        c->value = names_keep(rq, buf_text(&text));
+        ok = c->value.data != NULL;
+    }
+    buf_fini(&text);
+    out->configs_count = (int32_t)topic_config_count;
+    return ok;
+}
+
+static bool create_one(struct request *rq, const struct create_topics_request_topics *in,
+                       bool twice, struct create_topics_response_topics *out)
+{
+    const struct create_topics_request *q = rq->body;
+    struct topic_admin a = admin_of(rq);
+    struct topic_order o;
+    struct topic_made made;
+    struct errmsg m = {""};
+    out->name = in->name;
+    out->configs_count = 0; /* empty, not null: Java's admin client reads it without asking */
+    if (twice || slice_eq(kstr_slice(in->name), slice_str(METADATA_TOPIC))) {
+        out->error_code = KERR_INVALID_REQUEST;
+        out->error_message = kstr_make(twice ? DUPLICATE_NAME : METADATA_REFUSED);
+        return true;
+    }
+    if (!read_order(rq, in, &o)) {
+        return false;
+    }
+    o.validate_only = q->validate_only;
+    out->error_code = (int16_t)topic_create(&a, &o, &made, &m);
+    if (out->error_code != KERR_NONE) {
+        out->error_message = names_keep(rq, m.text);
+        return out->error_message.data != NULL;
+    }
+    out->topic_id = made.id;
+    out->num_partitions = made.partition_count;
+    out->replication_factor = 1;
+    bool ok = rq->header.api_version < 5 || tell_configs(rq, made.configs, out);
+    json_decref(made.configs);
+    return ok;
+}
+
+static bool create_all(struct request *rq, struct create_topics_response *p)
+{
+    const struct create_topics_request *q = rq->body;
+    struct slice *names = arena_array(&rq->arena, (size_t)q->topics_count, sizeof *names);
+    p->topics =
+        codec_new_array(&create_topics_response_topics_message, &rq->arena, q->topics_count);
+    for (int32_t i = 0; i < q->topics_count && names != NULL; i++) {
+        names[i] = kstr_slice(q->topics[i].name);
+    }
+    enum name_seen *seen = names != NULL ? names_seen(rq, names, q->topics_count) : NULL;
+    if (p->topics == NULL || seen == NULL) {
+        return false;
+    }
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        if (seen[i] == NAME_AGAIN) {
+            continue;
+        }
+        if (!create_one(rq, &q->topics[i], seen[i] == NAME_FIRST, &p->topics[p->topics_count++])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void api_create_topics(struct request *rq)
+{
+    struct create_topics_response p;
+    codec_init(&create_topics_response_message, &p);
+    if (!create_all(rq, &p)) {
+        request_close_too_large(rq);
+        return;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- DeleteTopics ---------------------------------------------------------------------------- */
+
+struct deletion {
+    struct request *rq;
+    struct delete_topics_response *p;
+    struct slice *names; /* that were given, by name */
+    int32_t name_count;
+    struct slice *ids; /* that were given, by id: 16 bytes each */
+    int32_t id_count;
+};
+
+static void tell_deleted(struct deletion *d, struct kstr name, const struct uuid *id, enum kerr k,
+                         const char *message)
+{
+    struct delete_topics_response_responses *r = &d->p->responses[d->p->responses_count++];
+    r->name = name;
+    if (id != NULL) {
+        r->topic_id = *id;
+    }
+    r->error_code = (int16_t)k;
+    r->error_message = kstr_make(message);
+}
+
+/* What the request names, apart into names and ids; what is neither is answered. */
+static bool read_deletion(struct deletion *d)
+{
+    const struct delete_topics_request *q = d->rq->body;
+    int32_t max = q->topics_count + q->topic_names_count;
+    struct arena *a = &d->rq->arena;
+    d->names = arena_array(a, (size_t)max, sizeof *d->names);
+    d->ids = arena_array(a, (size_t)max, sizeof *d->ids);
+    d->p->responses = codec_new_array(&delete_topics_response_responses_message, a, max);
+    if (d->names == NULL || d->ids == NULL || d->p->responses == NULL) {
+        return false;
+    }
+    for (int32_t i = 0; i < q->topic_names_count; i++) {
+        d->names[d->name_count++] = kstr_slice(q->topic_names[i]);
+    }
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        const struct delete_topics_request_topics *t = &q->topics[i];
+        bool no_id = uuid_is_zero(&t->topic_id);
+        if (t->name.len >= 0 && no_id) {
+            d->names[d->name_count++] = kstr_slice(t->name);
+        } else if (t->name.len < 0 && !no_id) {
+            d->ids[d->id_count++] = slice_make(t->topic_id.b, sizeof t->topic_id.b);
+        } else {
+            tell_deleted(d, t->name, &t->topic_id, KERR_INVALID_REQUEST,
+                         no_id ? "Neither topic name nor id were specified."
+                               : "You may not specify both topic name and topic id.");
+        }
+    }
+    return true;
+}
+
+/* One that is there, by its name in the request or, with name NULL, by its id. */
+static bool delete_one(struct deletion *d, struct kstr name, const struct topic *t)
+{
+    struct topic_admin a = admin_of(d->rq);
+    struct uuid id = t->row->id;
+    struct errmsg m = {""};
+    struct kstr told = name.len >= 0 ? name : names_keep(d->rq, t->row->name);
+    enum kerr k = topic_delete(&a, t, &m); /* t is gone */
+    struct kstr why = k == KERR_NONE ? kstr_make(NULL) : names_keep(d->rq, m.text);
+    tell_deleted(d, told, &id, k, why.data);
+    return told.data != NULL && (k == KERR_NONE || why.data != NULL);
+}
+
+static int compare_slices(const void *a, const void *b)
+{
+    return slice_compare(*(const struct slice *)a, *(const struct slice *)b);
+}
+
+/* Is it among the names, once? They are sorted. */
+static bool is_named_once(const struct deletion *d, struct slice name)
+{
+    const struct slice *n =
+        bsearch(&name, d->names, (size_t)d->name_count, sizeof name, compare_slices);
+    const struct slice *end = d->names + d->name_count;
+    return n != NULL && (n == d->names || !slice_eq(n[-1], name)) &&
+           (n + 1 == end || !slice_eq(n[1], name));
+}
+
+/* Of the ids that came once; those of topics that are named as well are left to the names. */
+static bool delete_ids(struct deletion *d)
+{
+    enum name_seen *seen = names_seen(d->rq, d->ids, d->id_count);
+    bool ok = seen != NULL;
+    for (int32_t i = 0; i < d->id_count && ok; i++) {
+        struct uuid id;
+        memcpy(id.b, d->ids[i].data, sizeof id.b);
+        const struct topic *t = topics_find_id(d->rq->server->topics, &id);
+        if (seen[i] == NAME_FIRST) {
+            tell_deleted(d, kstr_make(NULL), &id, KERR_INVALID_REQUEST, "Duplicate topic id.");
+        } else if (seen[i] == NAME_ONCE && t == NULL) {
+            tell_deleted(d, kstr_make(NULL), &id, KERR_UNKNOWN_TOPIC_ID, ID_NOT_HERE);
+        } else if (seen[i] == NAME_ONCE) {
+            ok = is_named_once(d, slice_str(t->row->name)) || delete_one(d, kstr_make(NULL), t);
+        }
+    }
+    return ok;
+}
+
+static bool delete_names(struct deletion *d)
+{
+    enum name_seen *seen = names_seen(d->rq, d->names, d->name_count);
+    bool ok = seen != NULL;
+    for (int32_t i = 0; i < d->name_count && ok; i++) {
+        struct kstr name = slice_kstr_or_empty(d->names[i]);
+        const struct topic *t = topics_find(d->rq->server->topics, d->names[i]);
+        if (seen[i] == NAME_FIRST) {
+            tell_deleted(d, name, NULL, KERR_INVALID_REQUEST, DUPLICATE_NAME);
+        } else if (seen[i] == NAME_ONCE && t == NULL) {
+            tell_deleted(d, name, NULL, KERR_UNKNOWN_TOPIC_OR_PARTITION, NOT_HERE);
+        } else if (seen[i] == NAME_ONCE) {
+            struct slice id = slice_make(t->row->id.b, sizeof t->row->id.b);
+            if (bsearch(&id, d->ids, (size_t)d->id_count, sizeof id, compare_slices) != NULL) {
+                tell_deleted(d, name, &t->row->id, KERR_INVALID_REQUEST,
+                             "The provided topic name maps to an ID that was already supplied.");
+            } else {
+                ok = delete_one(d, name, t);
+            }
+        }
+    }
+    return ok;
+}
+
+/* delete.topic.enable is false: nothing of the request is done. */
+static void tell_disabled(struct deletion *d)
+{
+    const struct delete_topics_request *q = d->rq->body;
+    enum kerr k = d->rq->header.api_version < 3 ? KERR_INVALID_REQUEST
+                                                : KERR_TOPIC_DELETION_DISABLED;
+    for (int32_t i = 0; i < q->topic_names_count; i++) {
+        tell_deleted(d, q->topic_names[i], NULL, k, NULL);
+    }
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        tell_deleted(d, q->topics[i].name, &q->topics[i].topic_id, k, NULL);
+    }
+}
+
+void api_delete_topics(struct request *rq)
+{
+    struct delete_topics_response p;
+    codec_init(&delete_topics_response_message, &p);
+    struct deletion d = {.rq = rq, .p = &p};
+    bool ok = read_deletion(&d);
+    if (ok && !rq->server->config.server.delete_topic_enable) {
+        p.responses_count = 0;
+        tell_disabled(&d);
+    } else if (ok) {
+        qsort(d.names, (size_t)d.name_count, sizeof *d.names, compare_slices);
+        qsort(d.ids, (size_t)d.id_count, sizeof *d.ids, compare_slices);
+        ok = delete_ids(&d) && delete_names(&d);
+    }
+    if (!ok) {
+        request_close_too_large(rq);
+        return;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- CreatePartitions ------------------------------------------------------------------------ */
+
+static bool grow_one(struct request *rq, const struct create_partitions_request_topics *in,
+                     struct create_partitions_response_results *out)
+{
+    const struct create_partitions_request *q = rq->body;
+    struct topic_admin a = admin_of(rq);
+    const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
+    struct errmsg m = {""};
+    int32_t count = in->assignments_count > 0 ? in->assignments_count : 0;
+    struct topic_assignment *x = arena_array(&rq->arena, (size_t)count, sizeof *x);
+    if (x == NULL) {
+        return false;
+    }
+    if (t == NULL) {
+        out->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        out->error_message = kstr_make(NOT_HERE);
+        return true;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        x[i].replicas = in->assignments[i].broker_ids;
+        x[i].replica_count = in->assignments[i].broker_ids_count;
+    }
+    out->error_code = (int16_t)topic_grow(&a, t, in->count, in->assignments_count < 0 ? NULL : x,
+                                          count, q->validate_only, &m);
+    if (out->error_code != KERR_NONE) {
+        out->error_message = names_keep(rq, m.text);
+    }
+    return out->error_code == KERR_NONE || out->error_message.data != NULL;
+}
+
+static bool grow_all(struct request *rq, struct create_partitions_response *p)
+{
+    const struct create_partitions_request *q = rq->body;
+    struct slice *names = arena_array(&rq->arena, (size_t)q->topics_count, sizeof *names);
+    p->results =
+        codec_new_array(&create_partitions_response_results_message, &rq->arena, q->topics_count);
+    for (int32_t i = 0; i < q->topics_count && names != NULL; i++) {
+        names[i] = kstr_slice(q->topics[i].name);
+    }
+    enum name_seen *seen = names != NULL ? names_seen(rq, names, q->topics_count) : NULL;
+    bool ok = p->results != NULL && seen != NULL;
+    for (int32_t i = 0; i < q->topics_count && ok; i++) {
+        if (seen[i] == NAME_AGAIN) {
+            continue;
+        }
+        struct create_partitions_response_results *out = &p->results[p->results_count++];
+        out->name = q->topics[i].name;
+        if (seen[i] == NAME_FIRST) {
+            out->error_code = KERR_INVALID_REQUEST;
+            out->error_message = kstr_make(DUPLICATE_NAME);
+        } else {
+            ok = grow_one(rq, &q->topics[i], out);
+        }
+    }
+    return ok;
+}
+
+void api_create_partitions(struct request *rq)
+{
+    struct create_partitions_response p;
+    codec_init(&create_partitions_response_message, &p);
+    if (!grow_all(rq, &p)) {
+        request_close_too_large(rq);
+        return;
+    }
+    request_reply(rq, &p);
+}
+
+/* --- DeleteRecords --------------------------------------------------------------------------- */
+
+static bool trim_topic(struct request *rq, const struct delete_records_request_topics *in,
+                       struct delete_records_response_topics *out)
+{
+    struct topic_admin a = admin_of(rq);
+    const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
+    out->name = in->name;
+    out->partitions = codec_new_array(&delete_records_response_topics_partitions_message,
+                                      &rq->arena, in->partitions_count);
+    if (out->partitions == NULL) {
+        return false;
+    }
+    out->partitions_count = in->partitions_count;
+    for (int32_t i = 0; i < in->partitions_count; i++) {
+        struct delete_records_response_topics_partitions *p = &out->partitions[i];
+        struct errmsg m = {""}; /* there is no room for it in the answer */
+        p->partition_index = in->partitions[i].partition_index;
+        p->low_watermark = -1;
+        p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        if (topic_has_partition(t, p->partition_index)) {
+            p->error_code = (int16_t)topic_trim(&a, t, p->partition_index, in->partitions[i].offset,
+                                                &p->low_watermark, &m);
+        }
+    }
+    return true;
+}
+
+void api_delete_records(struct request *rq)
+{
+    const struct delete_records_request *q = rq->body;
+    struct delete_records_response p;
+    codec_init(&delete_records_response_message, &p);
+    p.topics =
+        codec_new_array(&delete_records_response_topics_message, &rq->arena, q->topics_count);
+    bool ok = p.topics != NULL;
+    p.topics_count = ok ? q->topics_count : 0;
+    for (int32_t i = 0; i < p.topics_count && ok; i++) {
+        ok = trim_topic(rq, &q->topics[i], &p.topics[i]);
+    }
+    if (!ok) {
+        request_close_too_large(rq);
+        return;
+    }
+    request_reply(rq, &p);
+}
