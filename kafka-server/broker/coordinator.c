@@ -6,14 +6,13 @@
  *                                                     the group is decoded from `stored`, and
  *                                                     whoever waits gets an error
  *
- * Offsets go the other way round: they are staged, put into the commit, and enter the table in
- * memory when they are stored. Readers see stored offsets only.
+ * Offsets go the other way round: coordinator_offsets.c.
  *
  * A group lives while it has members, ids given out, a row or an offset; `sweep` removes what has
  * nothing left, and expires offsets: those of a group that has been empty for
  * offsets.retention.minutes, those of a client without membership that long after their commit,
  * those of topics that a stable group of consumers has stopped reading. */
-#include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/coordinator_int.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,51 +29,14 @@
  * was written then has no age, or all offsets would expire when the clock is set. */
 #define WALL_CLOCK_SET_MS 1577836800000
 
-struct coordinated {
-    struct group *group;
-    struct offsets offsets;
-    struct buf stored, next; /* the row in the store; the row in the commit that is going on */
-    int32_t logged;          /* the generation that the log knows */
-    bool listed;             /* in c->dirty */
-    bool deleting;           /* the commit that is going on deletes it */
-    size_t staged;           /* how many of c->staged are its own */
-    size_t bytes;            /* what c->bytes counts of it */
-    struct coordinated *dirty_next;
-    UT_hash_handle hh;
-};
-
-struct staged {
-    struct coordinated *g;
-    struct offset_entry *entry;
-    bool removes; /* the entry names what is to be removed */
-};
-
-struct coordinator {
-    struct journal *journal;
-    struct journal_owner owner;
-    struct group_limits limits;
-    int64_t retention_ms, sweep_interval_ms;
-    int32_t metadata_bytes_max;
-    struct coordinated *groups;
-    struct coordinated *dirty;
-    struct staged *staged;
-    size_t staged_count, staged_room;
-    size_t bytes;              /* metadata and assignments of all groups */
-    size_t offset_count;       /* of all groups */
-    int64_t wake_ms, sweep_ms; /* mono */
-    int64_t grace_ms;          /* mono: no session ends before; see held_up */
-    struct buf key, value;     /* of the row at hand */
-    bool stopping;
-};
-
-static struct group_time time_now(void)
+struct group_time coordinator_now(void)
 {
     return (struct group_time){.mono_ms = clock_mono_ms(), .wall_ms = clock_wall_ms()};
 }
 
 /* --- groups ---------------------------------------------------------------------------------- */
 
-static struct coordinated *find(const struct coordinator *c, struct slice id)
+struct coordinated *coordinated_find(const struct coordinator *c, struct slice id)
 {
     struct coordinated *g = NULL;
     if (c != NULL) {
@@ -98,9 +60,9 @@ static struct coordinated *add(struct coordinator *c, struct group *group)
     return g;
 }
 
-static struct coordinated *find_or_make(struct coordinator *c, struct slice id)
+struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice id)
 {
-    struct coordinated *g = find(c, id);
+    struct coordinated *g = coordinated_find(c, id);
     if (g == NULL && HASH_COUNT(c->groups) < COORDINATOR_GROUPS_MAX) {
         g = add(c, group_new(id, &c->limits));
     }
@@ -146,7 +108,7 @@ static void log_generation(struct coordinated *g)
 }
 
 /* After each call of the machine. */
-static void touched(struct coordinator *c, struct coordinated *g)
+void coordinated_touched(struct coordinator *c, struct coordinated *g)
 {
     if (g->group->generation != g->logged) {
         log_generation(g);
@@ -198,37 +160,6 @@ static void call_begin(struct coordinator *c, struct group_call *call, struct co
 }
 
 /* --- the commit ------------------------------------------------------------------------------ */
-
-static void stage(struct coordinator *c, struct coordinated *g, struct offset_entry *entry,
-                  bool removes)
-{
-    c->staged[c->staged_count++] = (struct staged){g, entry, removes};
-    g->staged++;
-    offset_row_key(&c->key, g->group->id, entry->topic, entry->partition);
-    if (removes) {
-        journal_delete(c->journal, buf_slice(&c->key));
-    } else {
-        offset_row_encode(&entry->row, &c->value);
-        journal_fail(c->journal, buf_ok(&c->value) ? OK : ERR_NOMEM);
-        journal_put(c->journal, buf_slice(&c->key), buf_slice(&c->value));
-    }
-}
-
-/* Room for one more; false: without memory. */
-static bool stage_room(struct coordinator *c)
-{
-    if (c->staged_count < c->staged_room) {
-        return true;
-    }
-    size_t room = c->staged_room > 0 ? c->staged_room * 2 : 64;
-    struct staged *p = realloc(c->staged, room * sizeof *p);
-    if (p == NULL) {
-        return false;
-    }
-    c->staged = p;
-    c->staged_room = room;
-    return true;
-}
 
 static void delete_rows(struct coordinator *c, struct coordinated *g)
 {
@@ -289,33 +220,14 @@ static void take_back(struct coordinator *c, struct coordinated *g)
     HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
     group_free(old);
     g->logged = group->generation;
-    group_on_load(group, time_now());
-    touched(c, g);
-}
-
-static void staged_done(struct coordinator *c, enum err e)
-{
-    for (size_t i = 0; i < c->staged_count; i++) {
-        struct staged *s = &c->staged[i];
-        s->g->staged--;
-        c->offset_count -= s->g->offsets.count;
-        if (e != OK || s->removes) {
-            if (e == OK) {
-                offsets_remove(&s->g->offsets, s->entry->topic, s->entry->partition);
-            }
-            offset_entry_free(s->entry);
-        } else {
-            offsets_put(&s->g->offsets, s->entry);
-        }
-        c->offset_count += s->g->offsets.count;
-    }
-    c->staged_count = 0;
+    group_on_load(group, coordinator_now());
+    coordinated_touched(c, g);
 }
 
 static void commit_done(struct journal_owner *o, enum err e)
 {
     struct coordinator *c = (struct coordinator *)((char *)o - offsetof(struct coordinator, owner));
-    staged_done(c, e);
+    coordinator_staged_done(c, e);
     struct coordinated *list = c->dirty;
     c->dirty = NULL;
     while (list != NULL) {
@@ -361,7 +273,7 @@ static struct slice fresh_id(char *out, struct slice prefix)
     return slice_make(out, n);
 }
 
-static enum kerr check_call(const struct coordinator *c, struct slice group_id)
+enum kerr coordinator_check_call(const struct coordinator *c, struct slice group_id)
 {
     if (c == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
@@ -373,9 +285,9 @@ static enum kerr check_call(const struct coordinator *c, struct slice group_id)
 void coordinator_join(struct coordinator *c, struct slice group_id, struct group_join *ev,
                       struct group_call *call)
 {
-    struct coordinated *g = find(c, group_id);
+    struct coordinated *g = coordinated_find(c, group_id);
     call_begin(c, call, g);
-    enum kerr e = check_call(c, group_id);
+    enum kerr e = coordinator_check_call(c, group_id);
     if (e == KERR_NONE && c->stopping) {
         e = KERR_COORDINATOR_NOT_AVAILABLE;
     }
@@ -386,7 +298,7 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
         e = KERR_GROUP_MAX_SIZE_REACHED;
     }
     if (e == KERR_NONE && g == NULL) {
-        g = find_or_make(c, group_id);
+        g = coordinated_find_or_make(c, group_id);
         e = g != NULL ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
     }
     if (e != KERR_NONE) {
@@ -400,8 +312,8 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
     }
     ev->token = call;
     call->group = g;
-    group_on_join(g->group, ev, time_now(), &sink);
-    touched(c, g);
+    group_on_join(g->group, ev, coordinator_now(), &sink);
+    coordinated_touched(c, g);
     if (has_nothing(g) && g->stored.len == 0) {
         drop(c, g);
     }
@@ -410,9 +322,9 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
 void coordinator_sync(struct coordinator *c, struct slice group_id, struct group_sync *ev,
                       struct group_call *call)
 {
-    struct coordinated *g = find(c, group_id);
+    struct coordinated *g = coordinated_find(c, group_id);
     call_begin(c, call, g);
-    enum kerr e = check_call(c, group_id);
+    enum kerr e = coordinator_check_call(c, group_id);
     if (e == KERR_NONE) {
         e = c->stopping ? KERR_COORDINATOR_NOT_AVAILABLE
             : g == NULL ? KERR_UNKNOWN_MEMBER_ID
@@ -423,8 +335,8 @@ void coordinator_sync(struct coordinator *c, struct slice group_id, struct group
         return;
     }
     ev->token = call;
-    group_on_sync(g->group, ev, time_now(), &sink);
-    touched(c, g);
+    group_on_sync(g->group, ev, coordinator_now(), &sink);
+    coordinated_touched(c, g);
 }
 
 void coordinator_cancel(struct coordinator *c, struct group_call *call)
@@ -433,104 +345,40 @@ void coordinator_cancel(struct coordinator *c, struct group_call *call)
         journal_forget(c->journal, &call->wait);
         return;
     }
-    group_on_cancel(call->group->group, call, time_now(), &sink);
-    touched(c, call->group);
+    group_on_cancel(call->group->group, call, coordinator_now(), &sink);
+    coordinated_touched(c, call->group);
 }
 
 enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, int32_t generation,
                                 struct slice member_id, struct slice instance_id)
 {
-    enum kerr e = check_call(c, group_id);
+    enum kerr e = coordinator_check_call(c, group_id);
     if (e != KERR_NONE) {
         return e;
     }
-    struct coordinated *g = find(c, group_id);
+    struct coordinated *g = coordinated_find(c, group_id);
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    e = group_on_heartbeat(g->group, generation, member_id, instance_id, time_now());
-    touched(c, g);
+    e = group_on_heartbeat(g->group, generation, member_id, instance_id, coordinator_now());
+    coordinated_touched(c, g);
     return e;
 }
 
 enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct slice member_id,
                             struct slice instance_id)
 {
-    enum kerr e = check_call(c, group_id);
+    enum kerr e = coordinator_check_call(c, group_id);
     if (e != KERR_NONE) {
         return e;
     }
-    struct coordinated *g = find(c, group_id);
+    struct coordinated *g = coordinated_find(c, group_id);
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    e = group_on_leave(g->group, member_id, instance_id, time_now(), &sink);
-    touched(c, g);
+    e = group_on_leave(g->group, member_id, instance_id, coordinator_now(), &sink);
+    coordinated_touched(c, g);
     return e;
-}
-
-/* --- offsets --------------------------------------------------------------------------------- */
-
-enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32_t generation,
-                             struct slice member_id, struct slice instance_id, bool unknown_is_404,
-                             struct coordinated **out)
-{
-    if (c == NULL) {
-        return KERR_COORDINATOR_NOT_AVAILABLE;
-    }
-    if (group_id.len > GROUP_ID_BYTES_MAX) { /* an empty one is allowed here, for old clients */
-        return KERR_INVALID_GROUP_ID;
-    }
-    struct coordinated *g = find(c, group_id);
-    if (g == NULL && generation >= 0) {
-        return unknown_is_404 ? KERR_GROUP_ID_NOT_FOUND : KERR_ILLEGAL_GENERATION;
-    }
-    if (g == NULL) {
-        g = find_or_make(c, group_id);
-    }
-    if (g == NULL) {
-        return KERR_COORDINATOR_NOT_AVAILABLE;
-    }
-    enum kerr e = group_on_commit(g->group, generation, member_id, instance_id, time_now());
-    touched(c, g);
-    *out = g;
-    return e;
-}
-
-enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
-                                 int32_t partition, const struct offset_row *row,
-                                 int64_t retention_ms)
-{
-    if (row->metadata.len > (size_t)c->metadata_bytes_max) {
-        return KERR_OFFSET_METADATA_TOO_LARGE;
-    }
-    bool full = g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX ||
-                c->offset_count + c->staged_count >= COORDINATOR_OFFSETS_MAX;
-    if (full && offsets_find(&g->offsets, topic, partition) == NULL) {
-        return KERR_POLICY_VIOLATION;
-    }
-    int64_t wall_ms = clock_wall_ms();
-    struct offset_row now = *row;
-    now.commit_ms = wall_ms;
-    now.expire_ms =
-        retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1;
-    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &now) : NULL;
-    if (e == NULL) {
-        return KERR_COORDINATOR_NOT_AVAILABLE;
-    }
-    stage(c, g, e, false);
-    return KERR_NONE;
-}
-
-static bool stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
-                          int32_t partition)
-{
-    const struct offset_row none = {0};
-    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
-    if (e != NULL) {
-        stage(c, g, e, true);
-    }
-    return e != NULL;
 }
 
 static void delete_group(struct coordinator *c, struct coordinated *g)
@@ -545,7 +393,7 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
     if (c == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
-    struct coordinated *g = find(c, group_id);
+    struct coordinated *g = coordinated_find(c, group_id);
     if (g == NULL || g->group->state == GROUP_DEAD) {
         return KERR_GROUP_ID_NOT_FOUND;
     }
@@ -554,78 +402,6 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
     }
     delete_group(c, g);
     return KERR_NONE;
-}
-
-enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_id,
-                                     struct coordinated **out)
-{
-    enum kerr e = check_call(c, group_id);
-    if (e != KERR_NONE) {
-        return e;
-    }
-    struct coordinated *g = find(c, group_id);
-    if (g == NULL || g->group->state == GROUP_DEAD) {
-        return KERR_GROUP_ID_NOT_FOUND;
-    }
-    if (g->group->state != GROUP_EMPTY && !group_is_consumer(g->group)) {
-        return KERR_NON_EMPTY_GROUP;
-    }
-    *out = g;
-    return KERR_NONE;
-}
-
-enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g,
-                                    struct slice topic, int32_t partition)
-{
-    if (group_subscribes(g->group, topic)) {
-        return KERR_GROUP_SUBSCRIBED_TO_TOPIC;
-    }
-    return stage_removal(c, g, topic, partition) ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
-}
-
-void coordinator_topic_gone(struct coordinator *c, struct slice topic)
-{
-    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
-        for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
-            if (slice_eq(e->topic, topic) && !stage_removal(c, g, topic, e->partition)) {
-                log_error("offsets of a deleted topic are left for want of memory");
-                return;
-            }
-        }
-    }
-}
-
-static bool made_anew(const struct offset_entry *e, topic_id_fn *id_of, void *arg)
-{
-    const struct uuid *id = uuid_is_zero(&e->row.topic_id) ? NULL : id_of(arg, e->topic);
-    return id != NULL && memcmp(id->b, e->row.topic_id.b, sizeof id->b) != 0;
-}
-
-void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *arg)
-{
-    size_t dropped = 0;
-    bool ok = true;
-    /* What is on its way into the table, too: it was committed before the change. */
-    for (size_t i = 0, count = c->staged_count; ok && i < count; i++) {
-        const struct staged s = c->staged[i];
-        if (!s.removes && made_anew(s.entry, id_of, arg)) {
-            ok = stage_removal(c, s.g, s.entry->topic, s.entry->partition);
-            dropped++;
-        }
-    }
-    for (struct coordinated *g = c->groups; ok && g != NULL; g = g->hh.next) {
-        for (struct offset_entry *e = g->offsets.entries; ok && e != NULL; e = e->hh.next) {
-            if (made_anew(e, id_of, arg)) {
-                ok = stage_removal(c, g, e->topic, e->partition);
-                dropped++;
-            }
-        }
-    }
-    if (!ok) {
-        log_error("offsets of a topic that was made anew are left for want of memory");
-    } else if (dropped > 0) {
-        log_info("offsets of topics that were made anew are deleted offsets=%zu", dropped);
-    }
 }
 
 /* --- time passes ----------------------------------------------------------------------------- */
@@ -653,7 +429,8 @@ static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wa
     }
     size_t left = g->offsets.count;
     for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
-        if (expired(c, g->group, e, wall_ms) && stage_removal(c, g, e->topic, e->partition)) {
+        if (expired(c, g->group, e, wall_ms) &&
+            coordinator_stage_removal(c, g, e->topic, e->partition)) {
             left--;
         }
     }
@@ -673,7 +450,7 @@ static void tick_group(struct coordinator *c, struct coordinated *g, struct grou
                  (int)g->group->id.len, (const char *)g->group->id.data,
                  before - g->group->member_count, g->group->member_count);
     }
-    touched(c, g);
+    coordinated_touched(c, g);
 }
 
 /* Was the whole loop held up (the process stopped, the disk hung)? Then clients may have sent signs
@@ -761,7 +538,7 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
         l->corrupt++;
         return true;
     }
-    struct coordinated *g = find_or_make(l->c, id);
+    struct coordinated *g = coordinated_find_or_make(l->c, id);
     struct offset_entry *e = g != NULL ? offset_entry_new(topic, partition, &row) : NULL;
     if (e == NULL) {
         l->e = ERR_NOMEM;
@@ -789,7 +566,7 @@ static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m
     const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
     for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
         group_on_load(g->group, now);
-        touched(c, g);
+        coordinated_touched(c, g);
     }
     if (e == OK && l.groups + l.offsets > 0) {
         log_info("groups loaded groups=%zu offsets=%zu", l.groups, l.offsets);
@@ -864,13 +641,13 @@ void coordinator_close(struct coordinator *c)
 
 const struct group *coordinator_find(const struct coordinator *c, struct slice group_id)
 {
-    const struct coordinated *g = find(c, group_id);
+    const struct coordinated *g = coordinated_find(c, group_id);
     return g != NULL ? g->group : NULL;
 }
 
 const struct offsets *coordinator_offsets(const struct coordinator *c, struct slice group_id)
 {
-    const struct coordinated *g = find(c, group_id);
+    const struct coordinated *g = coordinated_find(c, group_id);
     return g != NULL ? &g->offsets : NULL;
 }
 
