@@ -15,7 +15,7 @@ CFLAGS_tsan    := -O1 -g -fsanitize=thread
 CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -fno-plt -pthread
 LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread
 LDLIBS_STORE := -lrocksdb -lisal -ljansson -lzstd -llz4 -lsnappy -lz
-LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads) -lsystemd
+LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads libpcre2-8) -lsystemd
 
 SHARED_SRC := $(wildcard shared/*/*.c)
 PLUGIN_SRC := $(wildcard plugins/capture/*.c)

@@ -10,13 +10,13 @@
 
 #define NULL_LEN UINT32_MAX
 
-static void put_str(struct buf *b, struct slice s)
+void group_row_put_str(struct buf *b, struct slice s)
 {
     buf_put_be32(b, s.data != NULL ? (uint32_t)s.len : NULL_LEN);
     buf_put(b, s.data, s.data != NULL ? s.len : 0);
 }
 
-static struct slice get_str(struct reader *r)
+struct slice group_row_get_str(struct reader *r)
 {
     uint32_t len = reader_be32(r);
     if (len == NULL_LEN || r->failed) {
@@ -114,18 +114,18 @@ bool offset_row_decode(struct slice value, struct offset_row *row)
 
 static void encode_member(const struct group_member *m, struct buf *out)
 {
-    put_str(out, m->id);
-    put_str(out, m->instance_id);
-    put_str(out, m->client_id);
-    put_str(out, m->client_host);
+    group_row_put_str(out, m->id);
+    group_row_put_str(out, m->instance_id);
+    group_row_put_str(out, m->client_id);
+    group_row_put_str(out, m->client_host);
     buf_put_be32(out, (uint32_t)m->session_timeout_ms);
     buf_put_be32(out, (uint32_t)m->rebalance_timeout_ms);
     buf_put_be32(out, (uint32_t)m->protocols->count);
     for (int32_t i = 0; i < m->protocols->count; i++) {
-        put_str(out, m->protocols->list[i].name);
-        put_str(out, m->protocols->list[i].metadata);
+        group_row_put_str(out, m->protocols->list[i].name);
+        group_row_put_str(out, m->protocols->list[i].metadata);
     }
-    put_str(out, m->assignment);
+    group_row_put_str(out, m->assignment);
 }
 
 void group_encode(const struct group *g, struct buf *out)
@@ -144,8 +144,8 @@ void group_encode(const struct group *g, struct buf *out)
     buf_put_u8(out, (uint8_t)state);
     buf_put_be32(out, (uint32_t)g->generation);
     buf_put_be64(out, (uint64_t)g->empty_since_wall_ms);
-    put_str(out, g->protocol_type);
-    put_str(out, g->protocol_name);
+    group_row_put_str(out, g->protocol_type);
+    group_row_put_str(out, g->protocol_name);
     buf_put_be32(out, leader);
     buf_put_be32(out, count);
     for (const struct group_member *m = g->members; m != NULL; m = m->hh.next) {
@@ -159,10 +159,10 @@ void group_encode(const struct group *g, struct buf *out)
 static bool decode_member(struct group *g, struct reader *r, bool *nomem)
 {
     struct group_join ev = {0};
-    struct slice id = get_str(r);
-    ev.instance_id = get_str(r);
-    ev.client_id = get_str(r);
-    ev.client_host = get_str(r);
+    struct slice id = group_row_get_str(r);
+    ev.instance_id = group_row_get_str(r);
+    ev.client_id = group_row_get_str(r);
+    ev.client_host = group_row_get_str(r);
     ev.session_timeout_ms = (int32_t)reader_be32(r);
     ev.rebalance_timeout_ms = (int32_t)reader_be32(r);
     uint32_t count = reader_be32(r);
@@ -171,10 +171,10 @@ static bool decode_member(struct group *g, struct reader *r, bool *nomem)
         return false;
     }
     for (uint32_t i = 0; i < count; i++) {
-        list[i].name = get_str(r);
-        list[i].metadata = get_str(r);
+        list[i].name = group_row_get_str(r);
+        list[i].metadata = group_row_get_str(r);
     }
-    struct slice assignment = get_str(r);
+    struct slice assignment = group_row_get_str(r);
     ev.protocols = list;
     ev.protocol_count = (int32_t)count;
     if (r->failed || id.data == NULL || group_find(g, id) != NULL ||
@@ -200,8 +200,8 @@ static bool decode_group(struct group *g, struct reader *r, bool *nomem)
     g->generation = (int32_t)reader_be32(r);
     g->empty_since_wall_ms = (int64_t)reader_be64(r);
     bool ok = true;
-    g->protocol_type = group_slice_copy(get_str(r), &ok);
-    g->protocol_name = group_slice_copy(get_str(r), &ok);
+    g->protocol_type = group_slice_copy(group_row_get_str(r), &ok);
+    g->protocol_name = group_slice_copy(group_row_get_str(r), &ok);
     uint32_t leader = reader_be32(r);
     uint32_t count = reader_be32(r);
     if (!ok) {

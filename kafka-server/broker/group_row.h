@@ -12,6 +12,18 @@
  *          Members that have not been in a generation yet are left out: nobody was told that they
  *          are in.
  *
+ *   key    the same, of a group of the consumer protocol
+ *   value  u8 version = 2 | i32 epoch | i32 epoch of the target | u64 hash of its topics |
+ *          u32 members, each:
+ *              str id | str instance id | str rack id | str client id | str client host |
+ *              str regular expression | str assignor | u32 topics, each: str name |
+ *              i32 rebalance timeout ms | i32 epoch | i32 epoch before | u8 state |
+ *              set of partitions assigned, to be revoked, of the target, each:
+ *                  u32 topics, each: 16 bytes id, u32 partitions, each: i32 |
+ *              i32 protocols, -1: none, it speaks the consumer protocol; else
+ *                  i32 session timeout ms, and each: str name, str metadata
+ *          One row, so that a step of a member and what it does to the group are one thing.
+ *
  *   key    "offset/" u16 length of group id | group id | topic | u32 partition
  *   value  u8 version = 2 | i64 offset | i32 leader epoch, -1: unknown |
  *          i64 committed at, wall ms | i64 expires at, wall ms, -1: by offsets.retention.minutes |
@@ -29,6 +41,7 @@
 #define GROUP_ROW_PREFIX     "group/"
 #define OFFSET_ROW_PREFIX    "offset/"
 #define GROUP_ROW_VERSION    1
+#define CGROUP_ROW_VERSION   2
 #define OFFSET_ROW_VERSION   2 /* 1 is read, too */
 #define ROW_KEY_BYTES_MAX    1024 /* the store's */
 #define OFFSET_ROW_BYTES_MAX (1u << 20)
@@ -54,5 +67,9 @@ bool offset_row_key_parse(struct slice key, struct slice *group_id, struct slice
 void offset_row_encode(const struct offset_row *row, struct buf *out);
 /* False: not a row of ours. */
 bool offset_row_decode(struct slice value, struct offset_row *row);
+
+/* "str". Read: data NULL is null; borrowed from what r reads. */
+void group_row_put_str(struct buf *b, struct slice s);
+struct slice group_row_get_str(struct reader *r);
 
 #endif

@@ -51,6 +51,7 @@ LIBRARIES = [
     (r"systemd/", ["kafka-server/server.c", "kafka-server/main.c"]),
     (r"(snappy-c|lz4\w*|zstd\w*|zlib)\.h", ["shared/record"]),
     (r"isa-l", ["shared/base"]),
+    (r"pcre2", ["kafka-server/broker/topic_regex.c"]),
 ]
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
