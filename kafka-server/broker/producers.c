@@ -1,0 +1,878 @@
+/* Producers of partitions: tables in memory, rows in the own store. The rules are those of Kafka
+ * 4.1 (ProducerStateManager, ProducerAppendInfo, ProducerStateEntry, TransactionIndex).
+ *
+ *   key    "producer/s" uid u32 | producer id i64
+ *   value  u8 version = 1 | i16 epoch | i32 coordinator epoch | i64 last timestamp |
+ *          i64 used at, wall ms | i64 first offset of the open transaction, -1: none |
+ *          u8 batches, each: i32 last sequence | i32 offset delta | i64 last offset | i64 timestamp
+ *   key    "producer/a" uid u32 | offset of the abort marker i64
+ *   value  u8 version = 1 | i64 producer id | i64 first offset | i64 last stable offset after it
+ *
+ * The first change of a producer in a turn keeps a copy of what it was; when the commit fails, that
+ * is what it is again. One row is written per producer and turn, however many batches it appended.
+ *
+ * Where this differs from Kafka, and why:
+ *   - A producer expires when nothing was appended for so long, not when its newest record is so
+ *     old: one that copies old data would else be forgotten between two batches, and its repeated
+ *     batches would be appended twice.
+ *   - When the very first batch of a producer could not be stored, the next one is not taken for
+ *     the first: it is out of order until the one before has come again. Kafka does this for
+ *     transactions only.
+ *   - All five batches survive a restart, not the last one only. */
+#include "kafka-server/broker/producers.h"
+
+#include <stdlib.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "shared/base/log.h"
+
+#define STATE_PREFIX   PRODUCER_ROW_PREFIX "s"
+#define ABORTED_PREFIX PRODUCER_ROW_PREFIX "a"
+#define PREFIX_BYTES   (sizeof STATE_PREFIX - 1)
+#define KEY_BYTES      (PREFIX_BYTES + 12)
+#define ROW_VERSION    1
+#define STATE_BYTES    32 /* without its batches */
+#define BATCH_BYTES    24
+#define ABORTED_BYTES  25
+#define EXPIRE_AT_ONCE 1000 /* in one tick */
+#define NO_EPOCH       (-1)
+
+struct seen_batch {
+    int32_t last_sequence, offset_delta;
+    int64_t last_offset, timestamp;
+};
+
+/* What a row says. */
+struct state {
+    int16_t epoch; /* NO_EPOCH: nothing is known */
+    int32_t coordinator_epoch;
+    int64_t last_timestamp;
+    int64_t used_ms;
+    int64_t txn_first; /* -1: no transaction is open */
+    int count;
+    struct seen_batch batches[PRODUCER_BATCHES]; /* oldest first */
+};
+
+struct producer_key {
+    uint64_t uid;
+    int64_t id;
+};
+
+struct producer {
+    struct producer_key key;
+    struct state s;
+    bool stored;             /* it has a row */
+    bool changed;            /* it is in p->changes */
+    int16_t awaited_epoch;   /* of a first batch that could not be stored, … */
+    int32_t awaited;         /* … and its sequence; -1: none */
+    struct partition *partition;
+    struct producer *prev, *next;           /* of its partition */
+    struct producer *idle_prev, *idle_next; /* all, the longest idle first */
+    struct producer *open_prev, *open_next; /* with a transaction open, by first offset */
+    UT_hash_handle hh;
+};
+
+struct partition {
+    uint32_t uid;
+    struct producer *producers;
+    struct producer *open;
+    int64_t unstable; /* first offset of the oldest open transaction that is committed */
+    struct producers_aborted *aborted; /* by last offset */
+    size_t aborted_count, aborted_room;
+    UT_hash_handle hh;
+};
+
+struct change {
+    struct producer *producer;
+    struct state before;
+};
+
+struct pending_abort {
+    uint32_t uid;
+    struct producers_aborted a;
+};
+
+struct producers {
+    struct journal *journal;
+    struct journal_owner owner;
+    struct producers_options options;
+    struct producer *table;
+    struct producer *idle;
+    struct partition *partitions;
+    size_t aborted_count;
+    struct change *changes;
+    size_t change_count, change_room;
+    struct pending_abort *aborts; /* of this turn */
+    size_t abort_count, abort_room;
+    int64_t next_check_ms; /* wall */
+};
+
+/* --- sequences: 0 … 2^31 - 1, and round again ------------------------------------------------- */
+
+static int32_t sequence_add(int32_t s, int32_t n)
+{
+    return (int32_t)(((uint32_t)s + (uint32_t)n) & INT32_MAX);
+}
+
+static int32_t sequence_sub(int32_t s, int32_t n)
+{
+    return (int32_t)(((uint32_t)s - (uint32_t)n) & INT32_MAX);
+}
+
+static int32_t first_sequence(const struct seen_batch *b)
+{
+    return sequence_sub(b->last_sequence, b->offset_delta);
+}
+
+/* --- tables ----------------------------------------------------------------------------------- */
+
+static struct partition *partition_find(const struct producers *p, uint32_t uid)
+{
+    struct partition *x = NULL;
+    if (p != NULL) {
+        HASH_FIND(hh, p->partitions, &uid, sizeof uid, x);
+    }
+    return x;
+}
+
+static struct partition *partition_get(struct producers *p, uint32_t uid)
+{
+    struct partition *x = partition_find(p, uid);
+    if (x == NULL && (x = calloc(1, sizeof *x)) != NULL) {
+        x->uid = uid;
+        x->unstable = INT64_MAX;
+        HASH_ADD(hh, p->partitions, uid, sizeof x->uid, x);
+    }
+    return x;
+}
+
+static struct producer *find(const struct producers *p, uint32_t uid, int64_t id)
+{
+    const struct producer_key key = {uid, id};
+    struct producer *x = NULL;
+    if (p != NULL) {
+        HASH_FIND(hh, p->table, &key, sizeof key, x);
+    }
+    return x;
+}
+
+static struct producer *add(struct producers *p, uint32_t uid, int64_t id)
+{
+    struct partition *t = partition_get(p, uid);
+    struct producer *x = t != NULL ? calloc(1, sizeof *x) : NULL;
+    if (x == NULL) {
+        return NULL;
+    }
+    x->key = (struct producer_key){uid, id};
+    x->partition = t;
+    x->awaited = -1;
+    x->s = (struct state){.epoch = NO_EPOCH,
+                          .coordinator_epoch = -1,
+                          .last_timestamp = -1,
+                          .txn_first = -1};
+    HASH_ADD(hh, p->table, key, sizeof x->key, x);
+    DL_APPEND(t->producers, x);
+    DL_APPEND2(p->idle, x, idle_prev, idle_next);
+    return x;
+}
+
+static int by_first_offset(const struct producer *a, const struct producer *b)
+{
+    return (a->s.txn_first > b->s.txn_first) - (a->s.txn_first < b->s.txn_first);
+}
+
+/* Offsets grow, so a new transaction belongs at the end; only one that was taken back does not. */
+static void open_link(struct producer *x)
+{
+    struct producer *head = x->partition->open;
+    if (head == NULL || head->open_prev->s.txn_first <= x->s.txn_first) {
+        DL_APPEND2(x->partition->open, x, open_prev, open_next);
+    } else {
+        DL_INSERT_INORDER2(x->partition->open, x, by_first_offset, open_prev, open_next);
+    }
+}
+
+static void open_unlink(struct producer *x)
+{
+    DL_DELETE2(x->partition->open, x, open_prev, open_next);
+}
+
+static void drop(struct producers *p, struct producer *x)
+{
+    if (x->s.txn_first >= 0) {
+        open_unlink(x);
+    }
+    HASH_DELETE(hh, p->table, x);
+    DL_DELETE(x->partition->producers, x);
+    DL_DELETE2(p->idle, x, idle_prev, idle_next);
+    free(x);
+}
+
+static void used(struct producers *p, struct producer *x, int64_t wall_ms)
+{
+    x->s.used_ms = wall_ms;
+    DL_DELETE2(p->idle, x, idle_prev, idle_next);
+    DL_APPEND2(p->idle, x, idle_prev, idle_next);
+}
+
+/* Room for one more of `size` bytes; false: without memory. */
+static bool grow(void **list, size_t count, size_t *room, size_t size)
+{
+    if (count < *room) {
+        return true;
+    }
+    size_t more = *room > 0 ? *room * 2 : 16;
+    void *q = realloc(*list, more * size);
+    if (q == NULL) {
+        return false;
+    }
+    *list = q;
+    *room = more;
+    return true;
+}
+
+static bool aborted_push(struct producers *p, struct partition *t,
+                         const struct producers_aborted *a)
+{
+    void *list = t->aborted;
+    bool ok = grow(&list, t->aborted_count, &t->aborted_room, sizeof *t->aborted);
+    t->aborted = list;
+    if (ok) {
+        t->aborted[t->aborted_count++] = *a;
+        p->aborted_count++;
+    }
+    return ok;
+}
+
+/* --- rows ------------------------------------------------------------------------------------- */
+
+static struct slice row_key(uint8_t key[KEY_BYTES], const char *prefix, uint32_t uid, int64_t n)
+{
+    memcpy(key, prefix, PREFIX_BYTES);
+    be32_put(key + PREFIX_BYTES, uid);
+    be64_put(key + PREFIX_BYTES + 4, (uint64_t)n);
+    return slice_make(key, KEY_BYTES);
+}
+
+static struct slice state_key(uint8_t key[KEY_BYTES], const struct producer *x)
+{
+    return row_key(key, STATE_PREFIX, (uint32_t)x->key.uid, x->key.id);
+}
+
+static size_t state_encode(const struct state *s, uint8_t *v)
+{
+    v[0] = ROW_VERSION;
+    be16_put(v + 1, (uint16_t)s->epoch);
+    be32_put(v + 3, (uint32_t)s->coordinator_epoch);
+    be64_put(v + 7, (uint64_t)s->last_timestamp);
+    be64_put(v + 15, (uint64_t)s->used_ms);
+    be64_put(v + 23, (uint64_t)s->txn_first);
+    v[31] = (uint8_t)s->count;
+    uint8_t *at = v + STATE_BYTES;
+    for (int i = 0; i < s->count; i++, at += BATCH_BYTES) {
+        be32_put(at, (uint32_t)s->batches[i].last_sequence);
+        be32_put(at + 4, (uint32_t)s->batches[i].offset_delta);
+        be64_put(at + 8, (uint64_t)s->batches[i].last_offset);
+        be64_put(at + 16, (uint64_t)s->batches[i].timestamp);
+    }
+    return (size_t)(at - v);
+}
+
+static bool state_decode(struct slice v, struct state *s)
+{
+    if (v.len < STATE_BYTES || v.data[0] != ROW_VERSION || v.data[31] > PRODUCER_BATCHES ||
+        v.len != STATE_BYTES + (size_t)v.data[31] * BATCH_BYTES) {
+        return false;
+    }
+    *s = (struct state){
+        .epoch = (int16_t)be16_get(v.data + 1),
+        .coordinator_epoch = (int32_t)be32_get(v.data + 3),
+        .last_timestamp = (int64_t)be64_get(v.data + 7),
+        .used_ms = (int64_t)be64_get(v.data + 15),
+        .txn_first = (int64_t)be64_get(v.data + 23),
+        .count = v.data[31],
+    };
+    const uint8_t *at = v.data + STATE_BYTES;
+    for (int i = 0; i < s->count; i++, at += BATCH_BYTES) {
+        s->batches[i] = (struct seen_batch){
+            .last_sequence = (int32_t)be32_get(at),
+            .offset_delta = (int32_t)be32_get(at + 4),
+            .last_offset = (int64_t)be64_get(at + 8),
+            .timestamp = (int64_t)be64_get(at + 16),
+        };
+    }
+    return true;
+}
+
+static void write_aborted(struct producers *p, uint32_t uid, const struct producers_aborted *a)
+{
+    uint8_t key[KEY_BYTES], v[ABORTED_BYTES];
+    v[0] = ROW_VERSION;
+    be64_put(v + 1, (uint64_t)a->producer_id);
+    be64_put(v + 9, (uint64_t)a->first_offset);
+    be64_put(v + 17, (uint64_t)a->lso);
+    journal_put(p->journal, row_key(key, ABORTED_PREFIX, uid, a->last_offset),
+                slice_make(v, sizeof v));
+}
+
+static void delete_state(struct producers *p, struct producer *x)
+{
+    uint8_t key[KEY_BYTES];
+    if (x->stored) {
+        journal_delete(p->journal, state_key(key, x));
+    }
+}
+
+/* --- the commit ------------------------------------------------------------------------------- */
+
+/* Before the first change of a turn. False: without memory, and the flush fails. */
+static bool remember(struct producers *p, struct producer *x)
+{
+    if (x->changed) {
+        return true;
+    }
+    void *list = p->changes;
+    bool ok = grow(&list, p->change_count, &p->change_room, sizeof *p->changes);
+    p->changes = list;
+    if (!ok) {
+        journal_fail(p->journal, ERR_NOMEM);
+        return false;
+    }
+    p->changes[p->change_count++] = (struct change){x, x->s};
+    x->changed = true;
+    journal_touch(p->journal);
+    return true;
+}
+
+static void write_rows(struct journal_owner *o, struct journal *j)
+{
+    struct producers *p = (struct producers *)((char *)o - offsetof(struct producers, owner));
+    uint8_t key[KEY_BYTES], v[STATE_BYTES + PRODUCER_BATCHES * BATCH_BYTES];
+    for (size_t i = 0; i < p->change_count; i++) {
+        const struct producer *x = p->changes[i].producer;
+        journal_put(j, state_key(key, x), slice_make(v, state_encode(&x->s, v)));
+    }
+}
+
+static void take_back(struct change *c)
+{
+    struct producer *x = c->producer;
+    bool was_open = c->before.txn_first >= 0;
+    if (x->s.txn_first >= 0) {
+        open_unlink(x);
+    }
+    if (c->before.epoch == NO_EPOCH && x->awaited < 0 && x->s.count > 0) {
+        x->awaited = first_sequence(&x->s.batches[0]);
+        x->awaited_epoch = x->s.epoch;
+    }
+    x->s = c->before;
+    if (was_open) {
+        open_link(x);
+    }
+}
+
+static void commit_done(struct journal_owner *o, enum err e)
+{
+    struct producers *p = (struct producers *)((char *)o - offsetof(struct producers, owner));
+    for (size_t i = 0; i < p->change_count; i++) {
+        struct producer *x = p->changes[i].producer;
+        x->changed = false;
+        if (e == OK) {
+            x->stored = true;
+            x->awaited = -1;
+        } else {
+            take_back(&p->changes[i]);
+        }
+    }
+    for (size_t i = 0; i < p->change_count; i++) {
+        struct partition *t = p->changes[i].producer->partition;
+        t->unstable = t->open != NULL ? t->open->s.txn_first : INT64_MAX;
+    }
+    for (size_t i = 0; e == OK && i < p->abort_count; i++) {
+        struct partition *t = partition_find(p, p->aborts[i].uid);
+        bool pushed = aborted_push(p, t, &p->aborts[i].a);
+        ASSERT(pushed); /* room was made in note_abort */
+    }
+    p->change_count = p->abort_count = 0;
+}
+
+/* --- append ----------------------------------------------------------------------------------- */
+
+static bool is_transactional(const struct batch_header *h)
+{
+    return (h->attributes & BATCH_TRANSACTIONAL) != 0;
+}
+
+static bool find_duplicate(const struct state *s, const struct batch_header *h,
+                           struct producers_duplicate *d)
+{
+    int32_t last = sequence_add(h->base_sequence, h->last_offset_delta);
+    for (int i = 0; s->epoch == h->producer_epoch && i < s->count; i++) {
+        const struct seen_batch *b = &s->batches[i];
+        if (first_sequence(b) == h->base_sequence && b->last_sequence == last) {
+            *d = (struct producers_duplicate){true, b->last_offset - b->offset_delta, b->timestamp};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is it the one that must come next? */
+static bool in_order(const struct producer *x, const struct batch_header *h, bool v2)
+{
+    const struct state *s = &x->s;
+    bool begins = v2 && is_transactional(h) && s->txn_first < 0 && s->count == 0;
+    if (begins && h->base_sequence != 0) {
+        return false;
+    }
+    if (s->epoch == NO_EPOCH) {
+        return x->awaited < 0 || x->awaited_epoch != h->producer_epoch ||
+               h->base_sequence <= x->awaited;
+    }
+    if (h->producer_epoch != s->epoch) {
+        return h->base_sequence == 0;
+    }
+    int32_t last = s->count > 0 ? s->batches[s->count - 1].last_sequence : -1;
+    return h->base_sequence == (last == INT32_MAX ? 0 : last + 1);
+}
+
+/* Makes room for one more producer, if need be at the cost of the one that is idle the longest. */
+static bool make_room(struct producers *p)
+{
+    if (HASH_COUNT(p->table) < PRODUCERS_MAX) {
+        return true;
+    }
+    struct producer *x = p->idle;
+    while (x != NULL && (x->s.txn_first >= 0 || x->changed)) {
+        x = x->idle_next;
+    }
+    if (x == NULL) {
+        return false;
+    }
+    delete_state(p, x);
+    drop(p, x);
+    return true;
+}
+
+/* A transaction that begins may have to be aborted: is there room to remember that? */
+static bool may_begin(const struct producers *p, const struct batch_header *h)
+{
+    return !is_transactional(h) || p->aborted_count + p->abort_count < PRODUCERS_ABORTED_MAX;
+}
+
+enum kerr producers_check(struct producers *p, uint32_t uid, const struct batch_header *h, bool v2,
+                          struct producers_duplicate *d)
+{
+    *d = (struct producers_duplicate){false, -1, -1};
+    if (h->producer_id < 0) {
+        return is_transactional(h) ? KERR_INVALID_RECORD : KERR_NONE;
+    }
+    if (h->producer_epoch < 0 || h->base_sequence < 0) {
+        return KERR_INVALID_RECORD;
+    }
+    const struct producer *x = find(p, uid, h->producer_id);
+    if (x == NULL) {
+        if (v2 && is_transactional(h) && h->base_sequence != 0) {
+            return KERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        }
+        return may_begin(p, h) && make_room(p) ? KERR_NONE : KERR_POLICY_VIOLATION;
+    }
+    if (find_duplicate(&x->s, h, d)) {
+        return KERR_NONE;
+    }
+    if (h->producer_epoch < x->s.epoch) {
+        return KERR_INVALID_PRODUCER_EPOCH;
+    }
+    if (!in_order(x, h, v2)) {
+        return KERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    }
+    if (x->s.txn_first >= 0 && !is_transactional(h)) {
+        return KERR_INVALID_TXN_STATE;
+    }
+    return x->s.txn_first >= 0 || may_begin(p, h) ? KERR_NONE : KERR_POLICY_VIOLATION;
+}
+
+static void set_epoch(struct state *s, int16_t epoch)
+{
+    if (s->epoch != epoch) {
+        s->epoch = epoch;
+        s->count = 0;
+    }
+}
+
+void producers_append(struct producers *p, uint32_t uid, const struct batch_header *h,
+                      int64_t base_offset, int64_t wall_ms)
+{
+    if (h->producer_id < 0) {
+        return;
+    }
+    struct producer *x = find(p, uid, h->producer_id);
+    x = x != NULL ? x : add(p, uid, h->producer_id);
+    if (x == NULL || !remember(p, x)) {
+        journal_fail(p->journal, ERR_NOMEM);
+        return;
+    }
+    struct state *s = &x->s;
+    set_epoch(s, h->producer_epoch);
+    if (s->count == PRODUCER_BATCHES) {
+        memmove(s->batches, s->batches + 1, (PRODUCER_BATCHES - 1) * sizeof *s->batches);
+        s->count--;
+    }
+    s->batches[s->count++] = (struct seen_batch){
+        .last_sequence = sequence_add(h->base_sequence, h->last_offset_delta),
+        .offset_delta = h->last_offset_delta,
+        .last_offset = base_offset + h->last_offset_delta,
+        .timestamp = h->max_timestamp,
+    };
+    s->last_timestamp = h->max_timestamp;
+    used(p, x, wall_ms);
+    if (is_transactional(h) && s->txn_first < 0) {
+        s->txn_first = base_offset;
+        open_link(x);
+    }
+}
+
+bool producers_in_transaction(const struct producers *p, uint32_t uid, int64_t producer_id,
+                              int16_t epoch)
+{
+    const struct producer *x = find(p, uid, producer_id);
+    return x != NULL && x->s.txn_first >= 0 && x->s.epoch == epoch;
+}
+
+enum kerr producers_check_marker(const struct producers *p, uint32_t uid,
+                                 const struct producers_marker *k)
+{
+    const struct producer *x = find(p, uid, k->producer_id);
+    if (x != NULL && k->producer_epoch < x->s.epoch) {
+        return KERR_INVALID_PRODUCER_EPOCH;
+    }
+    return x != NULL && k->coordinator_epoch < x->s.coordinator_epoch
+               ? KERR_TRANSACTION_COORDINATOR_FENCED
+               : KERR_NONE;
+}
+
+/* The transaction was aborted: readers must know, once the marker is committed. */
+static void note_abort(struct producers *p, struct producer *x, const struct producers_marker *k)
+{
+    struct partition *t = x->partition;
+    void *list = p->aborts, *index = t->aborted;
+    size_t pending = t->aborted_count + p->abort_count; /* all of them may be of this partition */
+    bool ok = grow(&list, p->abort_count, &p->abort_room, sizeof *p->aborts);
+    p->aborts = list;
+    while (ok && pending >= t->aborted_room) {
+        ok = grow(&index, t->aborted_room, &t->aborted_room, sizeof *t->aborted);
+        t->aborted = index;
+    }
+    if (!ok) {
+        journal_fail(p->journal, ERR_NOMEM);
+        return;
+    }
+    const struct producers_aborted a = {
+        .producer_id = k->producer_id,
+        .first_offset = x->s.txn_first,
+        .last_offset = k->offset,
+        .lso = t->open == NULL ? k->offset + 1 : t->open->s.txn_first,
+    };
+    p->aborts[p->abort_count++] = (struct pending_abort){t->uid, a};
+    write_aborted(p, t->uid, &a);
+}
+
+void producers_append_marker(struct producers *p, uint32_t uid, const struct producers_marker *k,
+                             int64_t wall_ms)
+{
+    struct producer *x = find(p, uid, k->producer_id);
+    x = x != NULL ? x : add(p, uid, k->producer_id);
+    if (x == NULL || !remember(p, x)) {
+        journal_fail(p->journal, ERR_NOMEM);
+        return;
+    }
+    bool open = x->s.txn_first >= 0;
+    if (open) {
+        open_unlink(x);
+    }
+    if (open && !k->commits) {
+        note_abort(p, x, k);
+    }
+    set_epoch(&x->s, k->producer_epoch);
+    x->s.coordinator_epoch = k->coordinator_epoch;
+    x->s.last_timestamp = k->timestamp;
+    x->s.txn_first = -1;
+    used(p, x, wall_ms);
+}
+
+/* --- readers ---------------------------------------------------------------------------------- */
+
+int64_t producers_first_unstable(const struct producers *p, uint32_t uid)
+{
+    const struct partition *t = partition_find(p, uid);
+    return t != NULL ? t->unstable : INT64_MAX;
+}
+
+/* Index of the first whose marker is at `offset` or behind it. */
+static size_t aborted_from(const struct partition *t, int64_t offset)
+{
+    size_t low = 0, high = t->aborted_count;
+    while (low < high) {
+        size_t mid = low + (high - low) / 2;
+        if (t->aborted[mid].last_offset < offset) {
+            low = mid + 1;
+        } else {
+            high = mid;
+        }
+    }
+    return low;
+}
+
+void producers_each_aborted(const struct producers *p, uint32_t uid, int64_t from, int64_t to,
+                            producers_aborted_fn *fn, void *arg)
+{
+    const struct partition *t = partition_find(p, uid);
+    for (size_t i = t != NULL ? aborted_from(t, from) : 0; t != NULL && i < t->aborted_count; i++) {
+        const struct producers_aborted *a = &t->aborted[i];
+        if (a->first_offset < to && !fn(arg, a)) {
+            return;
+        }
+        if (a->lso >= to) {
+            return; /* those behind it begin behind `to` */
+        }
+    }
+}
+
+void producers_each(const struct producers *p, uint32_t uid, producers_view_fn *fn, void *arg)
+{
+    const struct partition *t = partition_find(p, uid);
+    for (const struct producer *x = t != NULL ? t->producers : NULL; x != NULL; x = x->next) {
+        const struct state *s = &x->s;
+        const struct producers_view v = {
+            .producer_id = x->key.id,
+            .producer_epoch = s->epoch,
+            .last_sequence = s->count > 0 ? s->batches[s->count - 1].last_sequence : -1,
+            .last_timestamp = s->last_timestamp,
+            .coordinator_epoch = s->coordinator_epoch,
+            .txn_first_offset = s->txn_first,
+        };
+        if (s->epoch != NO_EPOCH && !fn(arg, &v)) {
+            return;
+        }
+    }
+}
+
+/* --- time passes ------------------------------------------------------------------------------ */
+
+static bool partition_busy(const struct partition *t)
+{
+    for (const struct producer *x = t->producers; x != NULL; x = x->next) {
+        if (x->changed) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void delete_aborted(struct producers *p, struct partition *t, size_t count)
+{
+    uint8_t key[KEY_BYTES];
+    for (size_t i = 0; i < count; i++) {
+        journal_delete(p->journal,
+                       row_key(key, ABORTED_PREFIX, t->uid, t->aborted[i].last_offset));
+    }
+    if (count > 0) {
+        memmove(t->aborted, t->aborted + count, (t->aborted_count - count) * sizeof *t->aborted);
+        t->aborted_count -= count;
+        p->aborted_count -= count;
+    }
+}
+
+static void partition_drop(struct producers *p, struct partition *t)
+{
+    while (t->producers != NULL) {
+        delete_state(p, t->producers);
+        drop(p, t->producers);
+    }
+    delete_aborted(p, t, t->aborted_count);
+    HASH_DELETE(hh, p->partitions, t);
+    free(t->aborted);
+    free(t);
+}
+
+/* What is deleted here is deleted in memory at once: should the commit fail, its rows come back
+ * with the next start and are swept again. */
+void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg)
+{
+    struct partition *t, *next;
+    HASH_ITER(hh, p->partitions, t, next)
+    {
+        int64_t log_start = 0;
+        if (partition_busy(t)) {
+            continue; /* the next sweep looks again */
+        }
+        if (!fn(arg, t->uid, &log_start)) {
+            partition_drop(p, t);
+            continue;
+        }
+        delete_aborted(p, t, aborted_from(t, log_start));
+        if (t->producers == NULL && t->aborted_count == 0) {
+            partition_drop(p, t);
+        }
+    }
+}
+
+void producers_tick(struct producers *p, int64_t wall_ms)
+{
+    if (wall_ms < p->next_check_ms) {
+        return;
+    }
+    struct producer *x = p->idle;
+    int expired = 0;
+    while (x != NULL && expired < EXPIRE_AT_ONCE &&
+           (x->s.txn_first >= 0 || x->changed ||
+            wall_ms - x->s.used_ms >= p->options.expiration_ms)) {
+        struct producer *next = x->idle_next;
+        if (x->s.txn_first < 0 && !x->changed) {
+            delete_state(p, x);
+            drop(p, x);
+            expired++;
+        }
+        x = next;
+    }
+    if (expired < EXPIRE_AT_ONCE) {
+        p->next_check_ms = wall_ms + p->options.check_interval_ms;
+    }
+}
+
+size_t producers_count(const struct producers *p)
+{
+    return HASH_COUNT(p->table);
+}
+
+/* --- coming and going ------------------------------------------------------------------------- */
+
+struct load {
+    struct producers *p;
+    enum err e;
+    size_t corrupt;
+};
+
+static bool load_state(void *arg, struct slice key, struct slice value)
+{
+    struct load *l = arg;
+    struct state s;
+    if (key.len != KEY_BYTES || !state_decode(value, &s)) {
+        l->corrupt++;
+        return true;
+    }
+    struct producer *x = add(l->p, be32_get(key.data + PREFIX_BYTES),
+                             (int64_t)be64_get(key.data + PREFIX_BYTES + 4));
+    if (x == NULL) {
+        l->e = ERR_NOMEM;
+        return false;
+    }
+    x->s = s;
+    x->stored = true;
+    if (s.txn_first >= 0) {
+        open_link(x);
+        x->partition->unstable = x->partition->open->s.txn_first;
+    }
+    return true;
+}
+
+static bool load_aborted(void *arg, struct slice key, struct slice value)
+{
+    struct load *l = arg;
+    if (key.len != KEY_BYTES || value.len != ABORTED_BYTES || value.data[0] != ROW_VERSION) {
+        l->corrupt++;
+        return true;
+    }
+    const struct producers_aborted a = {
+        .producer_id = (int64_t)be64_get(value.data + 1),
+        .first_offset = (int64_t)be64_get(value.data + 9),
+        .last_offset = (int64_t)be64_get(key.data + PREFIX_BYTES + 4),
+        .lso = (int64_t)be64_get(value.data + 17),
+    };
+    struct partition *t = partition_get(l->p, be32_get(key.data + PREFIX_BYTES));
+    l->e = t != NULL && aborted_push(l->p, t, &a) ? OK : ERR_NOMEM;
+    return l->e == OK;
+}
+
+static int by_use(const struct producer *a, const struct producer *b)
+{
+    return (a->s.used_ms > b->s.used_ms) - (a->s.used_ms < b->s.used_ms);
+}
+
+static int by_marker(const void *a, const void *b)
+{
+    const struct producers_aborted *x = a, *y = b;
+    return (x->last_offset > y->last_offset) - (x->last_offset < y->last_offset);
+}
+
+static enum err load_all(struct producers *p, struct errmsg *m)
+{
+    struct load l = {.p = p};
+    enum err e = journal_scan(p->journal, slice_str(STATE_PREFIX), load_state, &l, m);
+    if (e == OK && l.e == OK) {
+        e = journal_scan(p->journal, slice_str(ABORTED_PREFIX), load_aborted, &l, m);
+    }
+    if (e == OK && l.e != OK) {
+        e = err_set(m, l.e, "no memory for the producers");
+    }
+    if (l.corrupt > 0) {
+        log_error("rows of producers cannot be read and are passed over rows=%zu", l.corrupt);
+    }
+    DL_SORT2(p->idle, by_use, idle_prev, idle_next);
+    for (struct partition *t = p->partitions; t != NULL; t = t->hh.next) {
+        if (t->aborted_count > 0) {
+            qsort(t->aborted, t->aborted_count, sizeof *t->aborted, by_marker);
+        }
+    }
+    return e;
+}
+
+void producers_set_options(struct producers *p, const struct producers_options *o)
+{
+    p->options = *o;
+    p->next_check_ms = 0;
+}
+
+enum err producers_open(struct producers **out, struct journal *j,
+                        const struct producers_options *o, struct errmsg *m)
+{
+    struct producers *p = calloc(1, sizeof *p);
+    *out = NULL;
+    if (p == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for the producers");
+    }
+    p->journal = j;
+    p->options = *o;
+    p->owner = (struct journal_owner){.write = write_rows, .done = commit_done};
+    journal_add_owner(j, &p->owner);
+    enum err e = load_all(p, m);
+    if (e != OK) {
+        producers_close(p);
+        return e;
+    }
+    *out = p;
+    return OK;
+}
+
+void producers_close(struct producers *p)
+{
+    if (p == NULL) {
+        return;
+    }
+    journal_flush(p->journal);
+    journal_remove_owner(p->journal, &p->owner);
+    struct partition *t, *next;
+    HASH_ITER(hh, p->partitions, t, next)
+    {
+        while (t->producers != NULL) {
+            drop(p, t->producers);
+        }
+        HASH_DELETE(hh, p->partitions, t);
+        free(t->aborted);
+        free(t);
+    }
+    free(p->changes);
+    free(p->aborts);
+    free(p);
+}
