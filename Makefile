@@ -23,7 +23,7 @@ LINK_SRC   := $(wildcard plugins/link/*.c)
 WRITER_SRC := $(wildcard plugins/writer/*.c)
 SERVER_SRC := $(wildcard kafka-server/protocol/*.c kafka-server/net/*.c kafka-server/broker/*.c kafka-server/api/*.c)
 CLI_SRC    := $(wildcard kafka-server/cli/*.c)
-MAIN_SRC   := kafka-server/server.c kafka-server/main.c
+MAIN_SRC   := kafka-server/server.c kafka-server/own_state.c kafka-server/main.c
 GEN_SRC    := $(B)/gen/kafka_messages.c
 
 obj = $(patsubst %.c,$(B)/%.o,$(patsubst $(B)/%,%,$(1)))

@@ -37,6 +37,7 @@
 #include "kafka-server/broker/watch.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/net/net.h"
+#include "kafka-server/own_state.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 #include "shared/config/options.h"
@@ -53,7 +54,6 @@
 #define TRIM_BYTES     (8u << 20)   /* … if it is worth the walk */
 #define TURNS_MAX      16           /* of commit and write, before events get their turn again */
 #define SESSIONS_BYTES (128u << 20) /* of what fetch sessions remember */
-#define CLUSTER_ID_KEY "server/cluster.id"
 
 enum { ON_TERM, ON_INT, ON_HUP, SIGNALS };
 
@@ -107,73 +107,6 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 
 /* --- the own store --------------------------------------------------------------------------- */
 
-static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
-{
-    struct server *s = arg;
-    if (value.len < sizeof s->cluster_id) {
-        memcpy(s->cluster_id, value.data, value.len);
-        s->cluster_id[value.len] = '\0';
-    }
-    return false;
-}
-
-/* Random, made once, the same for ever. */
-static enum err find_cluster_id(struct server *s, struct errmsg *m)
-{
-    char told[UUID_TEXT_BYTES]; /* before there was a data directory */
-    memcpy(told, s->cluster_id, sizeof told);
-    s->cluster_id[0] = '\0';
-    enum err e = store_rows(s->own, slice_str(CLUSTER_ID_KEY), keep_cluster_id, s, m);
-    if (e != OK || s->cluster_id[0] != '\0') {
-        return e;
-    }
-    memcpy(s->cluster_id, told, sizeof told);
-    if (told[0] == '\0') {
-        struct uuid id = uuid_random();
-        uuid_to_text(&id, s->cluster_id);
-    }
-    e = store_put(s->own, slice_str(CLUSTER_ID_KEY), slice_str(s->cluster_id));
-    return e == OK ? store_commit(s->own, m) : e;
-}
-
-static void on_topic_gone(void *arg, const char *name)
-{
-    struct server *s = arg;
-    if (s->coordinator != NULL) {
-        coordinator_topic_gone(s->coordinator, slice_str(name));
-    }
-}
-
-static const struct uuid *id_of_topic(void *arg, struct slice name)
-{
-    const struct server *s = arg;
-    const struct topic *t = topics_find(s->topics, name);
-    return t != NULL ? &t->row->id : NULL;
-}
-
-static void on_topics_changed(void *arg)
-{
-    struct server *s = arg;
-    if (s->coordinator != NULL) {
-        coordinator_check_topics(s->coordinator, id_of_topic, s);
-    }
-}
-
-/* Groups and offsets: read when the own store is open for the first time. */
-static enum err open_coordinator(struct server *s, struct errmsg *m)
-{
-    enum err e = find_cluster_id(s, m);
-    if (s->journal != NULL) {
-        journal_set_store(s->journal, s->own);
-    } else if (e == OK) {
-        e = journal_open(&s->journal, s->own, m);
-    }
-    if (e == OK && s->coordinator == NULL) {
-        e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
-    }
-    return e;
-}
-
 /* A server that was killed holds its lock until the kernel is done with it. Only at the start: the
  * loop must not wait. */
 static enum err open_patiently(struct server *s, const struct store_options *o, struct errmsg *m)
@@ -208,7 +141,7 @@ static enum err open_own_parts(struct server *s, struct errmsg *m)
     if (e != OK) {
         return e;
     }
-    e = open_coordinator(s, m);
+    e = own_state_open(s, m);
     if (e != OK) {
         return e;
     }
@@ -415,6 +348,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
         if (e != OK && log_limit_pass(&in->tick_limit, LOOK_SLOW_MS, &held)) {
             log_error("housekeeping of the server's own store failed: %s", m.text);
         }
+        own_state_tick(s, now_ms);
         if (store_state(s->own) == STORE_BROKEN && own_is_free(s)) {
             drop_own(s);
         }
@@ -572,9 +506,7 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
     apply_logging(&s->config.server); /* first: what is said from here on is in the new file */
     if (reload(s)) {
         apply_logging(&s->config.server);
-        if (s->coordinator != NULL) {
-            coordinator_reload(s->coordinator, &s->config.server);
-        }
+        own_state_reload(s);
         const struct net_options o = net_options_of(&s->config.server);
         net_set_options(s->net, &o);
         log_info("log reopened, configuration read again");
@@ -691,7 +623,7 @@ static enum err open_broker(struct server *s, struct errmsg *m)
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }
     appender_init(s->appender);
-    topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);
+    own_state_watch_topics(s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
     return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
 }
@@ -816,12 +748,7 @@ void server_close(struct server *s)
     workers_close(s->workers); /* gives requests back: before the connections go */
     s->workers = NULL;
     net_close(s->net);
-    if (s->coordinator != NULL) {
-        coordinator_close(s->coordinator);
-    }
-    if (s->journal != NULL) {
-        journal_close(s->journal);
-    }
+    own_state_close(s);
     if (s->appender != NULL) {
         appender_fini(s->appender);
         free(s->appender);

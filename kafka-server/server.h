@@ -29,7 +29,8 @@
  * COORDINATOR_NOT_AVAILABLE.
  *
  * Rows of the own store: keys that begin with "server/" belong to server.c; the coordinator's
- * begin with "group/" and "offset/". */
+ * begin with "group/" and "offset/", those of producers with "producer/", those of transactions
+ * with "txn/". */
 #ifndef CULEX_SERVER_H
 #define CULEX_SERVER_H
 
@@ -46,6 +47,7 @@ struct fetch_wait;     /* api/api_fetch.c */
 struct fetch_sessions; /* broker/session.h */
 struct journal;        /* broker/journal.h */
 struct net;            /* net/net.h */
+struct producers;      /* broker/producers.h */
 struct request;        /* api/api.h */
 struct store;
 struct topics;  /* broker/topics.h */
@@ -70,6 +72,8 @@ struct server {
     struct appender *appender; /* judges what producers send */
     struct journal *journal;
     struct coordinator *coordinator;
+    struct producers *producers; /* of partitions of `own`; there when the coordinator is */
+    int64_t sweep_ms;            /* next look for producers that are to be forgotten */
 
     uint64_t requests;          /* handled since the start */
     int32_t requests_in_flight; /* handed to a handler and not answered yet */

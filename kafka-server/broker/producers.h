@@ -1,15 +1,15 @@
 /* What each partition of the own store knows of its producers: idempotence, open and aborted
  * transactions (KIP-98, KIP-360, KIP-890).
  *
- *      append of a batch   producers_check ─▶ duplicate, error, or: store_append ─▶ producers_append
+ *      append of a batch   producers_check ─▶ duplicate, error, or store_append ─▶ producers_append
  *      end of transaction  store_append of the marker ─▶ producers_append_marker
  *      reader              producers_first_unstable, producers_aborted
  *
  * producers_check and _append see what this turn has appended already. Readers see what is
  * committed: an open transaction begins to hold them back, and a marker lets them go on, only when
  * the turn's commit has succeeded. When it fails, everything is as its rows say again. So whoever
- * appends answers from a journal_wait, the one of a duplicate, too: the batch that it repeats may be
- * of this very turn.
+ * appends answers from a journal_wait; the one of a duplicate does, too, for the batch that it
+ * repeats may be of this very turn.
  *
  * A state machine over rows: no store, no socket, no clock. Wall time comes as a parameter. A
  * partition is known by its uid in the own store, which is never used twice. Loop thread only. */

@@ -81,6 +81,10 @@ struct config_server {
     int64_t offsets_retention_minutes;
     int64_t offsets_retention_check_interval_ms;
     int32_t offset_metadata_max_bytes;
+    int64_t producer_id_expiration_ms, producer_id_expiration_check_interval_ms;
+    int32_t transaction_max_timeout_ms;
+    int64_t transactional_id_expiration_ms;
+    int32_t transaction_abort_interval_ms, transaction_remove_interval_ms;
     int32_t group_initial_rebalance_delay_ms;
     int32_t group_min_session_timeout_ms, group_max_session_timeout_ms;
     int32_t group_max_size;

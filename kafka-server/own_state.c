@@ -1,0 +1,145 @@
+/* Groups, producers, transactions: opened, told of topics and of time, closed. See own_state.h.
+ *
+ * The order of opening is that of who needs whom, and closing is the other way round: a transaction
+ * that ends speaks to producers and groups, and they put rows into the journal. */
+#include "kafka-server/own_state.h"
+
+#include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/journal.h"
+#include "kafka-server/broker/producers.h"
+#include "kafka-server/broker/topics.h"
+#include "shared/base/clock.h"
+#include "shared/store/store.h"
+
+#define CLUSTER_ID_KEY "server/cluster.id"
+#define SWEEP_MS       10000 /* between two looks for producers that are to be forgotten */
+
+static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
+{
+    struct server *s = arg;
+    if (value.len < sizeof s->cluster_id) {
+        memcpy(s->cluster_id, value.data, value.len);
+        s->cluster_id[value.len] = '\0';
+    }
+    return false;
+}
+
+/* Random, made once, the same for ever. */
+static enum err find_cluster_id(struct server *s, struct errmsg *m)
+{
+    char told[UUID_TEXT_BYTES]; /* before there was a data directory */
+    memcpy(told, s->cluster_id, sizeof told);
+    s->cluster_id[0] = '\0';
+    enum err e = store_rows(s->own, slice_str(CLUSTER_ID_KEY), keep_cluster_id, s, m);
+    if (e != OK || s->cluster_id[0] != '\0') {
+        return e;
+    }
+    memcpy(s->cluster_id, told, sizeof told);
+    if (told[0] == '\0') {
+        struct uuid id = uuid_random();
+        uuid_to_text(&id, s->cluster_id);
+    }
+    e = store_put(s->own, slice_str(CLUSTER_ID_KEY), slice_str(s->cluster_id));
+    return e == OK ? store_commit(s->own, m) : e;
+}
+
+static void on_topic_gone(void *arg, const char *name)
+{
+    struct server *s = arg;
+    if (s->coordinator != NULL) {
+        coordinator_topic_gone(s->coordinator, slice_str(name));
+    }
+}
+
+static const struct uuid *id_of_topic(void *arg, struct slice name)
+{
+    const struct server *s = arg;
+    const struct topic *t = topics_find(s->topics, name);
+    return t != NULL ? &t->row->id : NULL;
+}
+
+static bool log_start_of(void *arg, uint32_t uid, int64_t *log_start)
+{
+    const struct server *s = arg;
+    struct store_offsets o;
+    if (store_offsets(s->own, uid, &o) != OK) {
+        return false;
+    }
+    *log_start = o.log_start;
+    return true;
+}
+
+static void on_topics_changed(void *arg)
+{
+    struct server *s = arg;
+    if (s->coordinator != NULL) {
+        coordinator_check_topics(s->coordinator, id_of_topic, s);
+    }
+    if (s->producers != NULL && s->own != NULL) {
+        producers_sweep(s->producers, log_start_of, s);
+    }
+}
+
+static struct producers_options producers_options_of(const struct config_server *c)
+{
+    return (struct producers_options){c->producer_id_expiration_ms,
+                                      c->producer_id_expiration_check_interval_ms};
+}
+
+/* Groups, offsets, producers: read when the own store is open for the first time. */
+enum err own_state_open(struct server *s, struct errmsg *m)
+{
+    enum err e = find_cluster_id(s, m);
+    if (s->journal != NULL) {
+        journal_set_store(s->journal, s->own);
+    } else if (e == OK) {
+        e = journal_open(&s->journal, s->own, m);
+    }
+    if (e == OK && s->coordinator == NULL) {
+        e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
+    }
+    if (e == OK && s->producers == NULL) {
+        const struct producers_options o = producers_options_of(&s->config.server);
+        e = producers_open(&s->producers, s->journal, &o, m);
+    }
+    return e;
+}
+
+void own_state_watch_topics(struct server *s)
+{
+    topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);
+}
+
+void own_state_reload(struct server *s)
+{
+    if (s->coordinator != NULL) {
+        coordinator_reload(s->coordinator, &s->config.server);
+    }
+    if (s->producers != NULL) {
+        const struct producers_options p = producers_options_of(&s->config.server);
+        producers_set_options(s->producers, &p);
+    }
+}
+
+void own_state_tick(struct server *s, int64_t now_ms)
+{
+    if (s->producers != NULL && now_ms >= s->sweep_ms) {
+        s->sweep_ms = now_ms + SWEEP_MS;
+        producers_sweep(s->producers, log_start_of, s);
+        producers_tick(s->producers, clock_wall_ms());
+    }
+}
+
+void own_state_close(struct server *s)
+{
+    if (s->coordinator != NULL) {
+        coordinator_close(s->coordinator);
+        s->coordinator = NULL;
+    }
+    producers_close(s->producers);
+    s->producers = NULL;
+    if (s->journal != NULL) {
+        journal_close(s->journal);
+        s->journal = NULL;
+    }
+}

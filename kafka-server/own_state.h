@@ -1,0 +1,21 @@
+/* What the server keeps in memory and in rows of its own store: groups and their offsets,
+ * producers, transactions. Read when the own store is open for the first time; kept while it is
+ * away.
+ *
+ * The part of server.c that knows all of them; each knows itself. Loop thread only. */
+#ifndef CULEX_OWN_STATE_H
+#define CULEX_OWN_STATE_H
+
+#include "kafka-server/server.h"
+
+/* s->own is open: (again) it is where the rows go. Blocks. */
+enum err own_state_open(struct server *s, struct errmsg *m) MUST_CHECK;
+/* Topics that are deleted take along what belongs to them. */
+void own_state_watch_topics(struct server *s);
+/* Takes over changed settings. */
+void own_state_reload(struct server *s);
+/* A few times a second, while the own store is open. */
+void own_state_tick(struct server *s, int64_t now_ms);
+void own_state_close(struct server *s);
+
+#endif
