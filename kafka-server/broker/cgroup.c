@@ -19,13 +19,6 @@ const char *cgroup_state_name(enum cgroup_state s)
     return names[s];
 }
 
-static int slice_compare(struct slice a, struct slice b)
-{
-    size_t n = a.len < b.len ? a.len : b.len;
-    int order = n > 0 ? memcmp(a.data, b.data, n) : 0;
-    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
-}
-
 static void slice_drop(struct slice *s)
 {
     free((void *)s->data);
