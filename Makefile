@@ -135,6 +135,21 @@ fuzz-record: $(B)/fuzz_record
 fuzz-run: fuzz-record
 .PHONY: fuzz-record
 
+# --- record batches beside Kafka's own classes and its broker's LogValidator: RECORD_N random cases -----
+RECORD_N      ?= 20000
+RECORD_SEED   ?= 1
+RECORD_ORACLE  = java -cp '$(B)/codec:$(CODEC_LIB)/*' RecordOracle
+$(B)/record_peer: $(B)/tests/codec/record_peer.o $(RECORD_O)
+	$(CC) $(LDFLAGS) -o $@ $^ -lisal -lzstd -llz4 -lsnappy -lz
+$(B)/codec/RecordOracle.class: tests/codec/java/RecordOracle.java $(CODEC_LIB)/.done
+	javac -encoding UTF-8 -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
+record-test: $(B)/record_peer $(B)/codec/RecordOracle.class
+	$(RECORD_ORACLE) cases $(RECORD_N) $(RECORD_SEED) $(B)/codec/record.bin
+	$(B)/record_peer $(B)/codec/record.bin $(B)/codec/record_pairs.bin
+	$(RECORD_ORACLE) same $(B)/codec/record_pairs.bin
+	@echo "2 passed"
+.PHONY: record-test
+
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
 UNIT_BIN := $(patsubst tests/unit/%.c,$(B)/unit/%,$(UNIT_SRC))

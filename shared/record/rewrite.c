@@ -103,3 +103,139 @@ enum err batch_rewrite_end(struct batch_rewrite *w, struct batch_header *h, stru
     buf_fini(&w->plain);
     return batch_read_header(slice_make(batch, len), h);
 }
+
+/* --- fewer records ---------------------------------------------------------------------------- */
+
+/* A batch while it is filtered. A bit for each record that stays, because the base timestamp must
+ * be known before the first is written, and depends on all. */
+struct filtering {
+    const struct batch_filter *f;
+    struct batch_header h;
+    struct slice records;
+    struct buf plain;
+    struct buf stays;
+    int32_t seen;
+    int32_t kept;
+    bool tombstone; /* one that stays */
+};
+
+static enum err ask_keep(struct filtering *x, struct errmsg *m)
+{
+    struct record_cursor c = record_cursor_make(x->records, x->h.record_count);
+    for (;;) {
+        struct raw_record r;
+        enum err e = record_next(&c, &r, m);
+        if (e != OK) {
+            return e == ERR_NOT_FOUND ? OK : e;
+        }
+        if (x->seen % 8 == 0) {
+            buf_put_u8(&x->stays, 0);
+            if (!buf_ok(&x->stays)) {
+                return ERR_NOMEM;
+            }
+        }
+        if (x->f->keep(x->f->arg, &x->h, &r)) {
+            x->stays.data[x->seen / 8] |= (uint8_t)(1 << x->seen % 8);
+            x->kept++;
+            x->tombstone |= !r.value.data;
+        }
+        x->seen++;
+    }
+}
+
+/* The record that stays, of those from the cursor on. */
+static bool next_kept(const struct filtering *x, struct record_cursor *c, struct raw_record *r)
+{
+    for (;;) {
+        int32_t i = c->index;
+        if (record_next(c, r, NULL) != OK) {
+            return false;
+        }
+        if (x->stays.data[i / 8] & 1 << i % 8) {
+            return true;
+        }
+    }
+}
+
+static enum err write_kept(struct filtering *x, int64_t horizon, struct buf *out, struct errmsg *m)
+{
+    struct record_cursor c = record_cursor_make(x->records, x->h.record_count);
+    struct raw_record r;
+    ASSERT(next_kept(x, &c, &r));
+    int64_t timestamp = batch_timestamp_of(&x->h, r.timestamp_delta);
+    struct batch_rewrite w;
+    enum batch_codec codec = (enum batch_codec)(x->h.attributes & BATCH_CODEC_MASK);
+    enum err e = batch_rewrite_begin(&w, out, codec, BATCH_LEVEL_DEFAULT,
+                                     horizon >= 0 ? horizon : timestamp);
+    if (e != OK) {
+        return e;
+    }
+    do {
+        e = batch_rewrite_add(&w, &r, r.offset_delta, batch_timestamp_of(&x->h, r.timestamp_delta));
+    } while (e == OK && next_kept(x, &c, &r));
+    if (e != OK) {
+        batch_rewrite_drop(&w);
+        return e;
+    }
+    x->h.attributes = (int16_t)((x->h.attributes & ~BATCH_DELETE_HORIZON) |
+                                (horizon >= 0 ? BATCH_DELETE_HORIZON : 0));
+    if (!(x->h.attributes & BATCH_TIMESTAMP_APPEND)) {
+        x->h.max_timestamp = w.max_timestamp;
+    }
+    return batch_rewrite_end(&w, &x->h, m);
+}
+
+static enum err write_empty(struct filtering *x, struct buf *out)
+{
+    uint8_t *p = buf_reserve(out, BATCH_HEADER_BYTES);
+    if (!p) {
+        out->failed = false;
+        return ERR_NOMEM;
+    }
+    x->h.attributes &= BATCH_TIMESTAMP_APPEND | BATCH_TRANSACTIONAL | BATCH_CONTROL;
+    x->h.base_timestamp = -1;
+    x->h.record_count = 0;
+    batch_seal(p, BATCH_HEADER_BYTES, &x->h);
+    out->len += BATCH_HEADER_BYTES;
+    return batch_read_header(slice_make(p, BATCH_HEADER_BYTES), &x->h);
+}
+
+static enum err write_filtered(struct filtering *x, struct buf *out, struct batch_filtered *result,
+                               struct errmsg *m)
+{
+    bool marked = x->h.attributes & BATCH_DELETE_HORIZON;
+    bool mark = !marked && x->f->delete_horizon_ms >= 0 && (x->tombstone || x->f->mark_always);
+    int64_t horizon = mark ? x->f->delete_horizon_ms : marked ? x->h.base_timestamp : -1;
+    *result = (struct batch_filtered){.seen = x->seen, .kept = x->kept};
+    enum err e = OK;
+    if (x->kept == 0 && x->h.record_count > 0) {
+        e = write_empty(x, out);
+    } else if (x->kept == x->seen && !(mark && x->kept > 0)) {
+        result->same = true;
+    } else {
+        e = write_kept(x, horizon, out, m);
+    }
+    result->h = x->h;
+    return e;
+}
+
+enum err batch_filter(struct slice batch, const struct batch_filter *f, struct buf *out,
+                      struct batch_filtered *result, struct errmsg *m)
+{
+    struct filtering x = {.f = f};
+    buf_init(&x.plain, f->plain_bytes_max);
+    buf_init(&x.stays, INT32_MAX);
+    enum err e = batch_plain(batch, &x.plain, &x.records, m);
+    if (e == OK) {
+        e = batch_read_header(batch, &x.h);
+    }
+    if (e == OK) {
+        e = ask_keep(&x, m);
+    }
+    if (e == OK) {
+        e = write_filtered(&x, out, result, m);
+    }
+    buf_fini(&x.plain);
+    buf_fini(&x.stays);
+    return e == ERR_NOMEM ? err_set(m, e, "no memory to filter a batch") : e;
+}

@@ -30,6 +30,33 @@ enum err batch_rewrite_end(struct batch_rewrite *w, struct batch_header *h,
                            struct errmsg *m) MUST_CHECK;
 void batch_rewrite_drop(struct batch_rewrite *w);
 
+/* Which records of a batch stay, and what becomes of the batch. */
+struct batch_filter {
+    /* Whether a record stays; asked once for each, in order. Slices are borrowed for the call. */
+    bool (*keep)(void *arg, const struct batch_header *h, const struct raw_record *r);
+    void *arg;
+    size_t plain_bytes_max; /* of the decompressed records; usually BATCH_PLAIN_BYTES_MAX */
+    /* When tombstones may go (KIP-534): set where the batch does not say so yet and a record that
+     * stays is one, or where mark_always. -1: never set. */
+    int64_t delete_horizon_ms;
+    bool mark_always; /* the batch is a marker of a transaction that has no records left */
+};
+
+struct batch_filtered {
+    int32_t seen;
+    int32_t kept;
+    bool same; /* nothing changes: nothing was written */
+    struct batch_header h; /* of the batch that was written, or of the same one */
+};
+
+/* Appends to out what Kafka's cleaner (MemoryRecords.filterTo) makes of a batch: base offset, last
+ * offset, leader epoch and the producer's fields stay; max timestamp is that of the records that
+ * stay (with LogAppendTime and in an empty batch: the old one); the codec stays, with its default
+ * level. When no record stays it is an empty batch, a header with count 0 and no codec, which the
+ * caller may leave away. ERR_CORRUPT, ERR_TOO_LARGE, ERR_NOMEM: out is as it was. Any thread. */
+enum err batch_filter(struct slice batch, const struct batch_filter *f, struct buf *out,
+                      struct batch_filtered *result, struct errmsg *m) MUST_CHECK;
+
 /* Writes a header with length and checksum of what follows it; batch has len bytes. */
 void batch_seal(uint8_t *batch, size_t len, const struct batch_header *h);
 

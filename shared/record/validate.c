@@ -138,9 +138,6 @@ static enum record_fault judge_form(struct judge *j, struct slice in)
     }
     /* The smallest batch that got here reaches beyond its attributes. */
     int codec = be16_get(j->batch.data + BATCH_ATTRIBUTES_OFFSET) & BATCH_CODEC_MASK;
-    if (codec > BATCH_CODEC_ZSTD) {
-        return FAULT(j, RECORD_UNSUPPORTED_CODEC, "compression codec %d is not known", codec);
-    }
     if (codec == BATCH_CODEC_ZSTD && j->rules->produce_version < ZSTD_PRODUCE_VERSION) {
         return FAULT(j, RECORD_UNSUPPORTED_CODEC,
                      "zstd needs Produce version %d or later, the request has version %d",
@@ -177,6 +174,10 @@ static enum record_fault judge_bytes(struct judge *j)
                           j->batch.len - BATCH_ATTRIBUTES_OFFSET);
     if (crc != h->crc) {
         return FAULT(j, RECORD_CORRUPT, "batch checksum is %08x, its bytes have %08x", h->crc, crc);
+    }
+    int codec = h->attributes & BATCH_CODEC_MASK;
+    if (codec > BATCH_CODEC_ZSTD) {
+        return FAULT(j, RECORD_UNSUPPORTED_CODEC, "compression codec %d is not known", codec);
     }
     return RECORD_FINE;
 }
@@ -236,10 +237,7 @@ static void add_error(struct judge *j, int32_t index, enum record_error_kind kin
                       int64_t timestamp)
 {
     struct record_error e = {index, kind, timestamp};
-    if (j->out->error_count < RECORD_ERRORS_MAX) {
-        buf_put(&j->v->errors, &e, sizeof e); /* without memory: a list that is shorter */
-    }
-    j->out->error_count = (uint32_t)(j->v->errors.len / sizeof e);
+    buf_put(&j->v->errors, &e, sizeof e); /* full: a list that is shorter */
     j->bad_timestamp |= kind != RECORD_ERROR_NO_KEY;
 }
 
@@ -287,6 +285,8 @@ static enum record_fault judge_records(struct judge *j)
         }
         judge_record(j, &r, index);
     }
+    /* Only now: a batch that cannot be read to its end is refused as a whole. */
+    j->out->error_count = (uint32_t)(j->v->errors.len / sizeof(struct record_error));
     if (j->out->error_count == 0) {
         return RECORD_FINE;
     }

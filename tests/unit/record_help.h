@@ -88,8 +88,9 @@ static inline void put_xerial(struct buf *out, struct slice in, size_t block_byt
 
 static inline void put_lz4(struct buf *out, struct slice in)
 {
-    size_t room = LZ4F_compressFrameBound(in.len, NULL);
-    size_t n = LZ4F_compressFrame(buf_reserve(out, room), room, in.data, in.len, NULL);
+    LZ4F_preferences_t how = {.frameInfo.blockMode = LZ4F_blockIndependent};
+    size_t room = LZ4F_compressFrameBound(in.len, &how);
+    size_t n = LZ4F_compressFrame(buf_reserve(out, room), room, in.data, in.len, &how);
     assert_false(LZ4F_isError(n));
     out->len += n;
 }

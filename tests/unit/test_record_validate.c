@@ -216,15 +216,251 @@ static void test_each_refused_record_is_named(void **state)
     assert_int_equal(judge(), RECORD_FINE);
 }
 
+static void test_a_compacted_topic_needs_keys(void **state)
+{
+    struct errmsg m;
+    rules.keys_required = true;
+    assert_int_equal(judge(), RECORD_FINE);
+    struct batch_builder b;
+    batch_builder_init(&b, 1 << 20);
+    for (int i = 0; i < 6; i++) {
+        struct record r = {.timestamp = i == 4 ? NOW + 9999999 : NOW,
+                           .key = i % 2 ? slice_str(i == 3 ? "" : "k") : slice_make(NULL, 0)};
+        assert_int_equal(batch_add(&b, &r), OK);
+    }
+    buf_reset(&batch);
+    buf_put(&batch, batch_finish(&b).data, b.buf.len);
+    batch_builder_fini(&b);
+    /* A record without a key is no more than that, also when its timestamp is bad. */
+    assert_int_equal(judge(), RECORD_INVALID);
+    assert_int_equal(verdict.error_count, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(verdict.errors[i].index, 2 * i);
+        assert_int_equal(verdict.errors[i].kind, RECORD_ERROR_NO_KEY);
+    }
+    record_error_text(&verdict.errors[0], &rules, &m);
+    assert_non_null(strstr(m.text, "key"));
+    /* Without the end there are no errors of records, only that it is missing. */
+    be32_put(batch.data + 57, 7);
+    be32_put(batch.data + 23, 6);
+    assert_int_equal(judge_sealed(), RECORD_INVALID);
+    assert_int_equal(verdict.error_count, 0);
+    assert_null(verdict.errors);
+}
+
+static void test_append_time_is_set_without_touching_records(void **state)
+{
+    for (int codec = BATCH_CODEC_NONE; codec <= BATCH_CODEC_ZSTD; codec++) {
+        put_good((enum batch_codec)codec);
+        struct buf before;
+        buf_init(&before, 1 << 20);
+        buf_put(&before, batch.data, batch.len);
+        rules.append_time = true;
+        rules.now_ms = NOW + 77;
+        assert_int_equal(record_validate(&validator, batch.data, batch.len, &rules, &verdict),
+                         RECORD_FINE);
+        assert_int_equal(verdict.append_time, NOW + 77);
+        assert_int_equal(verdict.h.max_timestamp, NOW + 77);
+        assert_int_equal(verdict.h.attributes, codec | BATCH_TIMESTAMP_APPEND);
+        struct errmsg m;
+        assert_int_equal(batch_check(slice_make(verdict.batch, verdict.batch_len), &m), OK);
+        assert_memory_equal(batch.data + BATCH_HEADER_BYTES, before.data + BATCH_HEADER_BYTES,
+                            batch.len - BATCH_HEADER_BYTES);
+        assert_int_equal(be64_get(batch.data + 27), be64_get(before.data + 27));
+        buf_fini(&before);
+        /* It is the server's to set: the same batch again is refused, record by record. */
+        assert_int_equal(judge(), RECORD_INVALID_TIMESTAMP);
+        assert_int_equal(verdict.error_count, COUNT);
+        assert_int_equal(verdict.errors[2].kind, RECORD_ERROR_TIMESTAMP_TYPE);
+        rules = record_rules_default(NOW);
+    }
+}
+
+static void test_a_false_max_timestamp_is_corrected(void **state)
+{
+    be64_put(batch.data + 35, NOW + 100000000);
+    assert_int_equal(judge_sealed(), RECORD_FINE);
+    assert_int_equal(verdict.h.max_timestamp, NOW - 5);
+    /* LogAppendTime's bit on a topic with CreateTime: the bit goes, if the time is allowed. */
+    put_good(BATCH_CODEC_NONE);
+    batch.data[22] |= BATCH_TIMESTAMP_APPEND;
+    assert_int_equal(judge_sealed(), RECORD_FINE);
+    assert_int_equal(verdict.h.attributes, 0);
+    /* Attributes that mean nothing, and the cleaner's own. */
+    put_good(BATCH_CODEC_NONE);
+    batch.data[21] = 0x55;
+    batch.data[22] |= BATCH_DELETE_HORIZON;
+    assert_int_equal(judge_sealed(), RECORD_FINE);
+    assert_int_equal(verdict.h.attributes, 0);
+}
+
+struct expectation {
+    int64_t base;
+    int count;
+};
+
+static bool expect_good(void *arg, const struct record *r)
+{
+    static const int64_t timestamps[COUNT] = {NOW - 10, NOW - 5, NOW - 7};
+    struct expectation *x = arg;
+    assert_int_equal(r->offset, x->count);
+    assert_int_equal(r->timestamp, timestamps[x->count]);
+    assert_true(slice_eq(r->key, slice_str(keys[x->count])));
+    x->count++;
+    return true;
+}
+
+static void test_a_topic_with_a_codec_gets_its_batches_in_it(void **state)
+{
+    for (int from = BATCH_CODEC_NONE; from <= BATCH_CODEC_ZSTD; from++) {
+        for (int to = BATCH_CODEC_NONE; to <= BATCH_CODEC_ZSTD; to++) {
+            put_good((enum batch_codec)from);
+            batch.data[22] |= BATCH_TRANSACTIONAL;
+            be64_put(batch.data + 43, 4711);
+            be16_put(batch.data + 51, 3);
+            be32_put(batch.data + 53, 12);
+            seal(batch.data, batch.len);
+            rules.codec = (int8_t)to;
+            rules.level = to % 2 ? BATCH_LEVEL_DEFAULT : 100; /* brought into what there is */
+            assert_int_equal(record_validate(&validator, batch.data, batch.len, &rules, &verdict),
+                             RECORD_FINE);
+            assert_int_equal(verdict.batch == batch.data, from == to);
+            struct slice ready = slice_make(verdict.batch, verdict.batch_len);
+            struct batch_header h;
+            struct errmsg m = {""};
+            struct expectation x = {0};
+            assert_int_equal(batch_check(ready, &m), OK);
+            assert_int_equal(batch_walk(ready, 1 << 20, expect_good, &x, &m), OK);
+            assert_int_equal(x.count, COUNT);
+            assert_int_equal(batch_read_header(ready, &h), OK);
+            assert_int_equal(h.attributes, to | BATCH_TRANSACTIONAL);
+            assert_int_equal(h.producer_id, 4711);
+            assert_int_equal(h.producer_epoch, 3);
+            assert_int_equal(h.base_sequence, 12);
+            assert_int_equal(h.max_timestamp, NOW - 5);
+            assert_int_equal(verdict.h.crc, h.crc);
+        }
+    }
+    /* It may not grow over the limit by that. */
+    put_good(BATCH_CODEC_ZSTD);
+    rules.codec = BATCH_CODEC_NONE;
+    rules.message_bytes_max = (int32_t)batch.len;
+    assert_int_equal(judge(), RECORD_TOO_LARGE);
+}
+
+static void test_zip_bombs_get_no_more_than_their_bound(void **state)
+{
+    struct buf zeros;
+    buf_init(&zeros, 8 << 20);
+    uint8_t *p = buf_reserve(&zeros, 8 << 20);
+    memset(p, 0, 8 << 20);
+    zeros.len = 8 << 20;
+    for (int codec = BATCH_CODEC_GZIP; codec <= BATCH_CODEC_ZSTD; codec++) {
+        struct buf packed;
+        buf_init(&packed, 16 << 20);
+        put_compressed(&packed, (enum batch_codec)codec, buf_slice(&zeros));
+        buf_reset(&batch);
+        put_batch(&batch, (enum batch_codec)codec, 1, buf_slice(&packed));
+        assert_int_equal(judge(), RECORD_TOO_LARGE);
+        assert_true(validator.plain.cap <= 1 << 20);
+        assert_non_null(strstr(verdict.why.text, "1048576"));
+        buf_fini(&packed);
+    }
+    buf_fini(&zeros);
+}
+
+static void test_what_consumers_cannot_read_is_refused(void **state)
+{
+    for (int codec = BATCH_CODEC_GZIP; codec <= BATCH_CODEC_ZSTD; codec++) {
+        /* Cut off, with more behind it, and not what it says. */
+        put_good((enum batch_codec)codec);
+        batch.len -= 3;
+        assert_int_equal(judge_sealed(), RECORD_INVALID);
+        put_good((enum batch_codec)codec);
+        buf_put(&batch, "more", 4);
+        assert_int_equal(judge_sealed(), RECORD_INVALID);
+        put_good(BATCH_CODEC_NONE);
+        batch.data[22] |= (uint8_t)codec;
+        assert_int_equal(judge_sealed(), RECORD_INVALID);
+    }
+    /* liblz4's default links the blocks of a frame. */
+    put_good(BATCH_CODEC_LZ4);
+    assert_true(batch.data[BATCH_HEADER_BYTES + 4] & 0x20);
+    struct buf linked;
+    buf_init(&linked, 1 << 20);
+    LZ4F_preferences_t how = {.frameInfo = {.blockMode = LZ4F_blockLinked,
+                                            .contentSize = 1 << 17}};
+    static uint8_t big[1 << 17];
+    size_t room = LZ4F_compressFrameBound(sizeof big, &how);
+    linked.len = LZ4F_compressFrame(buf_reserve(&linked, room), room, big, sizeof big, &how);
+    buf_reset(&batch);
+    put_batch(&batch, BATCH_CODEC_LZ4, 1, buf_slice(&linked));
+    assert_int_equal(judge(), RECORD_INVALID);
+    assert_non_null(strstr(verdict.why.text, "independent"));
+    buf_fini(&linked);
+}
+
+static void test_zstd_needs_a_produce_request_that_knows_it(void **state)
+{
+    put_good(BATCH_CODEC_ZSTD);
+    rules.produce_version = 6;
+    assert_int_equal(judge(), RECORD_UNSUPPORTED_CODEC);
+    rules.produce_version = 7;
+    assert_int_equal(judge(), RECORD_FINE);
+}
+
+static void test_a_record_may_have_any_number_of_headers(void **state)
+{
+    enum { HEADERS = 5000 };
+    struct buf plain;
+    buf_init(&plain, 1 << 20);
+    buf_put_varint(&plain, 5 + 2 + 2 * HEADERS); /* attributes, deltas, nulls; count; headers */
+    buf_put(&plain, "\0\0\0\1\1", 5);
+    buf_put_varint(&plain, HEADERS);
+    for (int i = 0; i < HEADERS; i++) {
+        buf_put(&plain, "\0\1", 2); /* an empty key, a null */
+    }
+    rules.before_max_ms = INT64_MAX;
+    buf_reset(&batch);
+    put_batch(&batch, BATCH_CODEC_NONE, 1, buf_slice(&plain));
+    assert_int_equal(judge(), RECORD_FINE);
+    batch.data[batch.len - 2] = 1; /* a null as a key */
+    assert_int_equal(judge_sealed(), RECORD_INVALID);
+    buf_fini(&plain);
+}
+
+static void test_offsets_of_records_count_from_zero(void **state)
+{
+    for (int codec = BATCH_CODEC_NONE; codec <= BATCH_CODEC_ZSTD; codec++) {
+        put_good(BATCH_CODEC_NONE);
+        assert_int_equal(batch.data[BATCH_HEADER_BYTES + 3], 0);
+        batch.data[BATCH_HEADER_BYTES + 3] = 4; /* the first is at 2 */
+        if (codec != BATCH_CODEC_NONE) {
+            pack(&batch, (enum batch_codec)codec);
+        }
+        assert_int_equal(judge_sealed(), RECORD_INVALID);
+        assert_non_null(strstr(verdict.why.text, "offset delta"));
+    }
+}
+
 int main(void)
 {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_a_good_batch_is_taken_as_it_is_in_every_codec, setup,
-                                        teardown),
-        cmocka_unit_test_setup_teardown(test_lies_of_the_header_are_refused, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_a_request_holds_one_whole_batch, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_size_is_bounded_to_the_byte, setup, teardown),
-        cmocka_unit_test_setup_teardown(test_each_refused_record_is_named, setup, teardown),
+        T(test_a_good_batch_is_taken_as_it_is_in_every_codec),
+        T(test_lies_of_the_header_are_refused),
+        T(test_a_request_holds_one_whole_batch),
+        T(test_size_is_bounded_to_the_byte),
+        T(test_each_refused_record_is_named),
+        T(test_a_compacted_topic_needs_keys),
+        T(test_append_time_is_set_without_touching_records),
+        T(test_a_false_max_timestamp_is_corrected),
+        T(test_a_topic_with_a_codec_gets_its_batches_in_it),
+        T(test_zip_bombs_get_no_more_than_their_bound),
+        T(test_what_consumers_cannot_read_is_refused),
+        T(test_zstd_needs_a_produce_request_that_knows_it),
+        T(test_a_record_may_have_any_number_of_headers),
+        T(test_offsets_of_records_count_from_zero),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
