@@ -507,6 +507,7 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
     if (reload(s)) {
         apply_logging(&s->config.server);
         own_state_reload(s);
+        topics_forget_settings(s->topics);
         const struct net_options o = net_options_of(&s->config.server);
         net_set_options(s->net, &o);
         log_info("log reopened, configuration read again");

@@ -173,13 +173,35 @@ static enum kerr why_unknown(const struct request *rq, const struct topic *t)
                                                                 : KERR_UNKNOWN_TOPIC_OR_PARTITION;
 }
 
+static int32_t level_of(const struct topic_settings *s)
+{
+    switch (s->compression) {
+    case TOPIC_COMPRESSION_GZIP:
+        return s->gzip_level == -1 ? BATCH_LEVEL_DEFAULT : s->gzip_level;
+    case TOPIC_COMPRESSION_LZ4:
+        return s->lz4_level;
+    case TOPIC_COMPRESSION_ZSTD:
+        return s->zstd_level;
+    default:
+        return BATCH_LEVEL_DEFAULT;
+    }
+}
+
 static struct record_rules rules_of(const struct request *rq, const struct topic *t)
 {
-    struct record_rules rules = record_rules_default(clock_wall_ms());
-    rules.produce_version = rq->header.api_version;
-    rules.message_bytes_max = rq->server->config.server.message_max_bytes;
-    rules.keys_required = (t->row->cleanup & STORE_CLEANUP_COMPACT) != 0;
-    return rules;
+    const struct topic_settings *s =
+        topics_settings(rq->server->topics, t, &rq->server->config);
+    return (struct record_rules){
+        .produce_version = rq->header.api_version,
+        .keys_required = (s->cleanup & STORE_CLEANUP_COMPACT) != 0,
+        .append_time = s->log_append_time,
+        .codec = (int8_t)s->compression,
+        .level = level_of(s),
+        .message_bytes_max = s->max_message_bytes,
+        .before_max_ms = s->timestamp_before_max_ms,
+        .after_max_ms = s->timestamp_after_max_ms,
+        .now_ms = clock_wall_ms(),
+    };
 }
 
 /* True: it is in this turn's commit. */

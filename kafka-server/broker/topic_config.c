@@ -73,7 +73,7 @@ const struct topic_config topic_configs[] = {
     {"min.compaction.lag.ms", CONFIG_LONG, "0", .synonym = "log.cleaner.min.compaction.lag.ms",
      LONG_FROM(0), .doc = "A record is not compacted before it is this old."},
     {"min.insync.replicas", CONFIG_INT, "1", .synonym = "min.insync.replicas", INT_FROM(1),
-     .doc = "There is one replica: with more than 1 here, acks=all is refused."},
+     .doc = "Without effect: of a topic with one replica Kafka asks for no more than that."},
     {"preallocate", CONFIG_BOOLEAN, "false", .synonym = "log.preallocate",
      .doc = "Without effect: the store makes its files as it needs them."},
     {"remote.log.copy.disable", CONFIG_BOOLEAN, "false", .doc = local},

@@ -19,6 +19,8 @@ struct topics {
     const struct store_catalog *catalogs[SIDES]; /* held; NULL without a store */
     struct topic *by_name;
     struct topic **by_id;
+    struct topic_settings **settings; /* of by_name[i]; NULL: not asked for yet */
+    struct topic_settings spare;      /* in place of one that there is no memory for */
     size_t count;
     topics_gone_fn *gone;
     topics_changed_fn *changed;
@@ -28,6 +30,38 @@ struct topics {
 struct topics *topics_new(void)
 {
     return calloc(1, sizeof(struct topics));
+}
+
+void topics_forget_settings(struct topics *t)
+{
+    for (size_t i = 0; i < t->count && t->settings != NULL; i++) {
+        free(t->settings[i]);
+        t->settings[i] = NULL;
+    }
+}
+
+/* Without an array of them, as without memory for one, they are read anew each time. */
+static void renew_settings(struct topics *t, size_t count)
+{
+    topics_forget_settings(t);
+    free(t->settings);
+    t->settings = calloc(count + 1, sizeof *t->settings);
+}
+
+const struct topic_settings *topics_settings(struct topics *t, const struct topic *topic,
+                                             const struct config *c)
+{
+    struct topic_settings **at = t->settings != NULL ? &t->settings[topic - t->by_name] : NULL;
+    if (at != NULL && *at != NULL) {
+        return *at;
+    }
+    struct topic_settings *s = at != NULL ? malloc(sizeof *s) : NULL;
+    topic_settings_of(s != NULL ? s : &t->spare, topic->row, topic->captured, c);
+    if (s == NULL) {
+        return &t->spare;
+    }
+    *at = s;
+    return s;
 }
 
 static void drop_catalog(struct topics *t, int side)
@@ -46,6 +80,8 @@ void topics_free(struct topics *t)
     for (int i = 0; i < SIDES; i++) {
         drop_catalog(t, i);
     }
+    topics_forget_settings(t);
+    free(t->settings);
     free(t->by_name);
     free(t->by_id);
     free(t);
@@ -143,6 +179,7 @@ static void take_over(struct topics *t, const struct store_catalog *const *c)
         by_id[i] = &by_name[i];
     }
     qsort(by_id, count, sizeof *by_id, compare_ids);
+    renew_settings(t, count);
     free(t->by_name);
     free(t->by_id);
     t->by_name = by_name;
@@ -191,6 +228,7 @@ void topics_refresh(struct topics *t)
 void topics_set_stores(struct topics *t, struct store *own, struct store *captured)
 {
     struct store *stores[SIDES] = {[SIDE_OWN] = own, [SIDE_CAPTURED] = captured};
+    topics_forget_settings(t);
     t->count = 0; /* its rows may lie in a catalog that goes now */
     for (int i = 0; i < SIDES; i++) {
         drop_catalog(t, i);

@@ -7,6 +7,7 @@
 #ifndef CULEX_BROKER_TOPICS_H
 #define CULEX_BROKER_TOPICS_H
 
+#include "kafka-server/broker/topic_config.h"
 #include "shared/store/store.h"
 
 struct topic {
@@ -43,6 +44,12 @@ const struct topic *topics_find(const struct topics *t, struct slice name);
 const struct topic *topics_find_id(const struct topics *t, const struct uuid *id);
 /* Index of the first topic whose name is >= name (topics_count when there is none). */
 size_t topics_lower_bound(const struct topics *t, struct slice name);
+
+/* What the topic's configs say, as numbers: read once, and valid as long as the topic. c is the
+ * configuration of the server; when it has changed, topics_forget_settings. */
+const struct topic_settings *topics_settings(struct topics *t, const struct topic *topic,
+                                             const struct config *c);
+void topics_forget_settings(struct topics *t);
 
 static inline bool topic_has_partition(const struct topic *t, int32_t partition)
 {

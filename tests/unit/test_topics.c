@@ -27,6 +27,8 @@ struct counted_catalog {
     int refs;
 };
 
+static char no_attributes[1];
+
 /* Names are sorted; ids and uids are made of the name's first letter. */
 static void set_catalog(struct store *s, const char *const *names)
 {
@@ -41,6 +43,7 @@ static void set_catalog(struct store *s, const char *const *names)
         t->id.b[1] = (uint8_t)(uintptr_t)s;
         t->uid = (uint32_t)names[c->pub.count][0];
         t->partition_count = 4;
+        t->attributes = no_attributes;
     }
     if (s->catalog != NULL) {
         store_catalog_unref(s, s->catalog);
@@ -320,6 +323,27 @@ static void test_closing_gives_everything_back(void **state)
     assert_int_equal(came_back, 50);
 }
 
+static void test_settings_are_read_once_for_a_topic(void **state)
+{
+    struct config c;
+    assert_int_equal(config_init(&c), OK);
+    set_catalog(&own, NAMES("a", "b"));
+    topics_refresh(topics);
+    const struct topic *a = topics_find(topics, slice_str("a"));
+    assert_non_null(a);
+    assert_int_equal(topics_settings(topics, a, &c)->max_message_bytes, 1048588);
+    c.server.message_max_bytes = 7;
+    assert_int_equal(topics_settings(topics, a, &c)->max_message_bytes, 1048588);
+    topics_forget_settings(topics);
+    assert_int_equal(topics_settings(topics, a, &c)->max_message_bytes, 7);
+    c.server.message_max_bytes = 8;
+    set_catalog(&own, NAMES("a"));
+    topics_refresh(topics); /* another list: another topic */
+    a = topics_find(topics, slice_str("a"));
+    assert_int_equal(topics_settings(topics, a, &c)->max_message_bytes, 8);
+    config_fini(&c);
+}
+
 #define TOPICS(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -333,6 +357,7 @@ int main(void)
         TOPICS(test_store_that_is_away_is_not_a_deleted_topic),
         TOPICS(test_partitions_are_bounded),
         TOPICS(test_names_follow_kafkas_rule),
+        TOPICS(test_settings_are_read_once_for_a_topic),
         cmocka_unit_test(test_work_runs_elsewhere_and_is_done_here),
         cmocka_unit_test(test_full_queue_refuses),
         cmocka_unit_test(test_closing_gives_everything_back),
