@@ -150,7 +150,7 @@ int verb_check(const struct cli *cli)
     if (config_init(&c) != OK) {
         return out_error("no memory");
     }
-    bool ok = config_load(&c, path) == OK;
+    bool ok = config_load(&c, path) == OK && config_add_bound(&c) == OK;
     json_t *mistakes = lines_of(&c.mistakes);
     json_t *warnings = lines_of(&c.warnings);
     if (ok) {

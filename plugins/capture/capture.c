@@ -367,6 +367,11 @@ enum err capture_reload(struct capture *c, struct config *config, struct buf *mi
     return OK;
 }
 
+void capture_on_change(struct capture *c, capture_read_fn *read)
+{
+    c->read = read;
+}
+
 void capture_close(struct capture *c)
 {
     capture_free(c);

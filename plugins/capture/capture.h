@@ -19,6 +19,10 @@ struct capture;
 enum err capture_open(struct capture **out, struct config *config, struct buf *mistakes) MUST_CHECK;
 /* Another configuration, checked. On failure the old one stays, sentences in `mistakes`. */
 enum err capture_reload(struct capture *c, struct config *config, struct buf *mistakes) MUST_CHECK;
+/* Called out of capture_attend when a Kafka client has bound a stream, altered or unbound one:
+ * reads the configuration again and hands it to capture_reload; mistakes as there. */
+typedef enum err capture_read_fn(struct buf *mistakes);
+void capture_on_change(struct capture *c, capture_read_fn *read);
 /* Drains the ring into the log, logs the counters, ends the writer. c is gone. */
 void capture_close(struct capture *c);
 

@@ -93,6 +93,10 @@ static void take_message(struct capture *c, struct link_message *m)
     case LINK_LINE:
         log_write((enum log_level)m->number, "%s", m->text);
         break;
+    case LINK_RELOAD:
+        c->reload_number = m->number;
+        link_due(c->link, DUE_RELOAD); /* not here: a publish may be under way */
+        break;
     default:
         break;
     }
@@ -175,6 +179,24 @@ static void drop_sets(struct capture *c)
         close(c->sets[0].fd);
         memmove(&c->sets[0], &c->sets[1], --c->set_count * sizeof c->sets[0]);
     }
+}
+
+void child_read_config(struct capture *c)
+{
+    if (!(atomic_load_explicit(&c->link->due, memory_order_relaxed) & DUE_RELOAD)) {
+        return;
+    }
+    atomic_fetch_and(&c->link->due, ~DUE_RELOAD);
+    struct buf mistakes;
+    buf_init(&mistakes, LINK_TEXT_BYTES_MAX);
+    enum err e = c->read ? c->read(&mistakes) : ERR_AGAIN;
+    send_sets(c);
+    if (c->child.socket >= 0 &&
+        link_send(c->child.socket, LINK_RELOADED,
+                  c->reload_number << LINK_RELOAD_SHIFT | (uint32_t)e, buf_text(&mistakes), -1)) {
+        log_warn("the writer does not listen: it was not told of a reload");
+    }
+    buf_fini(&mistakes);
 }
 
 void child_watch(struct capture *c)

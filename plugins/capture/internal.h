@@ -100,6 +100,8 @@ struct capture {
     uint64_t set_number; /* of the newest */
     struct buf *mistakes; /* capture_open's, until the writer has opened ring and store … */
     enum err opened;      /* … and what came of it; ERR_AGAIN: not known yet */
+    uint32_t reload_number; /* of the writer's newest wish for a reload */
+    capture_read_fn *read; /* plugin.c's; NULL: nothing is read again */
 
     uint32_t cursor;     /* stats.c: where publishing goes on */
     bool pass;           /* stats.c: a pass over the counters is under way … */
@@ -133,6 +135,9 @@ enum err child_start(struct capture *c, struct buf *mistakes) MUST_CHECK;
 /* Reads what the writer has to say; starts it again when it has ended. Cheap when there is
  * nothing. */
 void child_watch(struct capture *c);
+/* The writer has asked for that: the configuration is read again, and it is told what came of it.
+ * Between publishes. */
+void child_read_config(struct capture *c);
 /* Ends the writer after a last drain. false: it hangs in the disk and was left behind. */
 bool child_stop(struct capture *c);
 /* Queues a configuration for the writer, packed. ERR_FULL: too many wait. */

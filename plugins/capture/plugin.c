@@ -63,7 +63,8 @@ static struct {
     struct capture *capture;
     unsigned instances;
     char *options;     /* of the first line, to compare */
-    char *config_path; /* plugin_opt_config; NULL: the options are the configuration */
+    char *names[OPTIONS_MAX], *values[OPTIONS_MAX]; /* of the first line, for a reload */
+    size_t option_count;
     bool broker_2_1;
     struct {
         const struct instance *by;
@@ -275,26 +276,46 @@ HOT static int on_message(int event, void *event_data, void *userdata)
 
 /* --- configuration ---------------------------------------------------------------------------- */
 
-static enum err read_config(struct config *config, const struct mosquitto_opt *opts, int count,
-                            struct buf *mistakes)
+/* What the first plugin line says, with the streams that Kafka clients have bound. */
+static enum err read_config(struct config *config, struct buf *mistakes)
 {
-    static const char *names[OPTIONS_MAX], *values[OPTIONS_MAX];
-    for (int i = 0; i < count && i < OPTIONS_MAX; i++) {
-        names[i] = opts[i].key;
-        values[i] = opts[i].value;
-    }
     enum err e = config_init(config);
     if (e) {
         return e;
     }
-    e = config_from_options(config, "mosquitto.conf", names, values,
-                            (size_t)(count < OPTIONS_MAX ? count : OPTIONS_MAX));
+    e = config_from_options(config, "mosquitto.conf", (const char *const *)culex.names,
+                            (const char *const *)culex.values, culex.option_count);
+    e = e ? e : config_add_bound(config);
     print_sentences(MOSQ_LOG_WARNING, &config->warnings);
     if (e) {
         buf_printf(mistakes, "%s", buf_text(&config->mistakes));
         config_fini(config);
     }
     return e;
+}
+
+static enum err keep_options(const struct mosquitto_opt *opts, int count)
+{
+    for (int i = 0; i < count && i < OPTIONS_MAX; i++) {
+        culex.names[i] = strdup(opts[i].key);
+        culex.values[i] = strdup(opts[i].value ? opts[i].value : "");
+        culex.option_count++;
+        if (!culex.names[i] || !culex.values[i]) {
+            return ERR_NOMEM;
+        }
+    }
+    return OK;
+}
+
+static void free_options(void)
+{
+    while (culex.option_count > 0) {
+        culex.option_count--;
+        free(culex.names[culex.option_count]);
+        free(culex.values[culex.option_count]);
+    }
+    free(culex.options);
+    culex.options = NULL;
 }
 
 /* The options as one text, to compare two plugin lines; malloc'd. */
@@ -310,29 +331,29 @@ static char *options_text(const struct mosquitto_opt *opts, int count)
     return out;
 }
 
-static const char *option_value(const struct mosquitto_opt *opts, int count, const char *key)
+static enum err read_again(struct buf *mistakes)
 {
-    for (int i = 0; i < count; i++) {
-        if (strcmp(opts[i].key, key) == 0) {
-            return opts[i].value;
-        }
-    }
-    return NULL;
+    static struct config config;
+    enum err e = read_config(&config, mistakes);
+    return e ? e : capture_reload(culex.capture, &config, mistakes);
 }
 
 static enum err first_instance(const struct mosquitto_opt *opts, int count, struct buf *mistakes)
 {
     struct config config;
-    enum err e = read_config(&config, opts, count, mistakes);
+    enum err e = keep_options(opts, count);
+    e = e ? e : read_config(&config, mistakes);
     if (e) {
         return e;
     }
-    const char *path = option_value(opts, count, "config");
     culex.options = options_text(opts, count);
-    culex.config_path = path ? strdup(path) : NULL;
     culex.broker_2_1 = mosquitto_plugin_set_info != NULL;
     log_set_sink(print_line, NULL);
-    return capture_open(&culex.capture, &config, mistakes);
+    e = capture_open(&culex.capture, &config, mistakes);
+    if (!e) {
+        capture_on_change(culex.capture, read_again);
+    }
+    return e;
 }
 
 static enum err next_instance(const struct mosquitto_opt *opts, int count, struct buf *mistakes)
@@ -351,18 +372,12 @@ static enum err next_instance(const struct mosquitto_opt *opts, int count, struc
 
 static int on_reload(int event, void *event_data, void *userdata)
 {
-    static struct config config;
     struct buf mistakes;
     buf_init(&mistakes, 1u << 20);
-    if (culex.config_path) {
-        struct mosquitto_opt opt = {(char[]){"config"}, culex.config_path};
-        enum err e = read_config(&config, &opt, 1, &mistakes);
-        e = e ? e : capture_reload(culex.capture, &config, &mistakes);
-        if (e) {
-            print_sentences(MOSQ_LOG_ERR, &mistakes);
-            mosquitto_log_printf(MOSQ_LOG_ERR,
-                                 "culex: the configuration stays as it was before the reload");
-        }
+    if (read_again(&mistakes)) {
+        print_sentences(MOSQ_LOG_ERR, &mistakes);
+        mosquitto_log_printf(MOSQ_LOG_ERR,
+                             "culex: the configuration stays as it was before the reload");
     }
     buf_fini(&mistakes);
     attend();
@@ -378,9 +393,7 @@ static void last_instance(void)
         culex.capture = NULL;
     }
     log_set_sink(NULL, NULL);
-    free(culex.options);
-    free(culex.config_path);
-    culex.options = culex.config_path = NULL;
+    free_options();
     culex.last.by = NULL;
 }
 

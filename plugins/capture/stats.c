@@ -210,6 +210,7 @@ void capture_attend(struct capture *c, capture_sys_fn *publish, void *arg)
     struct link *l = c->link;
     int64_t now = clock_mono_us();
     child_watch(c);
+    child_read_config(c);
     /* A writer that hangs, or does not run, asks for no pass. */
     int64_t interval_us = (int64_t)atomic_load(&l->sys_interval_ms) * 1000;
     if (now - c->pass_us > interval_us + PASS_LATE_US) {

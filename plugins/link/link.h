@@ -93,6 +93,7 @@ enum capture_state {
 /* What the broker is asked to attend to, as bits of `due`. */
 #define DUE_COUNTERS 1u /* a pass over the counters */
 #define DUE_MESSAGES 2u /* something came through the socket */
+#define DUE_RELOAD   4u /* the configuration is to be read again */
 
 struct link {
     char build[32]; /* of who made it */
@@ -191,7 +192,14 @@ enum link_kind {
     LINK_CONFIG, /* number, descriptor: config_pack's bytes; to the writer */
     LINK_OPENED, /* number: enum err of the first opening, text: mistakes; to the broker */
     LINK_LINE,   /* number: level, text: a line for the broker's log */
+    LINK_RELOAD, /* number, to the broker: bound streams have changed, read all files again */
+    LINK_RELOADED, /* number of the newest LINK_RELOAD and the enum err of it, text: mistakes; to
+                    * the writer, after the LINK_CONFIG that came of it */
 };
+
+#define LINK_RELOAD_SHIFT 8 /* LINK_RELOADED: the error below it, LINK_RELOAD's number above */
+#define LINK_RELOAD_ERR   0xffu
+#define LINK_RELOAD_MAX   0xffffffu
 
 struct link_message {
     uint32_t kind, number;

@@ -2,9 +2,10 @@
  *
  *   broker ──[the ring]── configuration ─── configuration … ──▶ closed: the broker is gone
  *
- * The first two are waited for; a thread listens for the rest, because the other one may be deep in
- * the disk. When the broker is gone, what the ring holds still goes into the log, as at a stop, but
- * not for long: the next broker waits. */
+ * The first two are waited for; a thread listens for the rest (which may also be how it went when
+ * the broker was asked to read its configuration again, see control.c), because the other one may
+ * be deep in the disk. When the broker is gone, what the ring holds still goes into the log, as at
+ * a stop, but not for long: the next broker waits. */
 #include "plugins/writer/writer.h"
 
 #include <errno.h>
@@ -86,7 +87,7 @@ static void order_queue(struct writer *w, struct order *o)
     pthread_mutex_unlock(&w->lock);
 }
 
-static void wake_up(struct link *l)
+void wake_up(struct link *l)
 {
     atomic_store(&l->sleeping, 0);
     link_wake_word(&l->sleeping);
@@ -99,6 +100,11 @@ static void *listen_main(void *arg)
     while (link_receive(w->socket, true, &msg) == OK) {
         struct errmsg m;
         struct order *o;
+        if (msg.kind == LINK_RELOADED) {
+            control_reloaded(w, msg.number >> LINK_RELOAD_SHIFT,
+                             (enum err)(msg.number & LINK_RELOAD_ERR), msg.text);
+            wake_up(w->link);
+        }
         if (msg.kind != LINK_CONFIG) {
             continue;
         }

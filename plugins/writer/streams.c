@@ -18,6 +18,7 @@
 
 #define ATTRIBUTE_PREFIX      "mqtt."
 #define FILTERS_NAME          ATTRIBUTE_PREFIX "filter" /* one setting, as mqtt.key; a list */
+#define BOUND_NAME            ATTRIBUTE_PREFIX "bound.by" /* who may change it */
 #define ATTRIBUTE_BYTES_MAX   (64u << 10) /* of one value as text */
 #define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes; more are only counted */
 
@@ -59,6 +60,7 @@ static char *stream_attributes(const struct config_stream *s)
     struct buf text;
     buf_init(&text, ATTRIBUTE_BYTES_MAX);
     put_filters(object, s);
+    json_object_set_new(object, BOUND_NAME, json_string(s->bound ? "kafka" : "configuration"));
     for (size_t i = 0; i < option_count(); i++) {
         struct option_view v;
         option_view(i, &v);
@@ -120,6 +122,31 @@ void streams_free(struct writer_stream **by_id)
     HASH_ITER(hh, *by_id, w, next) {
         HASH_DEL(*by_id, w);
         writer_stream_free(w);
+    }
+}
+
+/* For the broker, which asks before it takes another configuration. */
+static void tell_partitions(struct link *l, struct writer_stream *by_id)
+{
+    for (size_t i = 0; i < LINK_STREAMS_MAX; i++) {
+        uint64_t id = atomic_load(&l->ids[i]);
+        struct writer_stream *w = NULL;
+        if (id) {
+            HASH_FIND(hh, by_id, &id, sizeof id, w);
+            atomic_store(&l->streams[i].partitions, w ? w->partition_count : 0);
+        }
+    }
+}
+
+void streams_forget(struct writer *w, const char *name)
+{
+    uint64_t id = stream_id(slice_str(name));
+    struct writer_stream *gone;
+    HASH_FIND(hh, w->by_id, &id, sizeof id, gone);
+    if (gone) {
+        HASH_DEL(w->by_id, gone);
+        writer_stream_free(gone);
+        tell_partitions(w->link, w->by_id);
     }
 }
 
@@ -277,19 +304,6 @@ static enum err sync_found(struct link *l, struct writer_stream **by_id,
         }
     }
     return OK;
-}
-
-/* For the broker, which asks before it takes another configuration. */
-static void tell_partitions(struct link *l, struct writer_stream *by_id)
-{
-    for (size_t i = 0; i < LINK_STREAMS_MAX; i++) {
-        uint64_t id = atomic_load(&l->ids[i]);
-        struct writer_stream *w = NULL;
-        if (id) {
-            HASH_FIND(hh, by_id, &id, sizeof id, w);
-            atomic_store(&l->streams[i].partitions, w ? w->partition_count : 0);
-        }
-    }
 }
 
 /* Contradictions; where nobody wants the sentences, they are logged. */

@@ -451,7 +451,7 @@ static void writer_sleep(struct writer *w)
     atomic_store(&l->sleeping, 1);
     link_fence_all(l);
     if (ring_head(&w->ring) == w->read_pos && !sync_due(w) && !orders_wait(w) &&
-        !atomic_load(&l->stop)) {
+        !control_waits(w) && !atomic_load(&l->stop)) {
         link_wait_us(&l->sleeping, 1, IDLE_US); /* woken, timed out, interrupted: all fine */
     }
     atomic_store(&l->sleeping, 0);
@@ -493,7 +493,9 @@ static void writer_loop(struct writer *w)
     struct link *l = w->link;
     while (!atomic_load(&l->stop)) {
         writer_housekeeping(w);
-        if (!writer_ready(w)) {
+        bool ready = writer_ready(w);
+        control_work(w, ready);
+        if (!ready) {
             link_wait_us(&l->stop, 0, STORE_POLL_US);
             continue;
         }
@@ -600,7 +602,9 @@ int writer_run(struct link *link, int socket)
     e = e ? e : open_first(&w);
     e = e ? e : orders_listen(&w);
     if (!e) {
+        control_start(&w);
         writer_loop(&w);
+        control_stop(&w);
         orders_end(&w);
     }
     writer_free(&w);

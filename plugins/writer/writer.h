@@ -80,8 +80,9 @@ struct writer {
 
     pthread_t listener;
     _Atomic bool orphan; /* the broker is gone */
-    pthread_mutex_t lock;   /* for the next one */
+    pthread_mutex_t lock;   /* for the next ones */
     struct order *orders;   /* oldest first */
+    struct control *control; /* NULL: no commands can be given */
 };
 
 /* The writer's life, from the broker's first message to its last: 0, or an exit code. */
@@ -98,6 +99,8 @@ bool orders_wait(struct writer *w); /* does one wait? */
 struct order *orders_first_waiting(struct writer *w);
 void orders_take(struct writer *w);
 void order_free(struct order *o);
+/* The writer's loop goes round once more instead of sleeping. Any thread. */
+void wake_up(struct link *l);
 /* Log lines go to the broker from now on. */
 void lines_to_broker(struct writer *w);
 
@@ -123,11 +126,25 @@ bool writer_leave_ring(struct writer *w);
  * failed, before all of them were counted. */
 void writer_count_stored(struct writer *w, uint64_t from, uint64_t to);
 
+/* control.c: commands through the socket in the data directory (shared/control), one after the
+ * other. A thread takes and answers them, the writer's own does what they ask. Without a socket
+ * (said once) capture goes on. */
+void control_start(struct writer *w);
+void control_stop(struct writer *w);
+/* Is there something to do for the writer's thread? */
+bool control_waits(struct writer *w);
+/* Does it, between ticks; `ready`: the store is open and has seen each configuration. */
+void control_work(struct writer *w, bool ready);
+/* What came of asking the broker to read its configuration again. Any thread. */
+void control_reloaded(struct writer *w, uint32_t number, enum err e, const char *mistakes);
+
 /* streams.c. Brings catalog and configuration together. Each contradiction is a line in mistakes
  * (may be NULL: then it is logged, and the store's side holds). */
 enum err streams_sync(struct link *l, struct store *s, struct writer_stream **by_id,
                       const struct config *config, struct buf *mistakes,
                       struct errmsg *m) MUST_CHECK;
 void streams_free(struct writer_stream **by_id);
+/* The topic is gone from the store: frames that come for it are nobody's. */
+void streams_forget(struct writer *w, const char *name);
 
 #endif

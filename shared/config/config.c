@@ -30,9 +30,6 @@
 #define ENVIRONMENT       "environment"        /* where, for its variables */
 #define VARIABLE_PREFIX   "CULEX_"
 
-#define COMPACT_NEEDS_KEY \
-    "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
-
 /* Where a row's value comes from: what a sentence about several rows together must name. */
 enum origin { FROM_DEFAULT, FROM_FILE, FROM_ENVIRONMENT, FROM_MISTAKE };
 
@@ -226,62 +223,6 @@ static void walk_value(struct walk *w, const struct place *at, const struct opti
     }
 }
 
-/* Capture sees what clients publish; the broker's own trees it never sees. */
-static enum err check_capture_filter(const char *text, struct errmsg *m)
-{
-    static const struct {
-        const char *tree;
-        const char *why;
-    } closed[] = {
-        {"$SYS", "the broker's own topics do not pass through capture"},
-        {"$CONTROL", "commands to the broker are not publishes"},
-        {"$stream", "it is the name space of replays"},
-        {"$queue", "it is the name space of queues"},
-    };
-    enum err e = filter_check(slice_str(text), m);
-    if (e) {
-        return e;
-    }
-    for (size_t i = 0; i < sizeof closed / sizeof closed[0]; i++) {
-        size_t len = strlen(closed[i].tree);
-        if (strncmp(text, closed[i].tree, len) == 0 && (text[len] == '/' || text[len] == 0)) {
-            return err_set(m, ERR_INVALID, "\"%.200s\" cannot be captured: %s", text,
-                           closed[i].why);
-        }
-    }
-    return OK;
-}
-
-static enum err stream_add_filter(struct config_stream *s, const char *text, struct errmsg *m)
-{
-    if (s->filter_count == CONFIG_FILTERS_MAX) {
-        return err_set(m, ERR_INVALID, "is more than the %d filters that a stream may have",
-                       CONFIG_FILTERS_MAX);
-    }
-    enum err e = check_capture_filter(text, m);
-    if (e) {
-        return e;
-    }
-    if (!s->filters) {
-        s->filters = calloc(CONFIG_FILTERS_MAX, sizeof *s->filters);
-    }
-    char *copy = s->filters ? strdup(text) : NULL;
-    if (!copy) {
-        return err_set(m, ERR_NOMEM, "no memory");
-    }
-    s->filters[s->filter_count++] = copy;
-    return OK;
-}
-
-/* Filters are collected in an array of the largest size; most streams have one or two. */
-static void stream_shrink(struct config_stream *s)
-{
-    if (s->filter_count) {
-        char **smaller = realloc(s->filters, s->filter_count * sizeof *s->filters);
-        s->filters = smaller ? smaller : s->filters;
-    }
-}
-
 static void walk_filters(struct walk *w, const struct place *at, struct config_stream *s,
                          const json_t *v)
 {
@@ -299,7 +240,7 @@ static void walk_filters(struct walk *w, const struct place *at, struct config_s
         const json_t *one = json_array_get(v, i);
         struct errmsg m;
         enum err e = json_is_string(one)
-                         ? stream_add_filter(s, json_string_value(one), &m)
+                         ? config_stream_add_filter(s, json_string_value(one), &m)
                          : err_set(&m, ERR_INVALID, "is %s; a filter is a string", json_kind(one));
         w->nomem = w->nomem || e == ERR_NOMEM;
         if (e) {
@@ -400,7 +341,7 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
         mistake_at(w, at, "", -1, "has no \"filters\"; a stream needs at least one");
     }
     if (s->compact && s->key == KEY_NONE) {
-        mistake_at(w, at, "key", -1, COMPACT_NEEDS_KEY);
+        mistake_at(w, at, "key", -1, CONFIG_COMPACT_NEEDS_KEY);
     }
     const struct config_stream *twin = stream_named(w->c, s->name);
     if (twin) {
@@ -411,7 +352,7 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
         config_stream_fini(s);
         return;
     }
-    stream_shrink(s);
+    config_stream_shrink(s);
     w->c->streams[w->c->stream_count++] = *s;
 }
 
@@ -795,7 +736,7 @@ static enum err option_apply(struct walk *w, struct config_stream *s, const char
 {
     static const char *const also[] = {"stream", "filter", "config", "data", NULL};
     if (strcmp(name, "filter") == 0 || strcmp(name, "filters") == 0) {
-        return stream_add_filter(s, value, m);
+        return config_stream_add_filter(s, value, m);
     }
     const struct option_row *row = strcmp(name, "stream") == 0 ? option_find(SECTION_STREAM, "name")
                                                                : plain_find(SECTION_STREAM, name);
@@ -852,9 +793,9 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
         mistake(w, 0, "plugin_opt_filter", "is missing; a stream needs at least one filter");
     }
     if (s.compact && s.key == KEY_NONE) {
-        mistake(w, 0, "plugin_opt_key", COMPACT_NEEDS_KEY);
+        mistake(w, 0, "plugin_opt_key", CONFIG_COMPACT_NEEDS_KEY);
     }
-    stream_shrink(&s);
+    config_stream_shrink(&s);
     w->c->streams[w->c->stream_count++] = s;
 }
 

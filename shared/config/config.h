@@ -25,6 +25,9 @@
 #define CONFIG_STREAMS_MAX     4096
 #define CONFIG_FILTERS_MAX     1024 /* of one stream */
 #define CONFIG_MISTAKES_MAX    50   /* reported in one go */
+#define CONFIG_BOUND_FILE      "streams.json" /* in the data directory */
+#define CONFIG_COMPACT_NEEDS_KEY                                                          \
+    "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
 /* For what config_pack makes. The most comes from plugin_opt_filter: CONFIG_FILTERS_MAX filters of
  * 64 KiB. Of a file it is CONFIG_FILE_BYTES_MAX and, in each of CONFIG_STREAMS_MAX streams, less
  * than 2 KiB that "defaults" says once. */
@@ -62,7 +65,8 @@ struct config_stream {
     enum config_on_full on_full;
     int32_t on_full_block_ms;
     enum config_durability durability;
-    int line; /* in the file, for later sentences */
+    int line;   /* in the file, for later sentences */
+    bool bound; /* by a Kafka client: the file is DATA/streams.json */
 };
 
 struct config_store {
@@ -132,6 +136,15 @@ enum err config_from_options(struct config *c, const char *where, const char *co
 /* The data directory as the command line's option gives it, over all that config_load has read.
  * ERR_INVALID: c->mistakes has a line that names the option. */
 enum err config_give_data(struct config *c, const char *option, const char *dir) MUST_CHECK;
+/* Adds the streams of DATA/streams.json, which Kafka clients have bound to filters: the file has
+ * "streams" as this one, and only the writer writes it. A name that stands in c already stays what
+ * it is there, with a warning. No file: OK. ERR_INVALID, ERR_IO: sentences in c->mistakes, and
+ * nothing was added. */
+enum err config_add_bound(struct config *c) MUST_CHECK;
+/* Puts the bound ones of these streams into DATA/streams.json, in place of what is there, whole and
+ * on the disk or not at all. ERR_FULL, ERR_IO with a sentence; ERR_NOMEM. Blocks. */
+enum err config_write_bound(const char *data, const struct config_stream *streams, size_t count,
+                            struct errmsg *m) MUST_CHECK;
 void config_fini(struct config *c);
 
 /* Appends a checked configuration to out (a buf of CONFIG_PACKED_BYTES_MAX is enough), for a
@@ -150,6 +163,11 @@ void config_stream_fini(struct config_stream *s);
 enum err config_stream_copy(struct config_stream *to, const struct config_stream *from) MUST_CHECK;
 enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
                            struct errmsg *m) MUST_CHECK;
+
+/* The same for one more filter. ERR_INVALID: it is none, or one too many. */
+enum err config_stream_add_filter(struct config_stream *s, const char *text, struct errmsg *m);
+/* After the last filter: gives back room that was kept for more. */
+void config_stream_shrink(struct config_stream *s);
 
 /* A stream's partitions are fixed once it exists with `have` of them: adds a line to `out` when
  * c->streams[i] says something else. */

@@ -3,7 +3,7 @@
 
     base <- record, mqtt <- config <- store <- broker <- api <- server.c, main.c
     base <- mqtt <- link <- capture, writer  (the writer has all of shared)
-    base <- protocol, net                    (beside broker)
+    base <- protocol, net, control           (beside broker)
 
 A folder may always include itself. Tests may include everything.
 """
@@ -14,7 +14,7 @@ import sys
 from sources import c_files, report, text_of
 
 BASE = ["shared/base"]
-SHARED = BASE + ["shared/record", "shared/mqtt", "shared/config", "shared/store"]
+SHARED = BASE + ["shared/record", "shared/mqtt", "shared/config", "shared/store", "shared/control"]
 SERVER = ["kafka-server/broker", "kafka-server/protocol", "kafka-server/net", "kafka-server/api"]
 MESSAGES = "kafka_messages.h"  # generated from the schema
 
@@ -26,6 +26,7 @@ MAY_INCLUDE = {
     "shared/mqtt": BASE + ["shared/record", "shared/config/config.h"],
     "shared/config": BASE + ["shared/mqtt/filter.h"],
     "shared/store": BASE + ["shared/record", "shared/config"],
+    "shared/control": BASE,
     # The broker's side knows neither records nor the store: both are its writer's.
     "plugins/link": BASE + ["shared/mqtt"],
     "plugins/capture": BASE + ["plugins/link", "shared/mqtt", "shared/config"],

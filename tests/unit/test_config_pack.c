@@ -106,6 +106,7 @@ static void assert_same(const struct config *a, const struct config *b)
         assert_int_equal(s->key_to, t->key_to);
         assert_same_text(s->key_name, t->key_name);
         assert_int_equal(s->line, t->line);
+        assert_int_equal(s->bound, t->bound);
         assert_int_equal(s->filter_count, t->filter_count);
         for (uint32_t j = 0; j < s->filter_count; j++) {
             assert_string_equal(s->filters[j], t->filters[j]);

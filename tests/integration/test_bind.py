@@ -1,0 +1,234 @@
+"""Streams that are bound, altered and unbound while the broker runs, through the socket in the data directory."""
+
+import json
+import os
+import re
+import socket
+import threading
+
+import pytest
+from harness import wait_until
+from test_capture import make, stream  # noqa: F401
+
+pytestmark = [pytest.mark.broker]
+
+
+def command(c, **what):
+    """The answer to one command."""
+    fd = os.open(c.data, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.settimeout(20)
+            s.connect(f"/proc/self/fd/{fd}/capture.sock")
+            s.send(json.dumps(what).encode())
+            answer = s.recv(1 << 17)
+            if not answer:
+                raise ConnectionError("the writer is gone")
+            return json.loads(answer)
+    finally:
+        os.close(fd)
+
+
+def bind(c, name, filters, partitions=1, configs=None, **more):
+    return command(c, command="bind", name=name, partitions=partitions,
+                   configs={"mqtt.filter": filters, **(configs or {})}, **more)
+
+
+def bound(c):
+    path = c.data / "streams.json"
+    return {s["name"]: s for s in json.loads(path.read_text())["streams"]} if path.exists() else {}
+
+
+def test_a_bound_stream_captures_at_once_and_after_restarts(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "new", "new/#", partitions=3, configs={"mqtt.key": "clientid", "retention.ms": "-1"}) == {
+        "error": "OK", "partitions": 3}
+    with c.mqtt() as m:
+        m.publish("new/1", b"first")
+    assert bound(c)["new"]["key"] == "clientid" and bound(c)["new"]["retention.ms"] == -1
+    c.stop().start()
+    with c.mqtt() as m:
+        m.publish("new/2", b"second")
+    c.broker.kill9()
+    c.start()
+    with c.mqtt() as m:
+        m.publish("new/3", b"third")
+    c.stop()
+    assert sorted(c.values("new")) == ["first", "second", "third"]
+
+
+def test_binding_needs_no_configuration_file(make):
+    c = make(options={"stream": "demo", "filter": "demo/#"})
+    c.broker.options["data"] = str(c.data)
+    c.broker.config_path = None
+    c.start()
+    assert bind(c, "more", "more/#")["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish_all([("more/x", b"1"), ("demo/x", b"2")])
+    c.stop()
+    assert c.values("more") == ["1"] and c.values("demo") == ["2"]
+
+
+def test_altering_changes_what_is_captured_and_unbinding_ends_it(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "a/#")["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish_all([("a/1", b"a"), ("b/1", b"too early")])
+        assert bind(c, "s", '["b/#", "c,d"]', partitions=0, replace=True)["error"] == "OK"
+        m.publish_all([("a/2", b"too late"), ("b/2", b"b"), ("c,d", b"cd")])
+        assert bound(c)["s"]["filters"] == ["b/#", "c,d"]
+        assert command(c, command="unbind", name="s") == {"error": "OK"}
+        m.publish("b/3", b"nobody's")
+    assert bound(c) == {}
+    c.stop()
+    assert c.read("s") == [] and c.values("demo") == []
+
+
+def test_a_stream_that_was_unbound_and_bound_again_begins_anew(make):
+    c = make().configure([stream()]).start()
+    for life in ("first", "second"):
+        assert bind(c, "s", "s/#", partitions=2 if life == "first" else 5)["error"] == "OK"
+        with c.mqtt() as m:
+            m.publish_all([("s/x", life)] * 3)
+        if life == "first":
+            assert command(c, command="unbind", name="s")["error"] == "OK"
+    c.stop()
+    assert [r["offset"] for r in c.read("s")] == ["0", "1", "2"] and set(c.values("s")) == {"second"}
+
+
+def test_trimming_raises_the_log_start(make):
+    c = make().configure([stream(partitions=1)]).start()
+    with c.mqtt() as m:
+        m.publish_all([("demo/x", str(i)) for i in range(10)])
+    wait_until("all is stored", lambda: command(c, command="trim", name="demo", partition=0, offset=10)["error"] == "OK")
+    with c.mqtt() as m:
+        m.publish("demo/x", b"10")
+    assert command(c, command="trim", name="demo", partition=0, offset=99)["error"] == "ERR_RANGE"
+    assert command(c, command="trim", name="demo", partition=1, offset=0)["error"] == "ERR_NOT_FOUND"
+    c.stop()
+    assert c.values("demo") == ["10"]
+
+
+@pytest.mark.parametrize("what, error, says", [
+    (dict(name="demo", configs={"mqtt.filter": "x/#"}), "ERR_LOCKED", "stands in .*culex.json"),
+    (dict(name="a b", configs={"mqtt.filter": "x/#"}), "ERR_INVALID", "name: .*is not a name for a stream"),
+    (dict(name="s", configs={"mqtt.filter": "x/#/y"}), "ERR_INVALID", "mqtt.filter: .*goes on after '#'"),
+    (dict(name="s", configs={"mqtt.filter": "$SYS/#"}), "ERR_INVALID", "mqtt.filter: .*cannot be captured"),
+    (dict(name="s", configs={"mqtt.filter": "[1]"}), "ERR_INVALID", "mqtt.filter: .*not a string"),
+    (dict(name="s", configs={"mqtt.filter": "["}), "ERR_INVALID", "mqtt.filter: .*not a JSON array"),
+    (dict(name="s", configs={}), "ERR_INVALID", "mqtt.filter: is missing"),
+    (dict(name="s", configs={"mqtt.filter": "x", "mqtt.key": "colour"}), "ERR_INVALID", "mqtt.key: .*is no key"),
+    (dict(name="s", configs={"mqtt.filter": "x", "mqtt.colour": "1"}), "ERR_INVALID", "mqtt.colour is no setting"),
+    (dict(name="s", configs={"mqtt.filter": "x", "max.message.bytes": "1"}), "ERR_INVALID",
+     "max.message.bytes is no setting"),
+    (dict(name="s", configs={"mqtt.filter": "x", "cleanup.policy": "compact", "mqtt.key": "none"}), "ERR_INVALID",
+     "mqtt.key: is .none."),
+    (dict(name="s", partitions=2000, configs={"mqtt.filter": "x"}), "ERR_INVALID", "partitions: 2000 is too large"),
+    (dict(name="s", replace=True, configs={"mqtt.filter": "x"}), "ERR_NOT_FOUND", "no stream s is bound"),
+])
+def test_what_is_wrong_is_said_and_nothing_changes(make, what, error, says):
+    c = make().configure([stream()]).start()
+    answer = command(c, command="bind", **what)
+    assert answer["error"] == error and re.search(says, answer["message"]), answer
+    assert not (c.data / "streams.json").exists()
+    assert c.broker.log().count("configuration read again") == 0
+
+
+def test_commands_that_are_none_are_refused(make):
+    c = make().configure([stream()]).start()
+    assert command(c, command="dance")["error"] == "ERR_INVALID"
+    assert command(c)["error"] == "ERR_INVALID"
+    assert command(c, command="unbind", name="demo")["error"] == "ERR_LOCKED"
+    assert command(c, command="unbind", name="x")["error"] == "ERR_NOT_FOUND"
+    assert command(c, command="bind", name="s", validate=True, configs={"mqtt.filter": "s"})["error"] == "OK"
+    assert bound(c) == {}
+    fd = os.open(c.data, os.O_PATH)
+    for raw in (b"[]", b"{", b"\xff" * 200_000):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.settimeout(20)
+            s.connect(f"/proc/self/fd/{fd}/capture.sock")
+            s.send(raw)
+            assert json.loads(s.recv(1 << 17))["error"] in ("ERR_CORRUPT", "ERR_IO")
+    os.close(fd)
+
+
+def test_a_broken_configuration_file_refuses_the_command_and_leaves_the_streams(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "one", "one/#")["error"] == "OK"
+    c.config_path.write_text("{")
+    answer = bind(c, "two", "two/#")
+    assert answer["error"] == "ERR_INVALID" and "culex.json:1" in answer["message"]
+    assert list(bound(c)) == ["one"]
+    c.configure([stream()])
+    assert bind(c, "two", "two/#")["error"] == "OK"
+    assert list(bound(c)) == ["one", "two"]
+
+
+def test_the_configuration_wins_over_a_bound_stream_and_says_so(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "bound/#", partitions=2)["error"] == "OK"
+    c.configure([stream(), stream("s", "file/#", partitions=2)])
+    c.broker.reload()
+    c.broker.wait_log(r'streams.json:\d+: streams\[0\]: "s" stands in the configuration, too, which holds')
+    with c.mqtt() as m:
+        m.publish_all([("bound/x", b"bound"), ("file/x", b"file")])
+    assert command(c, command="unbind", name="s")["error"] == "ERR_LOCKED"
+    c.stop()
+    assert c.values("s") == ["file"]
+
+
+def test_a_log_that_cannot_be_written_answers_to_try_again(make):
+    c = make().configure([stream()])
+    c.break_store()
+    c.start()
+    answer = bind(c, "s", "s/#")
+    assert answer["error"] == "ERR_AGAIN" and "cannot be written" in answer["message"] and bound(c) == {}
+    c.mend_store()
+    wait_until("it can", lambda: bind(c, "s", "s/#")["error"] == "OK")
+
+
+def test_a_bound_stream_is_captured_before_the_log_can_be_opened(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "s/#")["error"] == "OK"
+    c.stop()
+    (c.data / "captured").rename(c.data / "aside")
+    c.break_store()
+    c.start()
+    with c.mqtt() as m:
+        m.publish("s/x", b"into the ring")
+    (c.data / "captured").unlink()
+    (c.data / "aside").rename(c.data / "captured")
+    wait_until("capture runs again", lambda: "capture runs again" in c.broker.log())
+    c.stop()
+    assert c.values("s") == ["into the ring"]
+
+
+def test_binding_under_load_and_kills_of_the_writer_loses_nothing(make):
+    c = make().configure([stream(partitions=1)]).start()
+    answers, stop = [], threading.Event()
+
+    def change():
+        i = 0
+        while not stop.is_set():
+            i += 1
+            try:
+                answers.append(bind(c, f"s{i}", f"s{i}/#")["error"])
+            except OSError:  # the writer has just been killed
+                answers.append("gone")
+
+    with c.mqtt() as m:
+        infos, t = [], threading.Thread(target=change)
+        t.start()
+        for i in range(3000):
+            infos.append(m.client.publish("demo/x", str(i), 1))
+            if i % 1000 == 500:
+                c.broker.kill_writer()
+        for x in infos:
+            x.wait_for_publish(60)
+        wait_until("some were bound", lambda: answers.count("OK") >= 3, 30)
+        stop.set()
+        t.join()
+    names = {f"s{i + 1}" for i, a in enumerate(answers) if a == "OK"}
+    assert names <= set(bound(c))
+    c.stop()
+    assert [int(v) for v in c.values("demo")] == list(range(3000))

@@ -1,0 +1,168 @@
+/* DATA/streams.json: what was written comes back, and the configuration is before it. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "shared/config/config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char dir[256];
+static char path[300];
+
+static int setup(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(dir, sizeof dir, "%s/culex-bound-XXXXXX", tmp ? tmp : "/tmp");
+    if (!mkdtemp(dir)) {
+        return -1;
+    }
+    snprintf(path, sizeof path, "%s/" CONFIG_BOUND_FILE, dir);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    unlink(path);
+    return rmdir(dir);
+}
+
+static void config_in_dir(struct config *c)
+{
+    assert_int_equal(config_init(c), OK);
+    assert_int_equal(config_give_data(c, "--data", dir), OK);
+}
+
+/* Every row has another value than its default. */
+static void fill(struct config_stream *s, const char *name)
+{
+    static const char *const values[][2] = {
+        {"partitions", "3"},         {"key", "payload.a.b"},      {"headers", "minimal"},
+        {"username.header", "true"}, {"retention.ms", "1000"},    {"retention.bytes", "5000"},
+        {"cleanup.policy", "compact"}, {"on_full", "drop"},       {"on_full.block.ms", "7"},
+        {"durability", "fsync"},
+    };
+    struct errmsg m;
+    assert_int_equal(config_stream_init(s), OK);
+    assert_int_equal(config_stream_set(s, "name", name, &m), OK);
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        assert_int_equal(config_stream_set(s, values[i][0], values[i][1], &m), OK);
+    }
+    assert_int_equal(config_stream_add_filter(s, "a/\"\\/#", &m), OK);
+    assert_int_equal(config_stream_add_filter(s, "caf\xc3\xa9/+", &m), OK);
+    config_stream_shrink(s);
+    s->bound = true;
+}
+
+static void assert_same(const struct config_stream *a, const struct config_stream *b)
+{
+    struct buf x, y;
+    buf_init(&x, 4096);
+    buf_init(&y, 4096);
+    for (size_t i = 0; i < option_count(); i++) {
+        option_stream_text(a, i, &x);
+        option_stream_text(b, i, &y);
+    }
+    assert_string_equal(buf_text(&x), buf_text(&y));
+    assert_int_equal(a->filter_count, b->filter_count);
+    for (uint32_t i = 0; i < a->filter_count; i++) {
+        assert_string_equal(a->filters[i], b->filters[i]);
+    }
+    buf_fini(&x);
+    buf_fini(&y);
+}
+
+static void test_no_file_adds_nothing(void **state)
+{
+    struct config c;
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), OK);
+    assert_int_equal(c.stream_count, 0);
+    config_fini(&c);
+}
+
+static void test_what_was_written_comes_back(void **state)
+{
+    struct config_stream s[3];
+    struct config c;
+    struct errmsg m;
+    fill(&s[0], "one");
+    fill(&s[1], "of.the.file");
+    fill(&s[2], "two");
+    s[1].bound = false;
+    assert_int_equal(config_write_bound(dir, s, 3, &m), OK);
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), OK);
+    assert_int_equal(c.stream_count, 2);
+    assert_same(&c.streams[0], &s[0]);
+    assert_same(&c.streams[1], &s[2]);
+    assert_true(c.streams[0].bound && c.streams[1].bound);
+    assert_int_equal(c.warnings.len, 0);
+    config_fini(&c);
+    for (int i = 0; i < 3; i++) {
+        config_stream_fini(&s[i]);
+    }
+}
+
+static void test_the_configuration_is_before_it(void **state)
+{
+    struct config_stream s[2];
+    struct config c;
+    struct errmsg m;
+    fill(&s[0], "one");
+    fill(&s[1], "two");
+    assert_int_equal(config_write_bound(dir, s, 2, &m), OK);
+    config_in_dir(&c);
+    c.streams = calloc(1, sizeof *c.streams);
+    assert_int_equal(config_stream_init(&c.streams[0]), OK);
+    assert_int_equal(config_stream_set(&c.streams[0], "name", "one", &m), OK);
+    c.stream_count = 1;
+    assert_int_equal(config_add_bound(&c), OK);
+    assert_int_equal(c.stream_count, 2);
+    assert_false(c.streams[0].bound);
+    assert_string_equal(c.streams[1].name, "two");
+    assert_non_null(strstr(buf_text(&c.warnings), "streams[0]: \"one\" stands in the"));
+    config_fini(&c);
+    config_stream_fini(&s[0]);
+    config_stream_fini(&s[1]);
+}
+
+static void test_a_mistake_in_the_file_is_named_and_nothing_is_added(void **state)
+{
+    struct config c;
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("{\"streams\": [\n{\"name\": \"good\", \"filters\": [\"a\"]},\n"
+          "{\"name\": \"bad\", \"filters\": [\"a+\"]}]}", f);
+    fclose(f);
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), ERR_INVALID);
+    assert_int_equal(c.stream_count, 0);
+    assert_non_null(strstr(buf_text(&c.mistakes), CONFIG_BOUND_FILE ":3: streams[1].filters[0]"));
+    config_fini(&c);
+}
+
+static void test_a_directory_that_is_not_there_is_an_error_of_writing(void **state)
+{
+    struct errmsg m;
+    assert_int_equal(config_write_bound("/nowhere/at/all", NULL, 0, &m), ERR_IO);
+    assert_non_null(strstr(m.text, "/nowhere/at/all"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_no_file_adds_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_was_written_comes_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_configuration_is_before_it, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_mistake_in_the_file_is_named_and_nothing_is_added,
+                                        setup, teardown),
+        cmocka_unit_test(test_a_directory_that_is_not_there_is_an_error_of_writing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
