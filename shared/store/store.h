@@ -198,6 +198,13 @@ enum err store_find_max_timestamp(struct store *s, uint32_t uid, int64_t *offset
 enum err store_epoch_end(struct store *s, uint32_t uid, int32_t epoch, int32_t *found,
                          int64_t *end) MUST_CHECK;
 
+/* Bytes of a partition's batches, from the interval on that the log start lies in. *read_max: how
+ * much may still be read to add up what came last; what is read is taken off it, and at 0 that
+ * part, a megabyte or less, is left out. ERR_NOT_FOUND; ERR_AGAIN, ERR_IO: *bytes is what could be
+ * seen. Blocks. */
+enum err store_partition_bytes(struct store *s, uint32_t uid, size_t *read_max, uint64_t *bytes,
+                               struct errmsg *m) MUST_CHECK;
+
 /* Owner's rows with a prefix, in key order, until fn returns false. Blocks. */
 typedef bool store_row_fn(void *arg, struct slice key, struct slice value);
 enum err store_rows(struct store *s, struct slice prefix, store_row_fn *fn, void *arg,
