@@ -12,6 +12,7 @@
  * are copied instead; a copy of a few hundred bytes is cheaper than its bookkeeping. */
 #include "kafka-server/api/api.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -45,13 +46,24 @@ static struct api rows[] = {
     {KAFKA_API_DELETE_TOPICS, 1, 6, api_delete_topics, NULL, false},
     {KAFKA_API_DELETE_RECORDS, 0, 2, api_delete_records, NULL, false},
     {KAFKA_API_OFFSET_FOR_LEADER_EPOCH, 2, 4, api_offset_for_leader_epoch, NULL, false},
+    {KAFKA_API_DESCRIBE_ACLS, 1, 3, api_describe_acls, NULL, false},
     {KAFKA_API_DESCRIBE_CONFIGS, 1, 4, api_describe_configs, NULL, false},
     {KAFKA_API_ALTER_CONFIGS, 0, 2, api_alter_configs, NULL, false},
+    {KAFKA_API_DESCRIBE_LOG_DIRS, 1, 4, api_describe_log_dirs, NULL, false},
     {KAFKA_API_CREATE_PARTITIONS, 0, 3, api_create_partitions, NULL, false},
     {KAFKA_API_DELETE_GROUPS, 0, 2, api_delete_groups, NULL, false},
+    {KAFKA_API_ELECT_LEADERS, 0, 2, api_elect_leaders, NULL, false},
     {KAFKA_API_INCREMENTAL_ALTER_CONFIGS, 0, 1, api_incremental_alter_configs, NULL, false},
+    {KAFKA_API_LIST_PARTITION_REASSIGNMENTS, 0, 0, api_list_partition_reassignments, NULL, false},
     {KAFKA_API_OFFSET_DELETE, 0, 0, api_offset_delete, NULL, false},
+    {KAFKA_API_DESCRIBE_CLIENT_QUOTAS, 0, 1, api_describe_client_quotas, NULL, false},
+    {KAFKA_API_DESCRIBE_USER_SCRAM_CREDENTIALS, 0, 0, api_describe_user_scram_credentials, NULL,
+     false},
+    {KAFKA_API_DESCRIBE_QUORUM, 0, 2, api_describe_quorum, NULL, false},
+    {KAFKA_API_UPDATE_FEATURES, 0, 2, api_update_features, NULL, false},
     {KAFKA_API_DESCRIBE_CLUSTER, 0, 2, api_describe_cluster, NULL, false},
+    {KAFKA_API_GET_TELEMETRY_SUBSCRIPTIONS, 0, 0, api_get_telemetry_subscriptions, NULL, false},
+    {KAFKA_API_PUSH_TELEMETRY, 0, 0, api_push_telemetry, NULL, false},
     {KAFKA_API_LIST_CONFIG_RESOURCES, 0, 1, api_list_config_resources, NULL, false},
     {KAFKA_API_DESCRIBE_TOPIC_PARTITIONS, 0, 0, api_describe_topic_partitions, NULL, false},
 };
@@ -198,6 +210,21 @@ void api_on_gone(void *server, struct net_conn *c)
 bool api_has_room(void *server)
 {
     return server_has_room(server);
+}
+
+struct kstr request_text(struct request *rq, const char *fmt, ...)
+{
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    int len = vsnprintf(NULL, 0, fmt, ap);
+    va_end(ap);
+    char *text = len < 0 ? NULL : arena_alloc(&rq->arena, (size_t)len + 1);
+    if (text != NULL) {
+        vsnprintf(text, (size_t)len + 1, fmt, again);
+    }
+    va_end(again);
+    return (struct kstr){text, text != NULL ? len : -1};
 }
 
 void request_close(struct request *rq, const char *why)

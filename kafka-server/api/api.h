@@ -72,9 +72,18 @@ api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat,
     api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,
     api_offset_delete; /* api_group.c, api_offset.c */
 api_handler api_create_topics, api_delete_topics, api_create_partitions,
-    api_delete_records;                                           /* api_topics.c */
-api_handler api_alter_configs, api_incremental_alter_configs;     /* api_alter.c */
-api_handler api_list_config_resources;                            /* api_config.c */
+    api_delete_records;                                       /* api_topics.c */
+api_handler api_alter_configs, api_incremental_alter_configs; /* api_alter.c */
+api_handler api_list_config_resources;                        /* api_config.c */
+api_handler api_elect_leaders, api_list_partition_reassignments, api_describe_quorum,
+    api_describe_client_quotas, api_describe_user_scram_credentials, api_describe_acls,
+    api_get_telemetry_subscriptions, api_push_telemetry; /* api_admin.c */
+api_handler api_describe_log_dirs;                       /* api_log_dirs.c */
+api_handler api_update_features;                         /* api_feature.c */
+
+/* The features of an ApiVersions answer. False: no memory. api_feature.c. */
+struct api_versions_response;
+bool features_fill(struct request *rq, struct api_versions_response *p);
 
 /* Encodes response (a struct of the API's response message; borrowed memory in it must live in
  * rq->arena or until rq->release) and queues it. Ends rq: never touch it again. */
@@ -88,6 +97,8 @@ static inline void request_close_too_large(struct request *rq)
 {
     request_close(rq, "asked for more than a request may take");
 }
+/* A sentence in the request's arena; len -1: no memory. */
+struct kstr request_text(struct request *rq, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Host and port that this connection's listener advertises. */
 const char *request_advertised_host(const struct request *rq);

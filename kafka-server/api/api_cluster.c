@@ -69,6 +69,13 @@ static bool software_ok(struct kstr s)
     return true;
 }
 
+/* Kafka answers these two as well without offering them, when it has no plugin that takes clients'
+ * metrics: a client that finds them pushes metrics. */
+static bool is_offered(int16_t key)
+{
+    return key != KAFKA_API_GET_TELEMETRY_SUBSCRIPTIONS && key != KAFKA_API_PUSH_TELEMETRY;
+}
+
 /* body NULL: the client asked for a version that we do not know. */
 void api_versions(struct request *rq)
 {
@@ -82,17 +89,21 @@ void api_versions(struct request *rq)
         return;
     }
     p.error_code = q == NULL ? KERR_UNSUPPORTED_VERSION : KERR_NONE;
-    p.api_keys_count = (int32_t)api_table_count;
-    p.api_keys =
-        codec_new_array(&api_versions_response_api_keys_message, &rq->arena, p.api_keys_count);
-    if (p.api_keys == NULL) {
+    p.api_keys = codec_new_array(&api_versions_response_api_keys_message, &rq->arena,
+                                 (int32_t)api_table_count);
+    if (p.api_keys == NULL || !features_fill(rq, &p)) {
         request_close_too_large(rq);
         return;
     }
-    for (int32_t i = 0; i < p.api_keys_count; i++) {
-        p.api_keys[i].api_key = api_table[i].key;
-        p.api_keys[i].min_version = api_table[i].told_from_0 ? 0 : api_table[i].version_min;
-        p.api_keys[i].max_version = api_table[i].version_max;
+    for (size_t i = 0; i < api_table_count; i++) {
+        const struct api *a = &api_table[i];
+        if (!is_offered(a->key)) {
+            continue;
+        }
+        struct api_versions_response_api_keys *out = &p.api_keys[p.api_keys_count++];
+        out->api_key = a->key;
+        out->min_version = a->told_from_0 ? 0 : a->version_min;
+        out->max_version = a->version_max;
     }
     request_reply(rq, &p);
 }

@@ -357,8 +357,9 @@ void api_leave_group(struct request *rq)
 
 /* --- DescribeGroups -------------------------------------------------------------------------- */
 
-/* Read, delete and describe: what anybody may do with a group while there are no ACLs. */
-#define GROUP_OPERATIONS (1 << 3 | 1 << 6 | 1 << 8)
+/* Read, delete, describe, and describe and alter configs: what anybody may do with a group while
+ * there are no ACLs. */
+#define GROUP_OPERATIONS (1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11)
 
 static bool describe_members(struct request *rq, struct describe_groups_response_groups *out,
                              const struct group *g)

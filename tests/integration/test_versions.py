@@ -10,8 +10,8 @@ import subprocess
 import pytest
 from harness import ROOT
 
-# What each API may say. 25: nobody is a member yet; 44: not allowed here; 69: no such group; 79: join again with the
-# id given.
+# What each API may say. 25: nobody is a member yet; 42: asked for twice, or senseless; 44: not allowed here; 69: no such
+# group; 79: join again with the id given.
 ERRORS = {
     "Produce": {44},
     "JoinGroup": {0, 79},
@@ -21,15 +21,32 @@ ERRORS = {
     "DescribeGroups": {0, 69},
     "DeleteGroups": {69},
     "OffsetDelete": {69},
+    "DescribeAcls": {54},
+    "ElectLeaders": {0, 3, 42, 84},
+    "DescribeClientQuotas": {0, 35, 42},
+    "DescribeUserScramCredentials": {0, 91, 92},
+    "DescribeQuorum": {0, 3},
+    "UpdateFeatures": {0, 95},
+    "CreateTopics": {36, 42},
+    "DeleteTopics": {3, 42, 44},
+    "DeleteRecords": {44},
+    "CreatePartitions": {42, 44},
+    "AlterConfigs": {42, 44},
+    "IncrementalAlterConfigs": {42, 44},
+    "ListConfigResources": {0, 35},
 }
-# What Kafka 4.1 serves, but for Produce, which is refused: a version less would be noticed by a client, a gap too.
+# What Kafka 4.1 serves: a version less would be noticed by a client, a gap too.
 OFFERED = {
-    "Produce": (3, 11), "Fetch": (4, 18), "ListOffsets": (1, 10), "Metadata": (0, 13), "OffsetCommit": (2, 10),
+    "Produce": (3, 13), "Fetch": (4, 18), "ListOffsets": (1, 10), "Metadata": (0, 13), "OffsetCommit": (2, 10),
     "OffsetFetch": (1, 10), "FindCoordinator": (0, 6), "JoinGroup": (0, 9), "Heartbeat": (0, 4),
     "LeaveGroup": (0, 5), "SyncGroup": (0, 5), "DescribeGroups": (0, 6), "ListGroups": (0, 5),
     "ApiVersions": (0, 4), "OffsetForLeaderEpoch": (2, 4), "DescribeConfigs": (1, 4),
     "DeleteGroups": (0, 2), "OffsetDelete": (0, 0), "DescribeCluster": (0, 2),
-    "DescribeTopicPartitions": (0, 0),
+    "DescribeTopicPartitions": (0, 0), "DescribeAcls": (1, 3), "DescribeLogDirs": (1, 4), "ElectLeaders": (0, 2),
+    "ListPartitionReassignments": (0, 0), "DescribeClientQuotas": (0, 1), "DescribeUserScramCredentials": (0, 0),
+    "DescribeQuorum": (0, 2), "UpdateFeatures": (0, 2), "CreateTopics": (2, 7), "DeleteTopics": (1, 6),
+    "DeleteRecords": (0, 2), "CreatePartitions": (0, 3), "AlterConfigs": (0, 2), "IncrementalAlterConfigs": (0, 1),
+    "ListConfigResources": (0, 1),
 }
 
 

@@ -385,6 +385,9 @@ public final class CodecOracle {
         fixed.put("fetch_offset", 0L);
         fixed.put("retention_time_ms", -1L);
         fixed.put("timestamp", 0L);
+        for (String name : new String[] {"resource_type_filter", "pattern_type_filter", "operation", "permission_type"}) {
+            fixed.put(name, (byte) 1); // any; 0 would not be answered
+        }
     }
 
     private ApiMessage exchange(int port, ApiMessageType api, short v, ApiMessage request) throws IOException {
