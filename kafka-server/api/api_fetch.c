@@ -36,12 +36,15 @@
 #define FETCH_AGAIN_MS       20        /* to the next try, when the disk does not have it yet */
 #define FETCH_PARTITIONS_MAX (1 << 20) /* of one request, its session included */
 
+enum isolation { READ_UNCOMMITTED, READ_COMMITTED };
+
 enum fetch_state { FETCH_LOOKING, FETCH_READING, FETCH_PARKED };
 
 /* A partition as the reply names it. Strings live in the request's arena. */
 struct fetch_name {
     struct session_key key;
     struct kstr name;
+    int64_t from; /* offset that was asked for */
 };
 
 struct fetch_wait {
@@ -155,17 +158,66 @@ static bool fill_records(struct request *rq, const struct fetch_part *p, struct 
     return true;
 }
 
-static bool fill_partition(struct request *rq, const struct fetch_part *p, int32_t index,
-                           struct fetch_response_responses_partitions *out)
+/* A list that grows in the request's arena. */
+struct aborted_list {
+    struct request *rq;
+    struct fetch_response_responses_partitions *out;
+    int32_t room;
+    bool failed;
+};
+
+static bool add_aborted(void *arg, const struct producers_aborted *a)
+{
+    struct aborted_list *l = arg;
+    struct fetch_response_responses_partitions *out = l->out;
+    if (out->aborted_transactions_count == l->room) {
+        int32_t room = l->room != 0 ? l->room * 2 : 8;
+        void *grown = codec_new_array(
+            &fetch_response_responses_partitions_aborted_transactions_message, &l->rq->arena, room);
+        if (grown == NULL) {
+            l->failed = true;
+            return false;
+        }
+        if (l->room != 0) {
+            memcpy(grown, out->aborted_transactions,
+                   (size_t)l->room * sizeof *out->aborted_transactions);
+        }
+        out->aborted_transactions = grown;
+        l->room = room;
+    }
+    struct fetch_response_responses_partitions_aborted_transactions *x =
+        &out->aborted_transactions[out->aborted_transactions_count++];
+    x->producer_id = a->producer_id;
+    x->first_offset = a->first_offset;
+    return true;
+}
+
+/* Whose records among those of the reply, from the offset that was asked for, are to be skipped. */
+static bool fill_aborted(struct request *rq, const struct fetch_part *p, int64_t from,
+                         struct fetch_response_responses_partitions *out)
+{
+    struct aborted_list l = {.rq = rq, .out = out};
+    if (p->transactional) {
+        producers_each_aborted(rq->server->producers, p->uid, from, p->next, add_aborted, &l);
+    }
+    return !l.failed;
+}
+
+static bool fill_partition(struct request *rq, const struct fetch_part *p, int64_t from,
+                           int32_t index, struct fetch_response_responses_partitions *out)
 {
     const struct fetch_request *q = rq->body;
     out->partition_index = index;
     out->error_code = (int16_t)p->error;
     out->high_watermark = p->end;
-    out->last_stable_offset = p->end;
+    out->last_stable_offset = p->stable;
     out->log_start_offset = p->log_start;
     out->aborted_transactions = NULL;
-    out->aborted_transactions_count = q->isolation_level == 0 ? -1 : 0;
+    out->aborted_transactions_count = q->isolation_level == READ_UNCOMMITTED ? -1 : 0;
+    if (q->isolation_level != READ_UNCOMMITTED && fetch_part_bytes(p) != 0 &&
+        !fill_aborted(rq, p, from, out)) {
+        return false;
+    }
     if (rq->header.api_version >= 12 && p->diverging_epoch >= 0) {
         out->diverging_epoch.epoch = p->diverging_epoch;
         out->diverging_epoch.end_offset = p->diverging_end;
@@ -215,7 +267,8 @@ static bool fill_responses(struct fetch_wait *fw, struct fetch_response *p)
             t->partitions = &partitions[used];
         }
         last = &fw->names[i];
-        if (!fill_partition(rq, &fw->fetch.parts[i], last->key.partition, &partitions[used++])) {
+        if (!fill_partition(rq, &fw->fetch.parts[i], last->from, last->key.partition,
+                            &partitions[used++])) {
             return false;
         }
         t->partitions_count++;
@@ -443,7 +496,7 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
     const struct topics *topics = a->rq->server->topics;
     const struct topic *t =
         by_id ? topics_find_id(topics, &key->id) : topics_find(topics, key->name);
-    a->names[a->count] = (struct fetch_name){*key, name};
+    a->names[a->count] = (struct fetch_name){*key, name, want->offset};
     struct fetch_part *p = &a->parts[a->count++];
     p->next = want->offset;
     p->bytes_max = want->max_bytes > 0 ? (size_t)want->max_bytes : 0;
@@ -451,6 +504,7 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
     p->last_fetched_epoch = want->last_fetched_epoch;
     if (topic_has_partition(t, key->partition)) {
         p->store = t->store;
+        p->transactional = !t->captured;
         p->uid = store_topic_uid(t->row, key->partition);
     } else {
         p->error = by_id && t == NULL ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION;
@@ -622,6 +676,8 @@ void api_fetch(struct request *rq)
         .incremental = incremental,
     };
     fetch_init(&fw->fetch, a.parts, a.count, bytes_max);
+    fw->fetch.producers = server->producers;
+    fw->fetch.committed = q->isolation_level != READ_UNCOMMITTED;
     net_conn_hold(rq->conn,
                   rq->arena.used + (size_t)a.count * (sizeof *a.parts + sizeof *fw->waiters));
     DL_APPEND(server->fetches, fw);

@@ -1,14 +1,16 @@
 /* Where a partition begins and ends, and which offset belongs to a time or an epoch.
  *
- * Ends are known at once. A time is looked up by a worker, because it may have to read index and
- * batches from disk; one job for all such partitions of a request. The job has memory of its own:
- * the connection, and with it the request, may be gone before it is done; what is left of it is
- * then not looked up. */
+ * Ends are known at once; who reads what is committed only is told of the last stable offset, and
+ * of no record from there on. A time is looked up by a worker, because it may have to read index
+ * and batches from disk; one job for all such partitions of a request. The job has memory of its
+ * own: the connection, and with it the request, may be gone before it is done; what is left of it
+ * is then not looked up. */
 #include <stdatomic.h>
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
 #include "kafka-server/broker/fetch.h"
+#include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/server.h"
@@ -42,6 +44,7 @@ struct lookup {
     struct store *store;
     uint32_t uid;
     int64_t time;
+    int64_t limit; /* what the client may know of ends here */
     struct list_offsets_response_topics_partitions *out; /* in the request's arena */
     enum err result;
     int64_t offset, timestamp;
@@ -77,7 +80,7 @@ static void run_lookups(struct work *w)
 
 static void fill_lookup(const struct lookup *l)
 {
-    switch (l->result) {
+    switch (l->result == OK && l->offset >= l->limit ? ERR_NOT_FOUND : l->result) {
     case OK:
         l->out->offset = l->offset;
         l->out->timestamp = l->timestamp;
@@ -116,11 +119,13 @@ static void cancel_lookups(struct request *rq)
 }
 
 /* Answers what can be answered at once; true when it needs a lookup. */
-static bool answer_now(const struct topic *t, int16_t version,
+static bool answer_now(const struct request *rq, const struct topic *t,
                        const struct list_offsets_request_topics_partitions *q,
-                       struct list_offsets_response_topics_partitions *out)
+                       struct list_offsets_response_topics_partitions *out, int64_t *limit)
 {
     struct store_offsets o;
+    const struct list_offsets_request *all = rq->body;
+    int16_t version = rq->header.api_version;
     out->partition_index = q->partition_index;
     out->error_code = (int16_t)look_up(t, q->partition_index, q->current_leader_epoch, &o);
     if (out->error_code != KERR_NONE) {
@@ -129,9 +134,14 @@ static bool answer_now(const struct topic *t, int16_t version,
     if (version >= 4) {
         out->leader_epoch = o.leader_epoch;
     }
+    *limit = INT64_MAX;
+    if (all->isolation_level != 0 && !t->captured) {
+        *limit = producers_lso(rq->server->producers, store_topic_uid(t->row, q->partition_index),
+                               o.log_start, o.end);
+    }
     switch (q->timestamp) {
     case TIME_LATEST:
-        out->offset = o.end;
+        out->offset = *limit < o.end ? *limit : o.end;
         return false;
     case TIME_EARLIEST:
     case TIME_EARLIEST_LOCAL:
@@ -189,11 +199,13 @@ static bool fill_offsets(struct request *rq, struct lookups *all)
         to->partitions_count = from->partitions_count;
         for (int32_t k = 0; k < from->partitions_count; k++) {
             const struct list_offsets_request_topics_partitions *p = &from->partitions[k];
-            if (answer_now(t, rq->header.api_version, p, &to->partitions[k])) {
+            int64_t limit;
+            if (answer_now(rq, t, p, &to->partitions[k], &limit)) {
                 all->list[all->count++] = (struct lookup){
                     .store = t->store,
                     .uid = store_topic_uid(t->row, p->partition_index),
                     .time = p->timestamp,
+                    .limit = limit,
                     .out = &to->partitions[k],
                 };
             }

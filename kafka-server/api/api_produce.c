@@ -20,20 +20,15 @@
  * record batches only where Produce 3 is offered, in zstd where 7 is, and in compression at all
  * where 0 is. Versions 0 to 2 are offered for that reason only, as Kafka itself does; who sends one
  * is disconnected, as by Kafka. */
-#include <jansson.h>
-#include <stdio.h>
-
 #include "kafka-server/api/api.h"
 #include "kafka-server/broker/append.h"
 #include "kafka-server/broker/journal.h"
-#include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
 #include "shared/base/clock.h"
 
-#define PRODUCE_BY_ID     13
-#define FILTERS_BYTES_MAX 128 /* of a refusal */
-#define FILTERS_ATTRIBUTE "mqtt.filter"
+#define PRODUCE_BY_ID 13 /* first version that has ids in place of names */
 
 typedef struct produce_response_responses_partition_responses partition_response;
 
@@ -128,34 +123,6 @@ static void finish(struct produce *w)
 
 /* --- one partition --------------------------------------------------------------------------- */
 
-/* Names the filters that a captured stream is made of. */
-static void refuse_captured(const struct topic *t, struct append_answer *a)
-{
-    char filters[FILTERS_BYTES_MAX] = "";
-    json_error_t ignored; /* the plugin's own text: not JSON means none to show */
-    json_t *attributes = json_loads(t->row->attributes, 0, &ignored);
-    json_t *list = json_object_get(attributes, FILTERS_ATTRIBUTE), *one;
-    size_t i, len = 0;
-    json_array_foreach(list, i, one)
-    {
-        if (!json_is_string(one)) {
-            continue;
-        }
-        size_t room = sizeof filters - len;
-        int n = snprintf(filters + len, room, "%s%s", len != 0 ? ", " : "", json_string_value(one));
-        if (n < 0 || (size_t)n >= room) {
-            filters[len] = '\0'; /* whole ones only */
-            break;
-        }
-        len += (size_t)n;
-    }
-    json_decref(attributes);
-    a->error = KERR_POLICY_VIOLATION;
-    (void)err_set(&a->why, OK,
-                  "this stream is captured from MQTT%s%s; Kafka clients can only read it",
-                  len != 0 ? ", filter " : "", filters);
-}
-
 static const struct topic *find_topic(const struct request *rq,
                                       const struct produce_request_topic_data *in)
 {
@@ -215,18 +182,18 @@ static bool take_partition(struct produce *w, const struct produce_request_topic
     const struct topic *t = find_topic(rq, in);
     struct append_answer a = {.base_offset = -1, .log_append_time_ms = -1, .log_start = -1};
     bool taken = false;
-    if (!topic_has_partition(t, data->index)) {
-        a.error = why_unknown(rq, t);
-    } else if (t->captured) {
-        refuse_captured(t, &a);
+    a.error = topic_has_partition(t, data->index) ? topic_check_free(t, "written", &a.why)
+                                                  : why_unknown(rq, t);
+    if (a.error != KERR_NONE) {
+        /* nothing to judge */
     } else if (q->acks < -1 || q->acks > 1) {
         a.error = KERR_INVALID_REQUIRED_ACKS;
     } else {
-        struct record_rules rules = rules_of(rq, t);
+        const struct record_rules rules = rules_of(rq, t);
+        const struct append_place at = {server->journal, server->producers, t, data->index};
         const struct iovec *iov = data->records.iov_count == 1 ? data->records.iov : NULL;
-        taken = append_records(server->appender, server->journal, t, data->index, &rules,
-                               iov != NULL ? iov->iov_base : NULL, iov != NULL ? iov->iov_len : 0,
-                               &a);
+        taken = append_records(server->appender, &at, &rules, iov != NULL ? iov->iov_base : NULL,
+                               iov != NULL ? iov->iov_len : 0, &a);
         if (a.record_count != 0) {
             fill_records(w, &a, &rules, out);
         }

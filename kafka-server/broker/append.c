@@ -1,9 +1,13 @@
-/* First the judgement of the bytes (shared/record/validate.h), then the store's. A batch that
- * breaks two rules is answered for the one that Kafka finds first.
+/* First the judgement of the bytes (shared/record/validate.h), then of the producer's sequence
+ * (producers.h), then the store's. A batch that breaks two rules is answered for the one that Kafka
+ * finds first. One that was stored before is not stored again; its answer, too, waits for the
+ * commit, because the first may be in this very turn.
  *
  * KAFKA_STORAGE_ERROR is what Kafka answers for a disk that fails; clients try again on it until
  * their delivery timeout, which is what a full disk wants. */
 #include "kafka-server/broker/append.h"
+
+#define PRODUCE_ADDS_PARTITIONS 12 /* to a transaction, by writing to them (KIP-890) */
 
 void appender_init(struct appender *a)
 {
@@ -57,16 +61,45 @@ static bool refuse(struct append_answer *out, enum kerr error)
     return false;
 }
 
-bool append_records(struct appender *a, struct journal *j, const struct topic *t, int32_t partition,
+/* Into the store, unless it is there already; true: *out waits for the commit. */
+static bool append_batch(const struct append_place *at, uint32_t uid,
+                         const struct record_rules *rules, const struct record_verdict *v,
+                         struct append_answer *out)
+{
+    struct producers_duplicate d;
+    if (v->h.attributes & BATCH_TRANSACTIONAL) {
+        return refuse(out, KERR_INVALID_PRODUCER_ID_MAPPING); /* nobody is given such an id yet */
+    }
+    enum kerr error = producers_check(at->producers, uid, &v->h,
+                                      rules->produce_version >= PRODUCE_ADDS_PARTITIONS, &d);
+    if (error != KERR_NONE) {
+        return refuse(out, error);
+    }
+    if (d.found) {
+        out->base_offset = d.base_offset;
+        out->log_append_time_ms = rules->append_time ? d.timestamp : -1;
+        return true;
+    }
+    enum err e = journal_append(at->journal, uid, v->batch, v->batch_len, &out->base_offset);
+    if (e != OK) {
+        out->log_start = -1;
+        return refuse(out, error_of_append(e));
+    }
+    producers_append(at->producers, uid, &v->h, out->base_offset, rules->now_ms);
+    out->log_append_time_ms = v->append_time;
+    return true;
+}
+
+bool append_records(struct appender *a, const struct append_place *at,
                     const struct record_rules *rules, uint8_t *data, size_t len,
                     struct append_answer *out)
 {
-    uint32_t uid = store_topic_uid(t->row, partition);
+    uint32_t uid = store_topic_uid(at->topic->row, at->partition);
     struct record_verdict v;
     struct store_offsets o;
     *out = (struct append_answer){.log_append_time_ms = -1, .log_start = -1};
     enum record_fault fault = record_validate(&a->validator, data, len, rules, &v);
-    if (store_offsets(t->store, uid, &o) != OK) {
+    if (store_offsets(at->topic->store, uid, &o) != OK) {
         return refuse(out, KERR_UNKNOWN_TOPIC_OR_PARTITION);
     }
     if (fault != RECORD_FINE) {
@@ -76,13 +109,8 @@ bool append_records(struct appender *a, struct journal *j, const struct topic *t
         out->log_start = v.error_count != 0 ? o.log_start : -1;
         return refuse(out, error_of(fault));
     }
-    enum err e = journal_append(j, uid, v.batch, v.batch_len, &out->base_offset);
-    if (e != OK) {
-        return refuse(out, error_of_append(e));
-    }
-    out->log_append_time_ms = v.append_time;
     out->log_start = o.log_start;
-    return true;
+    return append_batch(at, uid, rules, &v, out);
 }
 
 void append_failed(enum err e, struct append_answer *out)

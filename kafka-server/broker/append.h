@@ -10,6 +10,7 @@
 
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/kerr.h"
+#include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
 #include "shared/record/validate.h"
 
@@ -33,10 +34,19 @@ struct append_answer {
     uint32_t record_count;
 };
 
+/* Where records go: into a partition of a topic of the own store. */
+struct append_place {
+    struct journal *journal;
+    struct producers *producers;
+    const struct topic *topic;
+    int32_t partition;
+};
+
 /* The records of one partition of a Produce request, data NULL: none. They are used where they are,
  * and may be changed there. rules: see record_rules; now_ms is wall time. True: they are in this
- * turn's commit, and *out is what to answer after it. False: they are not, and *out says why. */
-bool append_records(struct appender *a, struct journal *j, const struct topic *t, int32_t partition,
+ * turn's commit, or were stored before, and *out is what to answer after it. False: they are not,
+ * and *out says why. */
+bool append_records(struct appender *a, const struct append_place *at,
                     const struct record_rules *rules, uint8_t *data, size_t len,
                     struct append_answer *out);
 /* What to answer in place of it where the commit failed with e. */

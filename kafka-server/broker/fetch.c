@@ -13,12 +13,14 @@
 
 #include <stdlib.h>
 
+#include "shared/record/record.h"
+
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max)
 {
     *f = (struct fetch){.parts = parts, .count = count, .bytes_left = bytes_max};
     for (int32_t i = 0; i < count; i++) {
         struct fetch_part *p = &parts[i];
-        p->end = p->log_start = -1;
+        p->end = p->log_start = p->stable = -1;
         p->diverging_epoch = -1;
         p->diverging_end = -1;
         buf_init(&p->copied, FETCH_PART_BYTES_MAX);
@@ -56,7 +58,7 @@ static void fail(struct fetch *f, struct fetch_part *p, enum kerr error)
 {
     f->errors++;
     p->error = error;
-    p->end = p->log_start = -1;
+    p->end = p->log_start = p->stable = -1;
 }
 
 bool fetch_is_enough(const struct fetch *f, size_t bytes_min)
@@ -68,7 +70,7 @@ bool fetch_is_enough(const struct fetch *f, size_t bytes_min)
     for (int32_t i = 0; i < f->count; i++) {
         const struct fetch_part *p = &f->parts[i];
         size_t have = fetch_part_bytes(p);
-        bool more = p->next < p->end && f->bytes != 0;
+        bool more = p->next < p->limit && f->bytes != 0;
         bytes += more && p->bytes_max > have ? p->bytes_max : have;
         if (p->diverging_epoch >= 0) {
             return true;
@@ -127,12 +129,47 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
         fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
         return false;
     }
-    p->end = o.end;
+    p->end = p->stable = o.end;
     p->log_start = o.log_start;
+    if (p->transactional) {
+        p->stable = producers_lso(f->producers, p->uid, o.log_start, o.end);
+    }
+    p->limit = f->committed ? p->stable : p->end;
     if (first_look) {
         look_for_divergence(p);
     }
-    return p->diverging_epoch < 0 && p->next < o.end;
+    return p->diverging_epoch < 0 && p->next < p->limit;
+}
+
+/* What lies beyond the limit is taken back from `copied`, which had `before` bytes. */
+static void cut_copied(struct fetch_part *p, size_t before, int64_t *next)
+{
+    size_t at = before;
+    while (*next > p->limit && at < p->copied.len) {
+        struct batch_header h;
+        if (batch_read_header(slice_make(p->copied.data + at, p->copied.len - at), &h) != OK ||
+            h.base_offset >= p->limit) {
+            p->copied.len = at;
+        } else {
+            at += batch_total_bytes(&h);
+        }
+    }
+    *next = *next < p->limit ? *next : p->limit;
+}
+
+static void cut_pinned(struct store_slices *s, int64_t limit)
+{
+    struct batch_header h;
+    while (s->next > limit && s->count > 0) {
+        const struct iovec *last = &s->iov[s->count - 1];
+        if (batch_read_header(slice_make(last->iov_base, last->iov_len), &h) == OK &&
+            h.base_offset < limit) {
+            break;
+        }
+        s->count--;
+        s->bytes -= last->iov_len;
+    }
+    s->next = s->next < limit ? s->next : limit;
 }
 
 static void look_at(struct fetch *f, struct fetch_part *p, size_t *loop_left)
@@ -156,6 +193,9 @@ static void look_at(struct fetch *f, struct fetch_part *p, size_t *loop_left)
     } else if (e == ERR_RANGE && before == 0) {
         fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
     } else if (e == OK) {
+        if (f->committed) {
+            cut_copied(p, before, &next);
+        }
         size_t bytes = p->copied.len - before;
         p->next = next;
         p->end = next > p->end ? next : p->end;
@@ -213,6 +253,9 @@ static void read_part(struct fetch *f, struct fetch_part *p, size_t *read_left)
     default:
         fail(f, p, KERR_KAFKA_STORAGE_ERROR);
         return;
+    }
+    if (s != NULL && f->committed) {
+        cut_pinned(s, p->limit);
     }
     if (s == NULL || s->count == 0) {
         store_slices_free(s);

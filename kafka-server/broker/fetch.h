@@ -5,11 +5,15 @@
  *
  * Each partition gets whole batches, at most its own limit and what is left of the whole; but the
  * first partition that has data gives at least one batch, however long, so that nobody is stuck
- * before a large one. */
+ * before a large one.
+ *
+ * Who reads what is committed only (READ_COMMITTED) gets no batch at or above the last stable
+ * offset. That is always the beginning of a batch. */
 #ifndef CULEX_BROKER_FETCH_H
 #define CULEX_BROKER_FETCH_H
 
 #include "kafka-server/broker/kerr.h"
+#include "kafka-server/broker/producers.h"
 #include "shared/store/store.h"
 
 #define FETCH_LOOK_BYTES_MAX (2u << 20) /* copied out of the tail ring in one go, on the loop */
@@ -21,13 +25,16 @@
 struct fetch_part {
     struct store *store; /* NULL: no such topic; error is set */
     uint32_t uid;
-    int64_t next; /* first offset wanted, then the one after what was read */
+    bool transactional; /* its partition may have transactions: not of a captured topic */
+    int64_t next;       /* first offset wanted, then the one after what was read */
     size_t bytes_max;
     int32_t leader_epoch;       /* that the client believes in; -1: unknown */
     int32_t last_fetched_epoch; /* of the record before `next`; -1: unknown */
 
     enum kerr error;
     int64_t end, log_start; /* as of the last look; -1 with an error */
+    int64_t stable;         /* last stable offset, likewise */
+    int64_t limit;          /* what is readable ends here: stable or end */
     int32_t leader_epoch_now;
     int32_t diverging_epoch; /* -1: the client's log is a prefix of ours */
     int64_t diverging_end;
@@ -39,6 +46,8 @@ struct fetch_part {
 struct fetch {
     struct fetch_part *parts;
     int32_t count;
+    const struct producers *producers; /* NULL: no partition has transactions */
+    bool committed;                    /* READ_COMMITTED */
     size_t bytes_left;  /* of the reply */
     size_t bytes;       /* read so far */
     int32_t unknown;    /* partitions that had an error before anybody looked */
@@ -48,8 +57,8 @@ struct fetch {
     bool again;         /* fetch_read found something that cannot be read yet: try again soon */
 };
 
-/* parts is taken (malloc); each has store, uid, next, limits and maybe error; the rest is set
- * here. */
+/* parts is taken (malloc); each has store, uid, transactional, next, limits and maybe error; the
+ * rest is set here. `producers` and `committed` are the caller's to set. */
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max);
 void fetch_fini(struct fetch *f);
 void fetch_look(struct fetch *f);

@@ -218,6 +218,57 @@ def test_a_waiting_fetch_is_answered_when_something_is_written(server, wire):
     assert p["HighWatermark"] == 1 and b"woken" in p["Records"]
 
 
+# --- idempotence -----------------------------------------------------------------------------------
+
+
+OUT_OF_ORDER = 45
+
+
+def sequenced(values, first, producer=7, epoch=0):
+    return batch(values, producer_id=producer, producer_epoch=epoch, base_sequence=first)
+
+
+def test_a_repeated_batch_is_answered_as_the_first_and_stored_once(server, wire):
+    make_topic(wire, "t")
+    first, second = sequenced([b"a", b"b"], 0), sequenced([b"c"], 2)
+    for records, base in ((first, 0), (second, 2), (first, 0), (second, 2)):
+        p = produce(wire, {"t": {0: records}})["t"][0]
+        assert (p["ErrorCode"], p["BaseOffset"]) == (NONE, base)
+    p = produce(wire, {"t": {0: sequenced([b"late"], 9)}})["t"][0]
+    assert (p["ErrorCode"], p["BaseOffset"]) == (OUT_OF_ORDER, -1)
+    server.server.kill9()
+    server.server.start()
+    with Wire(server.server.port) as again:
+        p = produce(again, {"t": {0: first}})["t"][0]
+        assert (p["ErrorCode"], p["BaseOffset"]) == (NONE, 0)
+        assert produce(again, {"t": {0: sequenced([b"d"], 3)}})["t"][0]["BaseOffset"] == 3
+    assert [r.value for r in read_all(server.bootstrap, "t")] == [b"a", b"b", b"c", b"d"]
+
+
+# --- configs of a stream --------------------------------------------------------------------------
+
+
+def configure(w, topic, **configs):
+    a = w.call("IncrementalAlterConfigs", 1, ValidateOnly=False, Resources=[
+        {"ResourceType": 2, "ResourceName": topic, "Configs": [
+            {"Name": k.replace("_", "."), "ConfigOperation": 0, "Value": v} for k, v in configs.items()]}])
+    assert [r["ErrorCode"] for r in a["Responses"]] == [NONE]
+
+
+def test_configs_of_a_stream_are_asked_of_its_records_at_once(server, wire):
+    make_topic(wire, "t")
+    good = batch([b"x" * 1000])
+    assert produce(wire, {"t": {0: good}})["t"][0]["LogAppendTimeMs"] == -1
+    configure(wire, "t", max_message_bytes="500", message_timestamp_type="LogAppendTime", cleanup_policy="compact")
+    assert produce(wire, {"t": {0: good}})["t"][0]["ErrorCode"] == TOO_LARGE
+    small = produce(wire, {"t": {0: batch([b"y"])}})["t"][0]
+    assert small["ErrorCode"] == NONE and abs(small["LogAppendTimeMs"] / 1000 - time.time()) < 60
+    keyless = produce(wire, {"t": {0: batch([b"1", b"2"], key=None)}})["t"][0]
+    assert keyless["ErrorCode"] == INVALID_RECORD and [e["BatchIndex"] for e in keyless["RecordErrors"]] == [0, 1]
+    assert "key" in keyless["RecordErrors"][0]["BatchIndexErrorMessage"]
+    assert [r.value for r in read_all(server.bootstrap, "t")] == [b"x" * 1000, b"y"]
+
+
 # --- streams that come because somebody asks --------------------------------------------------------
 
 
