@@ -124,7 +124,7 @@ fuzz-run: $(B)/fuzz_codec $(B)/codec_peer
 .PHONY: fuzz fuzz-run
 
 RECORD_O := $(call obj,$(wildcard shared/record/*.c shared/base/*.c))
-$(B)/fuzz_record: tests/fuzz/fuzz_record.c $(RECORD_O)
+$(B)/fuzz_record $(B)/fuzz_validate: $(B)/fuzz_%: tests/fuzz/fuzz_%.c $(RECORD_O)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o,$^) \
 	    -lisal -lzstd -llz4 -lsnappy -lz
 fuzz-record: $(B)/fuzz_record
@@ -132,8 +132,13 @@ fuzz-record: $(B)/fuzz_record
 	@mkdir -p $(B)/record_corpus
 	$(B)/fuzz_record -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
 	    -artifact_prefix=$(B)/ $(B)/record_corpus $(B)/record_golden
-fuzz-run: fuzz-record
-.PHONY: fuzz-record
+fuzz-validate: $(B)/fuzz_validate
+	tests/fuzz/record_corpus.py $(B)/validate_golden 0000
+	@mkdir -p $(B)/validate_corpus
+	$(B)/fuzz_validate -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
+	    -artifact_prefix=$(B)/ $(B)/validate_corpus $(B)/validate_golden
+fuzz-run: fuzz-record fuzz-validate
+.PHONY: fuzz-record fuzz-validate
 
 # --- record batches beside Kafka's own classes and its broker's LogValidator: RECORD_N random cases -----
 RECORD_N      ?= 20000

@@ -14,13 +14,14 @@
  *   - a record is as long as it says, also within compressed batches, and null is length -1 only;
  *   - lz4 frames have independent blocks, as Java's readers want, and no codec leaves bytes over;
  *   - transactional records have a producer id;
+ *   - LogAppendTime is refused on every topic: Kafka takes it for CreateTime when its one timestamp
+ *     is in range, and then knows a max timestamp that no record has;
  *   - what a batch holds decompressed is bounded.
  * Where Kafka answers with an unknown error because it threw something unexpected (a codec that
  * does not exist, data that does not decompress), the error here says what is wrong.
  *
- * Corrected, not refused, as Kafka does: a max timestamp that is not true, LogAppendTime's bit on a
- * topic with CreateTime. Attributes without a meaning are cleared, and so is the delete horizon,
- * which is the cleaner's to set. */
+ * Corrected, not refused, as Kafka does: a max timestamp that is not true. Attributes without a
+ * meaning are cleared, and so is the delete horizon, which is the cleaner's to set. */
 #include "shared/record/validate.h"
 
 #include <inttypes.h>
@@ -255,12 +256,11 @@ static void judge_record(struct judge *j, const struct raw_record *r, int32_t in
     int64_t timestamp = batch_timestamp_of(&j->out->h, r->timestamp_delta);
     if (rules->keys_required && !r->key.data) {
         add_error(j, index, RECORD_ERROR_NO_KEY, timestamp);
-    } else if (!rules->append_time && timestamp != NO_TIMESTAMP) {
-        if (!timestamp_in_range(rules, timestamp)) {
-            add_error(j, index, RECORD_ERROR_TIMESTAMP, timestamp);
-        }
     } else if (j->out->h.attributes & BATCH_TIMESTAMP_APPEND) {
         add_error(j, index, RECORD_ERROR_TIMESTAMP_TYPE, timestamp);
+    } else if (!rules->append_time && timestamp != NO_TIMESTAMP &&
+               !timestamp_in_range(rules, timestamp)) {
+        add_error(j, index, RECORD_ERROR_TIMESTAMP, timestamp);
     }
     j->max_timestamp = timestamp > j->max_timestamp ? timestamp : j->max_timestamp;
 }

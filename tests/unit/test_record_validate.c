@@ -281,11 +281,6 @@ static void test_a_false_max_timestamp_is_corrected(void **state)
     be64_put(batch.data + 35, NOW + 100000000);
     assert_int_equal(judge_sealed(), RECORD_FINE);
     assert_int_equal(verdict.h.max_timestamp, NOW - 5);
-    /* LogAppendTime's bit on a topic with CreateTime: the bit goes, if the time is allowed. */
-    put_good(BATCH_CODEC_NONE);
-    batch.data[22] |= BATCH_TIMESTAMP_APPEND;
-    assert_int_equal(judge_sealed(), RECORD_FINE);
-    assert_int_equal(verdict.h.attributes, 0);
     /* Attributes that mean nothing, and the cleaner's own. */
     put_good(BATCH_CODEC_NONE);
     batch.data[21] = 0x55;
