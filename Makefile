@@ -153,7 +153,11 @@ record-test: $(B)/record_peer $(B)/codec/RecordOracle.class
 	$(B)/record_peer $(B)/codec/record.bin $(B)/codec/record_pairs.bin
 	$(RECORD_ORACLE) same $(B)/codec/record_pairs.bin
 	@echo "2 passed"
-.PHONY: record-test
+$(B)/bench_record: $(B)/tests/bench/bench_record.o $(RECORD_O)
+	$(CC) $(LDFLAGS) -o $@ $^ -lisal -lzstd -llz4 -lsnappy -lz
+record-bench: $(B)/bench_record
+	$(B)/bench_record
+.PHONY: record-test record-bench
 
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)

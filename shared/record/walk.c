@@ -14,10 +14,51 @@ struct walk {
     struct record_header headers[RECORD_HEADERS_MAX];
 };
 
+/* A varint, mostly of one or two bytes: a record has seven of them, and there can be a million
+ * records a second, so those do not cost calls. */
+static inline int64_t read_varint(struct reader *r)
+{
+    if (!r->failed && r->end - r->p >= 2) {
+        uint32_t v = r->p[0];
+        size_t n = 1;
+        if (v & 0x80) {
+            v = (v & 0x7f) | (uint32_t)r->p[1] << 7;
+            n = 2;
+        }
+        if (n == 1 || r->p[1] < 0x80) {
+            r->p += n;
+            return (int64_t)(v >> 1) ^ -(int64_t)(v & 1);
+        }
+    }
+    return INT64_MIN;
+}
+
+static inline int32_t read_varint32(struct reader *r)
+{
+    int64_t v = read_varint(r);
+    return v != INT64_MIN ? (int32_t)v : reader_varint32(r);
+}
+
+static inline int64_t read_varint64(struct reader *r)
+{
+    int64_t v = read_varint(r);
+    return v != INT64_MIN ? v : reader_varint64(r);
+}
+
+static inline struct slice take_bytes(struct reader *r, size_t n)
+{
+    if (r->failed || n > (size_t)(r->end - r->p)) {
+        r->failed = true;
+        return slice_make(NULL, 0);
+    }
+    r->p += n;
+    return slice_make(r->p - n, n);
+}
+
 /* A field with its length in front; -1 is null. */
 static struct slice read_bytes(struct reader *r, bool null_allowed)
 {
-    int32_t n = reader_varint32(r);
+    int32_t n = read_varint32(r);
     if (n == -1 && null_allowed) {
         return slice_make(NULL, 0);
     }
@@ -25,7 +66,7 @@ static struct slice read_bytes(struct reader *r, bool null_allowed)
         r->failed = true;
         return slice_make(NULL, 0);
     }
-    return reader_bytes(r, (size_t)n);
+    return take_bytes(r, (size_t)n);
 }
 
 /* --- records as they lie ---------------------------------------------------------------------- */
@@ -52,20 +93,20 @@ enum err record_next(struct record_cursor *c, struct raw_record *out, struct err
                    : err_set(m, ERR_CORRUPT, "%zu bytes follow the last record of a batch",
                              reader_left(&c->in));
     }
-    int32_t n = reader_varint32(&c->in);
-    struct slice bytes = reader_bytes(&c->in, n < 0 ? SIZE_MAX : (size_t)n);
+    int32_t n = read_varint32(&c->in);
+    struct slice bytes = take_bytes(&c->in, n < 0 ? SIZE_MAX : (size_t)n);
     if (c->in.failed) {
         return err_set(m, ERR_CORRUPT, "the batch ends within record %d of %d", c->index,
                        c->count);
     }
-    struct reader r = reader_make(bytes);
-    reader_u8(&r); /* attributes: none is defined */
-    out->timestamp_delta = reader_varint64(&r);
-    out->offset_delta = reader_varint32(&r);
+    struct reader r = {.p = bytes.data, .end = bytes.data + bytes.len};
+    take_bytes(&r, 1); /* attributes: none is defined */
+    out->timestamp_delta = read_varint64(&r);
+    out->offset_delta = read_varint32(&r);
     const uint8_t *rest = r.p;
     out->key = read_bytes(&r, true);
     out->value = read_bytes(&r, true);
-    out->header_count = reader_varint32(&r);
+    out->header_count = read_varint32(&r);
     skip_headers(&r, out->header_count);
     if (r.failed || out->header_count < 0 || reader_left(&r) > 0) {
         return err_set(m, ERR_CORRUPT, "record %d of %d is malformed", c->index, c->count);
@@ -112,7 +153,7 @@ static enum err read_record(struct walk *w, const struct raw_record *raw, struct
     struct reader r = reader_make(raw->rest); /* record_next has read it: this cannot fail */
     read_bytes(&r, true);
     read_bytes(&r, true);
-    reader_varint32(&r);
+    read_varint32(&r);
     for (int32_t i = 0; i < raw->header_count; i++) {
         w->headers[i].key = read_bytes(&r, false);
         w->headers[i].value = read_bytes(&r, true);
