@@ -174,13 +174,18 @@ unit: $(UNIT_BIN)
 
 # --- simulations: seeded lives of the coordinators; SIM_SEEDS=… for a long run, SIM_FIRST=… to begin elsewhere ---
 SIM_SEEDS ?= 2000
+SIM_TXN_SEEDS ?= 300
 SIM_FIRST ?= 1
 $(B)/sim/%: tests/sim/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
-sim: $(B)/sim/sim_groups
+sim: $(B)/sim/sim_groups $(B)/sim/sim_txn
 	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
-.PHONY: sim
+	$(B)/sim/sim_txn $(SIM_TXN_SEEDS) $(SIM_FIRST)
+# Ten thousand lives of each.
+sim-long:
+	$(MAKE) sim SIM_SEEDS=10000 SIM_TXN_SEEDS=10000
+.PHONY: sim sim-long
 
 # --- torture: programs that kill, fill and spoil; each has a short form without arguments ------------------
 TORTURE_BIN := $(patsubst tests/torture/%.c,$(B)/torture/%,$(wildcard tests/torture/*.c))

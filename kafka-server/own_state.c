@@ -8,6 +8,7 @@
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/transactions.h"
 #include "shared/base/clock.h"
 #include "shared/store/store.h"
 
@@ -46,6 +47,9 @@ static enum err find_cluster_id(struct server *s, struct errmsg *m)
 static void on_topic_gone(void *arg, const char *name)
 {
     struct server *s = arg;
+    if (s->transactions != NULL) {
+        transactions_topic_gone(s->transactions, slice_str(name));
+    }
     if (s->coordinator != NULL) {
         coordinator_topic_gone(s->coordinator, slice_str(name));
     }
@@ -86,7 +90,14 @@ static struct producers_options producers_options_of(const struct config_server 
                                       c->producer_id_expiration_check_interval_ms};
 }
 
-/* Groups, offsets, producers: read when the own store is open for the first time. */
+static struct transactions_options transactions_options_of(const struct config_server *c)
+{
+    return (struct transactions_options){
+        c->transaction_max_timeout_ms, c->transactional_id_expiration_ms,
+        c->transaction_abort_interval_ms, c->transaction_remove_interval_ms};
+}
+
+/* Groups, offsets, producers, transactions: read when the own store is open for the first time. */
 enum err own_state_open(struct server *s, struct errmsg *m)
 {
     enum err e = find_cluster_id(s, m);
@@ -101,6 +112,11 @@ enum err own_state_open(struct server *s, struct errmsg *m)
     if (e == OK && s->producers == NULL) {
         const struct producers_options o = producers_options_of(&s->config.server);
         e = producers_open(&s->producers, s->journal, &o, m);
+    }
+    if (e == OK && s->transactions == NULL) {
+        const struct transactions_options o = transactions_options_of(&s->config.server);
+        e = transactions_open(&s->transactions, s->journal, s->producers, s->coordinator,
+                              &o, m);
     }
     return e;
 }
@@ -119,6 +135,10 @@ void own_state_reload(struct server *s)
         const struct producers_options p = producers_options_of(&s->config.server);
         producers_set_options(s->producers, &p);
     }
+    if (s->transactions != NULL) {
+        const struct transactions_options t = transactions_options_of(&s->config.server);
+        transactions_set_options(s->transactions, &t);
+    }
 }
 
 void own_state_tick(struct server *s, int64_t now_ms)
@@ -128,10 +148,15 @@ void own_state_tick(struct server *s, int64_t now_ms)
         producers_sweep(s->producers, log_start_of, s);
         producers_tick(s->producers, clock_wall_ms());
     }
+    if (s->transactions != NULL) {
+        transactions_tick(s->transactions, clock_wall_ms());
+    }
 }
 
 void own_state_close(struct server *s)
 {
+    transactions_close(s->transactions);
+    s->transactions = NULL;
     if (s->coordinator != NULL) {
         coordinator_close(s->coordinator);
         s->coordinator = NULL;

@@ -50,7 +50,8 @@ struct net;            /* net/net.h */
 struct producers;      /* broker/producers.h */
 struct request;        /* api/api.h */
 struct store;
-struct topics;  /* broker/topics.h */
+struct topics;       /* broker/topics.h */
+struct transactions; /* broker/transactions.h */
 struct watches; /* broker/watch.h */
 struct workers; /* broker/workers.h */
 
@@ -73,6 +74,7 @@ struct server {
     struct journal *journal;
     struct coordinator *coordinator;
     struct producers *producers; /* of partitions of `own`; there when the coordinator is */
+    struct transactions *transactions;
     int64_t sweep_ms;            /* next look for producers that are to be forgotten */
 
     uint64_t requests;          /* handled since the start */

@@ -71,6 +71,10 @@ api_handler api_fetch, api_list_offsets, api_offset_for_leader_epoch; /* api_fet
 api_handler api_find_coordinator, api_join_group, api_sync_group, api_heartbeat, api_leave_group,
     api_offset_commit, api_offset_fetch, api_describe_groups, api_list_groups, api_delete_groups,
     api_offset_delete; /* api_group.c, api_offset.c */
+api_handler api_init_producer_id, api_add_partitions_to_txn, api_add_offsets_to_txn, api_end_txn,
+    api_txn_offset_commit; /* api_txn.c */
+api_handler api_write_txn_markers, api_describe_producers, api_describe_transactions,
+    api_list_transactions; /* api_txn_admin.c */
 api_handler api_create_topics, api_delete_topics, api_create_partitions,
     api_delete_records;                                       /* api_topics.c */
 api_handler api_alter_configs, api_incremental_alter_configs; /* api_alter.c */

@@ -20,16 +20,12 @@ enum { KEY_TYPE_GROUP = 0, KEY_TYPE_TRANSACTION = 1 };
 static enum kerr coordinator_for(const struct request *rq, int8_t key_type, const char **why)
 {
     *why = NULL;
-    if (key_type == KEY_TYPE_GROUP) {
+    if (key_type == KEY_TYPE_GROUP || key_type == KEY_TYPE_TRANSACTION) {
         if (rq->server->coordinator == NULL) {
             *why = "The server's own store is not open yet.";
             return KERR_COORDINATOR_NOT_AVAILABLE;
         }
         return KERR_NONE;
-    }
-    if (key_type == KEY_TYPE_TRANSACTION) {
-        *why = "Transactions are not served.";
-        return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     *why = "Unknown type of coordinator.";
     return KERR_INVALID_REQUEST;

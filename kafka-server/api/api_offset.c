@@ -9,6 +9,7 @@
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/transactions.h"
 #include "kafka-server/server.h"
 
 static const char no_memory[] = "no memory for its answer";
@@ -138,7 +139,17 @@ static void fill_partition(struct offset_fetch_response_groups_topics_partitions
     out->error_code = (int16_t)error;
 }
 
-static bool fetch_topic(struct request *rq, const struct offsets *offsets, enum kerr e,
+/* Does the client want to wait for a transaction that may yet change this offset (KIP-447)? */
+static bool is_unstable(const struct request *rq, struct slice group_id, struct slice topic,
+                        int32_t partition)
+{
+    const struct offset_fetch_request *q = rq->body;
+    return q->require_stable &&
+           transactions_unstable(rq->server->transactions, group_id, topic, partition);
+}
+
+static bool fetch_topic(struct request *rq, struct slice group_id, const struct offsets *offsets,
+                        enum kerr e,
                         const struct offset_fetch_request_groups_topics *from,
                         struct offset_fetch_response_groups_topics *out)
 {
@@ -162,7 +173,9 @@ static bool fetch_topic(struct request *rq, const struct offsets *offsets, enum 
         int32_t partition = from->partition_indexes[k];
         const struct offset_entry *entry =
             offsets != NULL && e == KERR_NONE ? offsets_find(offsets, name, partition) : NULL;
-        fill_partition(&out->partitions[k], entry, partition, e);
+        bool unstable = e == KERR_NONE && is_unstable(rq, group_id, name, partition);
+        fill_partition(&out->partitions[k], unstable ? NULL : entry, partition,
+                       unstable ? KERR_UNSTABLE_OFFSET_COMMIT : e);
     }
     return true;
 }
@@ -178,7 +191,7 @@ static size_t run_length(const struct offset_entry *const *list, size_t at, size
 }
 
 /* Everything that the group has committed, by topic. */
-static bool fetch_all(struct request *rq, const struct offsets *offsets,
+static bool fetch_all(struct request *rq, struct slice group_id, const struct offsets *offsets,
                       struct offset_fetch_response_groups *out)
 {
     size_t count = offsets != NULL ? offsets->count : 0;
@@ -216,7 +229,9 @@ static bool fetch_all(struct request *rq, const struct offsets *offsets,
         }
         to->partitions_count = (int32_t)run;
         for (size_t k = 0; k < run; k++, i++) {
-            fill_partition(&to->partitions[k], list[i], list[i]->partition, KERR_NONE);
+            bool unstable = is_unstable(rq, group_id, list[i]->topic, list[i]->partition);
+            fill_partition(&to->partitions[k], unstable ? NULL : list[i], list[i]->partition,
+                           unstable ? KERR_UNSTABLE_OFFSET_COMMIT : KERR_NONE);
         }
     }
     return true;
@@ -231,7 +246,7 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
     out->group_id = from->group_id;
     out->error_code = (int16_t)e;
     if (from->topics_count < 0) {
-        return fetch_all(rq, offsets, out);
+        return fetch_all(rq, str_slice(from->group_id), offsets, out);
     }
     out->topics = codec_new_array(&offset_fetch_response_groups_topics_message, &rq->arena,
                                   from->topics_count);
@@ -240,7 +255,8 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
     }
     out->topics_count = from->topics_count;
     for (int32_t i = 0; i < from->topics_count; i++) {
-        if (!fetch_topic(rq, offsets, e, &from->topics[i], &out->topics[i])) {
+        if (!fetch_topic(rq, str_slice(from->group_id), offsets, e, &from->topics[i],
+                         &out->topics[i])) {
             return false;
         }
     }

@@ -89,6 +89,16 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
                                  int32_t partition, const struct offset_row *row,
                                  int64_t retention_ms);
 
+/* May this client put offsets of this group into a transaction? One without generation, member and
+ * instance may, whoever is in the group. */
+enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, int32_t generation,
+                                 struct slice member_id, struct slice instance_id);
+/* An offset of a transaction that is committed in this turn: as coordinator_commit_put, of a group
+ * that is made if need be. */
+enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
+                                     struct slice topic, int32_t partition,
+                                     const struct offset_row *row);
+
 /* NONE, GROUP_ID_NOT_FOUND or NON_EMPTY_GROUP. */
 enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id);
 /* May offsets be deleted here? On KERR_NONE *out is the group. INVALID_GROUP_ID also for the empty

@@ -117,6 +117,32 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
     return KERR_NONE;
 }
 
+enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, int32_t generation,
+                                 struct slice member_id, struct slice instance_id)
+{
+    struct coordinated *g;
+    bool nobody = generation < 0 && member_id.len == 0 && instance_id.len == 0;
+    if (c == NULL) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    if (nobody && group_id.len <= GROUP_ID_BYTES_MAX) {
+        return KERR_NONE;
+    }
+    enum kerr e =
+        coordinator_commit(c, group_id, generation, member_id, instance_id, false, &g);
+    /* Between two generations, too: what the member has read belongs to the one that it is in. */
+    return e == KERR_REBALANCE_IN_PROGRESS ? KERR_NONE : e;
+}
+
+enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
+                                     struct slice topic, int32_t partition,
+                                     const struct offset_row *row)
+{
+    struct coordinated *g = coordinated_find_or_make(c, group_id);
+    return g != NULL ? coordinator_commit_put(c, g, topic, partition, row, -1)
+                     : KERR_COORDINATOR_NOT_AVAILABLE;
+}
+
 bool coordinator_stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
                           int32_t partition)
 {

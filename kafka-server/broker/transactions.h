@@ -1,5 +1,5 @@
 /* The transaction coordinator: all transactional ids, in memory and in the server's own store
- * (KIP-98, 360, 447, 588, 664, 890, 892).
+ * (KIP-98, 360, 447, 588, 664, 890).
  *
  * It stands between the requests (api/api_txn.c, api_produce.c), the machine of each transactional
  * id (txn.h), the partitions' producers (producers.h) and the journal. A transaction ends in one
@@ -31,15 +31,10 @@ struct transactions_options {
     int32_t remove_interval_ms; /* transaction.remove.expired.transaction.cleanup.interval.ms */
 };
 
-/* How a marker gets into a partition, in this turn's commit. ERR_NOT_FOUND: there is no such
- * partition any more. */
-typedef enum err transactions_append_fn(void *arg, uint32_t uid, uint8_t *batch, size_t len,
-                                        int64_t *base_offset);
-
-/* Reads the rows. Blocks. All that is given must outlive it; groups may be NULL in tests. */
+/* Reads the rows. Blocks. All that is given must outlive it. */
 enum err transactions_open(struct transactions **out, struct journal *j, struct producers *p,
-                           struct coordinator *groups, transactions_append_fn *append, void *arg,
-                           const struct transactions_options *o, struct errmsg *m) MUST_CHECK;
+                           struct coordinator *groups, const struct transactions_options *o,
+                           struct errmsg *m) MUST_CHECK;
 void transactions_set_options(struct transactions *t, const struct transactions_options *o);
 /* Flushes the journal, frees. */
 void transactions_close(struct transactions *t);
