@@ -9,6 +9,8 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
+#include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/net/net.h"
@@ -19,6 +21,7 @@
 #define DESCRIBED_PARTITIONS_MAX 2000 /* of one DescribeTopicPartitions reply, as in Kafka */
 #define CREATED_TOPICS_MAX       1000 /* by one Metadata request; the client asks again */
 #define METADATA_ALLOWS          4    /* first version that says whether topics may be created */
+#define METADATA_BY_ID           12   /* first version that takes topics by id */
 #define OPERATIONS_NOT_ASKED     INT32_MIN
 #define ENDPOINT_BROKERS         1
 
@@ -182,45 +185,106 @@ static void create_missing(struct request *rq)
     }
 }
 
-/* The topics that were asked for, by name or (12 and later, without a name) by id. */
+/* Are topics asked for by id (12 and later)? One id is enough: Kafka then looks at ids alone. */
+static bool asks_by_id(const struct metadata_request *q)
+{
+    bool ids = false;
+    for (int32_t i = 0; i < q->topics_count && !ids; i++) {
+        ids = !uuid_is_zero(&q->topics[i].topic_id);
+    }
+    return ids;
+}
+
+/* How each topic of the request is to be taken, so that one that is named twice is told once.
+ * NULL: no memory. */
+static enum name_seen *asked_seen(struct request *rq, bool by_id)
+{
+    const struct metadata_request *q = rq->body;
+    struct slice *keys = arena_array(&rq->arena, (size_t)q->topics_count, sizeof *keys);
+    for (int32_t i = 0; i < q->topics_count && keys != NULL; i++) {
+        const struct metadata_request_topics *t = &q->topics[i];
+        keys[i] = by_id ? slice_make(t->topic_id.b, sizeof t->topic_id.b) : kstr_slice(t->name);
+    }
+    return keys != NULL ? names_seen(rq, keys, q->topics_count) : NULL;
+}
+
+static void fill_missing(const struct request *rq, struct metadata_response_topics *out,
+                         const struct metadata_request_topics *asked, bool by_id)
+{
+    const struct metadata_request *q = rq->body;
+    if (by_id) {
+        out->name = kstr_make(NULL);
+        out->topic_id = asked->topic_id;
+        out->error_code = KERR_UNKNOWN_TOPIC_ID;
+        return;
+    }
+    out->name = asked->name;
+    out->error_code = topic_name_ok(kstr_slice(asked->name)) ? KERR_UNKNOWN_TOPIC_OR_PARTITION
+                                                             : KERR_INVALID_TOPIC_EXCEPTION;
+    if (q->include_topic_authorized_operations) {
+        out->topic_authorized_operations = FREE_OPERATIONS; /* what one could do, were it there */
+    }
+}
+
+/* The topics that were asked for. */
 static bool fill_asked(struct request *rq, struct metadata_response *p, int32_t *replicas)
 {
     const struct metadata_request *q = rq->body;
     const struct topics *topics = rq->server->topics;
-    if (may_create(rq)) {
+    bool by_id = asks_by_id(q);
+    if (!by_id && may_create(rq)) {
         create_missing(rq);
     }
+    enum name_seen *seen = asked_seen(rq, by_id);
     p->topics = codec_new_array(&metadata_response_topics_message, &rq->arena, q->topics_count);
-    if (p->topics == NULL) {
+    if (p->topics == NULL || seen == NULL) {
         return false;
     }
-    p->topics_count = q->topics_count;
     for (int32_t i = 0; i < q->topics_count; i++) {
         const struct metadata_request_topics *asked = &q->topics[i];
-        struct metadata_response_topics *out = &p->topics[i];
-        bool by_id = asked->name.len < 0;
-        const struct topic *t = by_id ? topics_find_id(topics, &asked->topic_id)
-                                      : topics_find(topics, kstr_slice(asked->name));
-        if (t != NULL) {
-            if (!fill_topic(rq, out, t, replicas, q->include_topic_authorized_operations)) {
-                return false;
-            }
+        if (seen[i] == NAME_AGAIN) {
             continue;
         }
-        out->name = asked->name;
-        if (by_id) {
-            out->topic_id = asked->topic_id;
-            out->error_code = KERR_UNKNOWN_TOPIC_ID;
-        } else {
-            out->error_code = topic_name_ok(kstr_slice(asked->name))
-                                  ? KERR_UNKNOWN_TOPIC_OR_PARTITION
-                                  : KERR_INVALID_TOPIC_EXCEPTION;
-        }
-        if (by_id && rq->header.api_version < 12) {
-            out->name = kstr_make(""); /* null came with version 12 */
+        struct metadata_response_topics *out = &p->topics[p->topics_count++];
+        const struct topic *t = by_id ? topics_find_id(topics, &asked->topic_id)
+                                      : topics_find(topics, kstr_slice(asked->name));
+        if (t == NULL) {
+            fill_missing(rq, out, asked, by_id);
+        } else if (!fill_topic(rq, out, t, replicas, q->include_topic_authorized_operations)) {
+            return false;
         }
     }
     return true;
+}
+
+/* A topic without name and id, or with an id that the version does not carry to the end. */
+static bool asks_wrongly(const struct request *rq)
+{
+    const struct metadata_request *q = rq->body;
+    bool wrong = false;
+    for (int32_t i = 0; i < q->topics_count && !wrong; i++) {
+        bool no_id = uuid_is_zero(&q->topics[i].topic_id);
+        wrong = no_id ? q->topics[i].name.len < 0 : rq->header.api_version < METADATA_BY_ID;
+    }
+    return wrong;
+}
+
+/* The whole request is refused: each of its topics says so, and there is no broker in it. */
+static void refuse_metadata(struct request *rq, struct metadata_response *p)
+{
+    const struct metadata_request *q = rq->body;
+    p->topics = codec_new_array(&metadata_response_topics_message, &rq->arena, q->topics_count);
+    if (p->topics == NULL) {
+        request_close_too_large(rq);
+        return;
+    }
+    p->topics_count = q->topics_count;
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        p->topics[i].name = slice_kstr_or_empty(kstr_slice(q->topics[i].name));
+        p->topics[i].topic_id = q->topics[i].topic_id;
+        p->topics[i].error_code = KERR_INVALID_REQUEST;
+    }
+    request_reply(rq, p);
 }
 
 static bool fill_all(struct request *rq, struct metadata_response *p, int32_t *replicas)
@@ -247,6 +311,10 @@ void api_metadata(struct request *rq)
     const struct metadata_request *q = rq->body;
     struct metadata_response p;
     codec_init(&metadata_response_message, &p);
+    if (asks_wrongly(rq)) {
+        refuse_metadata(rq, &p);
+        return;
+    }
     p.brokers = codec_new_array(&metadata_response_brokers_message, &rq->arena, 1);
     int32_t *replicas = make_replicas(rq);
     if (p.brokers == NULL || replicas == NULL) {
@@ -421,6 +489,24 @@ static bool page_topics(struct paging *g)
     return true;
 }
 
+/* A cursor that can be nowhere: each of the topics says so. */
+static void refuse_partitions(struct paging *g)
+{
+    const struct describe_topic_partitions_request *q = g->rq->body;
+    g->p->topics = codec_new_array(&describe_topic_partitions_response_topics_message,
+                                   &g->rq->arena, q->topics_count);
+    if (g->p->topics == NULL) {
+        request_close_too_large(g->rq);
+        return;
+    }
+    g->p->topics_count = q->topics_count;
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        g->p->topics[i].name = q->topics[i].name;
+        g->p->topics[i].error_code = KERR_INVALID_REQUEST;
+    }
+    request_reply(g->rq, g->p);
+}
+
 void api_describe_topic_partitions(struct request *rq)
 {
     const struct describe_topic_partitions_request *q = rq->body;
@@ -433,8 +519,12 @@ void api_describe_topic_partitions(struct request *rq)
         g.from = q->cursor->topic_name;
         g.from_partition = q->cursor->partition_index;
     }
-    if (limit <= 0 || g.from_partition < 0) {
-        request_close(rq, "asked for partitions from a cursor, or up to a limit, below 0");
+    if (limit <= 0) {
+        request_close(rq, "asked for no partitions"); /* as Kafka does */
+        return;
+    }
+    if (g.from_partition < 0) {
+        refuse_partitions(&g);
         return;
     }
     if (g.replicas == NULL || !page_topics(&g)) {

@@ -93,6 +93,9 @@ static bool is_wanted(const struct listing *l, const char *name)
 
 static struct kstr keep_text(struct listing *l, const char *text)
 {
+    if (text == NULL) {
+        return kstr_make(NULL);
+    }
     struct kstr copy = names_keep(l->rq, text);
     l->no_memory |= copy.data == NULL;
     return copy;
@@ -234,7 +237,7 @@ static void describe_topic(struct listing *l)
         struct errmsg m = {""};
         enum kerr k = topic_check_name(name, &m);
         refuse(l, k == KERR_NONE ? KERR_UNKNOWN_TOPIC_OR_PARTITION : k,
-               k == KERR_NONE ? NULL : m.text);
+               k == KERR_NONE ? "" : m.text);
         return;
     }
     json_t *attributes = json_loads(t->row->attributes, 0, NULL);
@@ -257,14 +260,15 @@ static void describe_topic(struct listing *l)
 
 /* --- the broker ------------------------------------------------------------------------------ */
 
-static enum config_type type_of(enum option_type type)
+static enum config_type type_of(const struct option_view *v)
 {
     static const enum config_type types[] = {
         [OPTION_BOOL] = CONFIG_BOOLEAN,  [OPTION_INT] = CONFIG_INT,
         [OPTION_LONG] = CONFIG_LONG,     [OPTION_STRING] = CONFIG_STRING,
         [OPTION_LIST] = CONFIG_LIST,     [OPTION_CHOICE] = CONFIG_STRING,
     };
-    return types[type];
+    bool narrow = v->type == OPTION_LONG && v->max <= INT32_MAX; /* Kafka's are an int then */
+    return narrow ? CONFIG_INT : types[v->type];
 }
 
 static void broker_value(const struct listing *l, const struct broker_row *row, char *text,
@@ -299,7 +303,7 @@ static void add_option(struct listing *l, size_t i, struct buf *text)
         {v.name, value, usual ? CONFIG_SOURCE_DEFAULT : CONFIG_SOURCE_STATIC_BROKER},
         {v.name, v.default_text, CONFIG_SOURCE_DEFAULT},
     };
-    add_config(l, v.name, type_of(v.type), true, told, usual ? 1 : 2, v.doc);
+    add_config(l, v.name, type_of(&v), true, told, usual ? 1 : 2, v.doc);
 }
 
 /* A setting that the option table does not have. */
@@ -311,7 +315,7 @@ static void add_fixed(struct listing *l, const char *name, enum config_type type
     buf_init(&text, VALUE_BYTES_MAX);
     if (is_wanted(l, name) &&
         !topic_config_of_server(name, &l->rq->server->config, &text, &usual)) {
-        const struct told told = {name, value, source};
+        const struct told told = {value != NULL ? name : NULL, value, source};
         add_config(l, name, type, true, &told, 1, doc);
     }
     buf_fini(&text);
@@ -359,7 +363,8 @@ static void describe_broker(struct listing *l)
     for (size_t i = 0; i < topic_config_count; i++) {
         const struct topic_config *row = &topic_configs[i];
         if (row->synonym != NULL) {
-            add_fixed(l, row->synonym, row->type, CONFIG_SOURCE_DEFAULT, row->usual, row->doc);
+            add_fixed(l, row->synonym, row->type, CONFIG_SOURCE_DEFAULT,
+                      row->synonym_unset ? NULL : row->usual, row->doc);
         }
     }
     for (size_t i = 0; i < option_count(); i++) {

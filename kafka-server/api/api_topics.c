@@ -95,6 +95,7 @@ static bool create_one(struct request *rq, const struct create_topics_request_to
     struct topic_made made;
     struct errmsg m = {""};
     out->name = in->name;
+    out->error_message = kstr_make(NULL);
     out->configs_count = 0; /* empty, not null: Java's admin client reads it without asking */
     if (twice || slice_eq(kstr_slice(in->name), slice_str(METADATA_TOPIC))) {
         out->error_code = KERR_INVALID_REQUEST;
@@ -330,7 +331,6 @@ static bool grow_one(struct request *rq, const struct create_partitions_request_
     }
     if (t == NULL) {
         out->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
-        out->error_message = kstr_make(NOT_HERE);
         return true;
     }
     for (int32_t i = 0; i < count; i++) {
@@ -390,15 +390,23 @@ static bool trim_topic(struct request *rq, const struct delete_records_request_t
 {
     struct topic_admin a = admin_of(rq);
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
+    struct slice *keys = arena_array(&rq->arena, (size_t)in->partitions_count, sizeof *keys);
     out->name = in->name;
     out->partitions = codec_new_array(&delete_records_response_topics_partitions_message,
                                       &rq->arena, in->partitions_count);
-    if (out->partitions == NULL) {
+    for (int32_t i = 0; i < in->partitions_count && keys != NULL; i++) {
+        keys[i] = slice_make(&in->partitions[i].partition_index, sizeof(int32_t));
+    }
+    enum name_seen *seen = keys != NULL ? names_seen(rq, keys, in->partitions_count) : NULL;
+    if (out->partitions == NULL || seen == NULL) {
         return false;
     }
-    out->partitions_count = in->partitions_count;
     for (int32_t i = 0; i < in->partitions_count; i++) {
-        struct delete_records_response_topics_partitions *p = &out->partitions[i];
+        if (seen[i] == NAME_AGAIN) {
+            continue;
+        }
+        struct delete_records_response_topics_partitions *p =
+            &out->partitions[out->partitions_count++];
         struct errmsg m = {""}; /* there is no room for it in the answer */
         p->partition_index = in->partitions[i].partition_index;
         p->low_watermark = -1;

@@ -139,13 +139,21 @@ static enum kerr check_collision(const struct topics *topics, struct slice name,
     return KERR_NONE;
 }
 
+/* Kafka's clients and tools take these for the broker's own; here their state is in no topic. */
+static bool is_internal(struct slice name)
+{
+    return slice_eq(name, slice_str("__consumer_offsets")) ||
+           slice_eq(name, slice_str("__transaction_state")) ||
+           slice_eq(name, slice_str("__share_group_state"));
+}
+
 static enum kerr check_new_name(const struct topic_admin *a, struct slice name, struct errmsg *m)
 {
     enum kerr k = topic_check_name(name, m);
     if (k != KERR_NONE) {
         return k;
     }
-    if (topics_find(a->topics, name) != NULL) {
+    if (topics_find(a->topics, name) != NULL || is_internal(name)) {
         err_set(m, ERR_EXISTS, "Topic '%.*s' already exists.", (int)name.len,
                 (const char *)name.data);
         return KERR_TOPIC_ALREADY_EXISTS;
