@@ -55,6 +55,9 @@ enum err store_partition_bytes(struct store *s, uint32_t uid, size_t *read_max, 
     if (e != OK) {
         return err_set(m, e, "store %s has no partition %u", s->dir, uid);
     }
+    if (o.log_start == o.end) {
+        return OK;
+    }
     e = count_rows(s, uid, &o, bytes, &from, m);
     while (e == OK && from<o.end && * read_max> 0) {
         struct store_slices *x;
