@@ -126,7 +126,8 @@ const struct option_row option_rows[] = {
     {STREAM(compact), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
      .choices = cleanup_choices, .reload = true,
      .doc = "delete, or compact: retention.ms and retention.bytes then remove nothing, and a "
-            "retained empty publish is a tombstone. Older records of a key are not removed yet."},
+            "retained empty publish is a tombstone. Older records of a key are removed in the "
+            "background, tombstones a day later, as Kafka does it with its defaults."},
     {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
      .choices = on_full_choices, .reload = true,
      .doc = "What happens to a publish when the capture ring is full (the disk is full, broken "

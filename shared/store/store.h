@@ -39,6 +39,7 @@ struct store_options {
     uint64_t tail_bytes;      /* writer: size of the tail ring; 0: 16 MB */
     uint32_t flush_interval_ms; /* writer: WAL is synced this often; 0: 10 ms */
     uint64_t cache_bytes;     /* block cache; 0: 8 MB */
+    uint64_t clean_map_bytes; /* writer: keys known at once while cleaning; 0: 48 MB */
 };
 
 /* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer is still making it)
@@ -140,6 +141,27 @@ enum err store_sync(struct store *s, struct errmsg *m) MUST_CHECK;
 /* Raises the log start of a partition (DeleteRecords); never lowers it. Own WriteBatch. ERR_RANGE
  * beyond the end. */
 enum err store_trim(struct store *s, uint32_t uid, int64_t log_start, struct errmsg *m) MUST_CHECK;
+
+/* --- compaction (writer) ---------------------------------------------------------------------- */
+
+/* Topics with STORE_CLEANUP_COMPACT are cleaned by store_tick and a thread of the store, as Kafka's
+ * cleaner does it: see store_compact.c. Offsets do not change; a batch can lose records, and
+ * batches without records are absorbed by the one before them, or stay as a header. */
+struct store_aborted {
+    int64_t producer_id;
+    int64_t first, last; /* offsets: of its first batch, of its marker */
+};
+struct store_stability {
+    int64_t last_stable;           /* nothing at or above is touched */
+    struct store_aborted *aborted; /* transactions that end below it; malloc'd, the store frees */
+    size_t aborted_count;
+};
+/* Asked on the writing thread, from store_tick, when a partition is about to be cleaned. On an
+ * error it is not, this time. */
+typedef enum err store_stability_fn(void *arg, uint32_t uid, struct store_stability *out);
+/* NULL, as at first: all is stable, nothing was aborted. */
+void store_set_stability(struct store *s, store_stability_fn *fn, void *arg);
+
 /* Housekeeping by the owner's thread, a few times a second: retention, segments by age, index rows.
  * Cheap when there is nothing to do. now_ms is wall time. */
 enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m) MUST_CHECK;

@@ -658,6 +658,8 @@ static void delete_rows(struct store *s, rocksdb_writebatch_t *b, uint32_t uid)
     struct page *p = atomic_load(&s->page);
     uid_key_put(key, ROW_LOG_START, uid);
     batch_delete(s->rocks, b, slice_make(key, UID_KEY_BYTES));
+    uid_key_put(key, ROW_CLEAN, uid);
+    batch_delete(s->rocks, b, slice_make(key, UID_KEY_BYTES));
     int32_t epochs = atomic_load(&p->entries[uid].epoch);
     for (int32_t i = 1; i <= epochs; i++) {
         epoch_key_put(key, uid, i);

@@ -1,4 +1,5 @@
-/* The cleaner: drops files and rewrites segments on a thread of its own, one job at a time.
+/* The cleaner: drops files and rewrites segments on a thread of its own, one job at a time. (What
+ * compaction does with segments: store_compact.c.)
  *
  * Both may take long (unlinking is slow, a rewrite reads and writes a segment), and neither may
  * hold up a commit. What is to be done is decided by store_tick (store_retention.c).
@@ -19,17 +20,19 @@ struct cleaner {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     pthread_t thread;
-    bool busy, stop;
+    bool busy;
+    _Atomic bool stop;
     struct clean_job job;
+    struct compaction *done; /* until a tick takes it */
 };
 
 enum { COMPACT_UPPER = 0, COMPACT_ALL = 2 }; /* rocksdb::BottommostLevelCompaction */
 
-static void compact_range(struct store *s, const struct clean_job *job, int levels)
+static void compact_range(struct store *s, uint32_t first, uint32_t behind, int levels)
 {
     uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
-    log_key_put(from, job->from, 0, 0);
-    log_key_put(to, job->to - 1, UINT32_MAX, -1);
+    log_key_put(from, first, 0, 0);
+    log_key_put(to, behind - 1, UINT32_MAX, -1);
     rocksdb_compactoptions_t *o = rocksdb_compactoptions_create();
     rocksdb_compactoptions_set_exclusive_manual_compaction(o, 0);
     rocksdb_compactoptions_set_bottommost_level_compaction(o, (unsigned char)levels);
@@ -43,7 +46,7 @@ static void drop_files(struct store *s, const struct clean_job *job)
     uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
     char *text = NULL;
     atomic_store_explicit(&s->dead_below, job->to, memory_order_release);
-    compact_range(s, job, COMPACT_UPPER);
+    compact_range(s, job->from, job->to, COMPACT_UPPER);
     log_key_put(from, job->from, 0, 0);
     log_key_put(to, job->to - 1, UINT32_MAX, -1); /* the range includes its end */
     rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)from,
@@ -63,7 +66,17 @@ static void rewrite(struct store *s, const struct clean_job *job)
             atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
         }
     }
-    compact_range(s, job, COMPACT_ALL);
+    compact_range(s, job->from, job->to, COMPACT_ALL);
+}
+
+void cleaner_rewrite(struct store *s, uint32_t from, uint32_t to)
+{
+    compact_range(s, from, to, COMPACT_ALL);
+}
+
+bool cleaner_stopping(struct store *s)
+{
+    return atomic_load_explicit(&s->cleaner->stop, memory_order_relaxed);
 }
 
 static void run(struct store *s, const struct clean_job *job)
@@ -71,7 +84,9 @@ static void run(struct store *s, const struct clean_job *job)
     if (store_state(s) != STORE_OK || store_sync(s, NULL) != OK) {
         return;
     }
-    if (job->compact) {
+    if (job->compaction) {
+        compaction_run(s, job->compaction);
+    } else if (job->compact) {
         rewrite(s, job);
     } else {
         drop_files(s, job);
@@ -94,20 +109,30 @@ static void *cleaner_main(void *arg)
         run(s, &c->job);
         free(c->job.dead);
         pthread_mutex_lock(&c->lock);
+        c->done = c->job.compaction;
         c->job = (struct clean_job){0};
         c->busy = false;
     }
     pthread_mutex_unlock(&c->lock);
-    free(c->job.dead);
     return NULL;
 }
 
 bool cleaner_idle(struct store *s)
 {
     pthread_mutex_lock(&s->cleaner->lock);
-    bool idle = !s->cleaner->busy;
+    bool idle = !s->cleaner->busy && !s->cleaner->done;
     pthread_mutex_unlock(&s->cleaner->lock);
     return idle;
+}
+
+struct compaction *cleaner_take_done(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    struct compaction *done = c->done;
+    c->done = NULL;
+    pthread_mutex_unlock(&c->lock);
+    return done;
 }
 
 void cleaner_post(struct store *s, const struct clean_job *job)
@@ -146,11 +171,14 @@ void cleaner_stop(struct store *s)
         return;
     }
     pthread_mutex_lock(&c->lock);
-    c->stop = true;
+    atomic_store(&c->stop, true);
     pthread_cond_signal(&c->wake);
     pthread_mutex_unlock(&c->lock);
     rocksdb_disable_manual_compaction(s->rocks->db); /* ends a rewrite that is under way */
     pthread_join(c->thread, NULL);
+    free(c->job.dead);
+    compaction_free(c->job.compaction);
+    compaction_free(c->done);
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
     free(c);

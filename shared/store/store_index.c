@@ -14,7 +14,12 @@
  *
  * An interval is read through, whatever its row says, where the log starts inside it, where the row
  * does not follow the one before it (a follower that cannot see all of them yet), and after the
- * last row. */
+ * last row.
+ *
+ * After compaction what a row says is a bound: the record may be gone. To the first question that
+ * makes no difference. For the greatest timestamp of all, the interval with the greatest bound is
+ * read; where it does not keep its promise, the next one is, until no bound is above what was
+ * found. */
 #include "shared/store/store_int.h"
 
 #define SCAN_BYTES (1u << 20) /* of one read */
@@ -62,6 +67,9 @@ static enum err find_in_batch(struct search *q, struct slice batch, const struct
 static enum err max_in_batch(struct search *q, struct slice batch, const struct batch_header *h,
                              struct errmsg *m)
 {
+    if (h->record_count == 0) {
+        return OK;
+    }
     if (h->base_offset < q->o.log_start) {
         return batch_walk(batch, WALK_BYTES_MAX, max_record, q, m);
     }
@@ -210,41 +218,73 @@ enum err store_find_timestamp(struct store *s, uint32_t uid, int64_t ts, int64_t
     return OK;
 }
 
+/* The interval with the greatest bound (the first of equals) that comes behind `last` in that order
+ * and may beat what was found at `at`. What has no bound is read for one. */
+static enum err next_bound(struct search *q, const struct interval *last, int64_t found, int64_t at,
+                           struct interval *best, bool *any, struct errmsg *m)
+{
+    struct walk w = {0};
+    struct interval v;
+    enum err e = walk_open(&w, q, m);
+    *any = false;
+    while (e == OK && walk_next(&w, q, &v)) {
+        if (!v.known) {
+            q->max = NO_TIMESTAMP;
+            e = scan(q, v.from, v.to, max_in_batch, m);
+            v.max_ts = q->max;
+        }
+        bool behind = v.max_ts < last->max_ts || (v.max_ts == last->max_ts && v.from > last->from);
+        bool better = v.max_ts > found || (v.max_ts == found && v.from < at);
+        if (behind && better && (!*any || v.max_ts > best->max_ts)) {
+            *best = v;
+            *any = true;
+        }
+    }
+    walk_close(&w);
+    return e;
+}
+
 enum err store_find_max_timestamp(struct store *s, uint32_t uid, int64_t *offset,
                                   int64_t *timestamp, struct errmsg *m)
 {
     struct search q;
-    struct walk w = {0};
-    struct interval v, best = {0};
-    int64_t max = NO_TIMESTAMP;
+    struct interval v = {.from = -1, .max_ts = INT64_MAX};
+    int64_t found = NO_TIMESTAMP, at = -1;
+    bool any = true;
     enum err e = search_open(&q, s, uid, m);
-    if (e == OK) {
-        e = walk_open(&w, &q, m);
-    }
-    while (e == OK && walk_next(&w, &q, &v)) {
-        if (!v.known) {
+    while (e == OK && any) {
+        struct interval last = v;
+        e = next_bound(&q, &last, found, at, &v, &any, m);
+        if (e != OK || !any) {
+            break;
+        }
+        q.ts = v.max_ts;
+        e = scan(&q, v.from, v.to, find_in_batch, m);
+        if (e == OK && q.offset < 0) { /* compacted: how much is it really? */
             q.max = NO_TIMESTAMP;
             e = scan(&q, v.from, v.to, max_in_batch, m);
-            v.max_ts = q.max;
+            q.ts = q.max;
+            if (e == OK && q.max >= found && q.max != NO_TIMESTAMP) {
+                e = scan(&q, v.from, v.to, find_in_batch, m);
+            }
         }
-        if (v.max_ts > max) {
-            max = v.max_ts;
-            best = v;
+        if (q.offset >= 0) {
+            bool earlier = q.timestamp == found && q.offset < at;
+            if (q.timestamp > found || earlier) {
+                found = q.timestamp;
+                at = q.offset;
+            }
+            q.offset = -1;
         }
-    }
-    walk_close(&w);
-    if (e == OK && max != NO_TIMESTAMP) {
-        q.ts = max;
-        e = scan(&q, best.from, best.to, find_in_batch, m);
     }
     if (e != OK) {
         return e;
     }
-    if (q.offset < 0) {
+    if (at < 0) {
         return ERR_NOT_FOUND;
     }
-    *offset = q.offset;
-    *timestamp = q.timestamp;
+    *offset = at;
+    *timestamp = found;
     return OK;
 }
 

@@ -12,6 +12,9 @@
  *   store_tail.c       reading from the tail ring
  *   store_retention.c  store_tick: limits, and what may be dropped
  *   store_clean.c      the thread that drops and compacts
+ *   store_dirty.c      compacted topics: what is to be cleaned, and what came of it
+ *   store_compact.c    cleaning: which records stay, and the plan of a rewrite
+ *   store_keymap.c     the newest offset of each key
  *   store_follower.c   catching up, reopening
  *   store_janitor.c    holding descriptors of files that the writer deletes */
 #ifndef CULEX_STORE_STORE_INT_H
@@ -47,6 +50,7 @@
 #define PART_CHUNKS            (STORE_UIDS_MAX / PART_CHUNK)
 #define WAL_FILES_MAX          128
 #define NO_TIMESTAMP           INT64_MIN
+#define CLEAN_MAP_BYTES_DEFAULT (48ull << 20) /* of the key map: 1.5 million keys in one pass */
 
 /* --- RocksDB ---------------------------------------------------------------------------------- */
 
@@ -63,7 +67,7 @@ struct rocks {
     rocksdb_readoptions_t *read_through; /* long scans: they do not */
     rocksdb_writeoptions_t *write;
     rocksdb_flushoptions_t *flush;
-    rocksdb_compactionfilter_t *filter;
+    rocksdb_compactionfilterfactory_t *filters; /* of the options, which own it */
     int dir_fd; /* of the store's directory; follower: -1 */
 };
 
@@ -165,6 +169,14 @@ struct part_state {
     int64_t open_max;          /* greatest timestamp of [row.offset, end) */
     uint64_t segment_bytes_at; /* `bytes` when the partition entered its segment */
     uint32_t segment;          /* of its newest batch; 0: none yet */
+    int64_t segment_offset;    /* where it entered that */
+};
+
+/* How far a compacted partition is clean: row 'k'. */
+struct clean_state {
+    int64_t to;
+    uint64_t bytes_at; /* `bytes` of the partition at that offset */
+    uint64_t live;     /* bytes below it that are left */
 };
 
 struct part {
@@ -176,6 +188,7 @@ struct part {
     int64_t start;               /* log start */
     int64_t low_row;             /* no index row below this offset */
     struct index_row first;      /* retention: a row above log start; offset -1: not known */
+    struct clean_state clean;
     bool touched;                /* in store.touched */
     bool active;                 /* in store.active */
     bool unsynced;               /* in store.unsynced */
@@ -287,6 +300,10 @@ struct store {
     uint32_t drop_below;   /* segments below may go */
     uint32_t dropped_below; /* segments below have gone, or are on their way */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
+    int64_t dirty_look_ms; /* not before that: the next look for something to compact */
+    store_stability_fn *stability;
+    void *stability_arg;
+    struct plan *plan; /* of the rewrite that is under way; under lock */
     uint32_t blocker_segment; /* what keeps the oldest segment alive: */
     uint32_t blocker_uid;
     int64_t blocker_end;
@@ -379,14 +396,76 @@ struct janitor;
 struct janitor *janitor_start(const char *dir);
 void janitor_stop(struct janitor *j);
 
+/* store_keymap.c: offsets of keys, in at most so many bytes. NULL: no memory. */
+struct key_map *key_map_new(size_t bytes_max);
+void key_map_free(struct key_map *k);
+size_t key_map_room(const struct key_map *k); /* so many more keys */
+bool key_map_put(struct key_map *k, uint32_t uid, struct slice key, int64_t offset);
+int64_t key_map_get(const struct key_map *k, uint32_t uid, struct slice key); /* -1: unknown */
+
+/* store_compact.c */
+struct clean_part {
+    uint32_t uid;
+    int64_t start, from, end; /* log start; first dirty offset; to be clean below: as it was done */
+    int64_t delete_retention_ms;
+    struct store_aborted *aborted;
+    size_t aborted_count;
+    double ratio;   /* how dirty */
+    uint64_t bytes; /* out: what is left below end */
+};
+struct clean_run { /* segments that share a row, and so a file */
+    uint32_t from, number;
+};
+struct clean_change { /* what the rewriting of a run has taken from a partition */
+    uint32_t number, uid;
+    uint64_t removed;
+};
+struct compaction {
+    int64_t now_ms;
+    struct clean_part *parts; /* dirtiest first; when done, by uid */
+    size_t part_count;
+    struct clean_run *runs;
+    size_t run_count;
+    struct clean_change *changes; /* by number */
+    size_t change_count, change_cap;
+    enum err failed;
+};
+void compaction_free(struct compaction *k);
+void compaction_run(struct store *s, struct compaction *k);
+
+/* What a rewrite does to a key; *value: the new one, as long as the plan is held. */
+enum plan_verdict { PLAN_KEEPS, PLAN_CHANGES, PLAN_DROPS };
+struct plan *plan_ref(struct store *s); /* NULL: none is under way */
+void plan_unref(struct plan *p);
+enum plan_verdict plan_of(struct plan *p, const char *key, struct slice *value);
+
+/* store_dirty.c: what is dirty enough becomes a job; what a job has done becomes rows of b. rows:
+ * over meta, as of now */
+enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
+                    struct compaction **out) MUST_CHECK;
+enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                     const struct compaction *k) MUST_CHECK;
+enum err dirty_load(struct store *s, rocksdb_iterator_t *it, struct errmsg *m) MUST_CHECK;
+
+/* store_retention.c: the entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed
+ * in this very tick. */
+enum err segment_load(rocksdb_iterator_t *rows, uint32_t number, struct segment_entry **out,
+                      size_t *count) MUST_CHECK;
+
 /* store_clean.c: one job at a time, on a thread of its own */
 struct clean_job {
     uint32_t from, to;   /* segments [from, to) */
     bool compact;        /* rewrite without what is dead; else: drop the files */
     struct segment_entry *dead; /* compact: these partitions, below these ends. Owned */
     size_t dead_count;
+    struct compaction *compaction; /* this instead. Owned */
 };
 bool cleaner_idle(struct store *s);
+/* What the last compaction did, once; NULL: none has ended. compaction_free it. */
+struct compaction *cleaner_take_done(struct store *s);
+bool cleaner_stopping(struct store *s);
+/* Rewrites the files of these segments, through the filter. The cleaner's thread. Blocks. */
+void cleaner_rewrite(struct store *s, uint32_t from, uint32_t to);
 /* Only when idle. Takes job->dead over. */
 void cleaner_post(struct store *s, const struct clean_job *job);
 enum err cleaner_start(struct store *s, struct errmsg *m) MUST_CHECK;

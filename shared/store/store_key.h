@@ -18,6 +18,8 @@
  *        'c'                                         → catalog version u64 | next uid u32
  *        't' uid u32                                 → topic, see store_catalog.c
  *        'e' uid u32 | epoch u32                     → first offset i64. Epoch 0 has no row
+ *        'k' uid u32                                 → clean to i64 | bytes at that offset u64 |
+ *                                                      bytes left below it u64. No row: 0
  *        'l' uid u32                                 → log start i64. No row: 0
  *        'i' uid u32 | offset u64                    → segment u32 | from i64 | bytes u64 |
  *                                                      max ts i64
@@ -28,6 +30,8 @@
  * An index row ('i') says three things of a partition: batches from `offset` on lie in `segment`
  * (until the next row says otherwise); below `offset` it has `bytes` bytes since its beginning; and
  * the batches of [from, offset) have no timestamp above `max ts` (INT64_MIN: there are none).
+ * Compaction leaves these rows as they are: then `offset` may lie inside a batch of that segment,
+ * `bytes` counts what was appended, and `max ts` is a bound.
  * `from` is the offset of the row before, so that a reader notices a row that it cannot see yet. A
  * row is written when a partition begins, when it enters another segment, about once a megabyte,
  * and when its segment closes; the last one has offset = end and is written again when the next
@@ -49,6 +53,7 @@ enum store_row {
     ROW_FORMAT = 'f',
     ROW_SEGMENT = 'g',
     ROW_INDEX = 'i',
+    ROW_CLEAN = 'k',
     ROW_LOG_START = 'l',
     ROW_TOPIC = 't',
     ROW_OWNER = 'u',
@@ -56,12 +61,13 @@ enum store_row {
 
 #define LOG_KEY_BYTES   16
 #define INDEX_KEY_BYTES 13
-#define UID_KEY_BYTES   5 /* 't', 'l', and 'g' with its segment */
+#define UID_KEY_BYTES   5 /* 't', 'k', 'l', and 'g' with its segment */
 #define EPOCH_KEY_BYTES 9
 
 #define FORMAT_ROW_BYTES    25
 #define CATALOG_ROW_BYTES   12
 #define INDEX_ROW_BYTES     28
+#define CLEAN_ROW_BYTES     24
 #define SEGMENT_HEAD_BYTES  16
 #define SEGMENT_ENTRY_BYTES 20
 

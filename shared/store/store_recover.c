@@ -156,6 +156,7 @@ static enum err scan_batch(struct store *s, struct page *p, uint32_t segment, ui
         }
         s->active.uids[s->active.count++] = uid;
         part->active = true;
+        st->segment_offset = h->base_offset;
     }
     st->segment = segment;
     s->segment_bytes += len;
@@ -215,6 +216,9 @@ enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c
     if (e == OK) {
         e = load_ends(s, p, it, next_uid, m);
     }
+    if (e == OK && s->o.role == STORE_WRITER) {
+        e = dirty_load(s, it, m);
+    }
     rocksdb_iter_destroy(it);
     if (e == OK) {
         e = scan_open_segment(s, r, p, next_uid, m);
@@ -230,6 +234,9 @@ enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c
             part->now.end = atomic_load(&entry->end);
             part->next = part->now;
             part->start = atomic_load(&entry->log_start);
+            if (part->clean.to > part->now.end) { /* the power failed, and took more than that */
+                part->clean = (struct clean_state){0};
+            }
         }
     }
     if (e != OK) {

@@ -8,6 +8,7 @@
  *            and by the cleaner their files
  *   compact  a segment in the middle of which more than half is dead is rewritten without it
  *   merge    a run of small segments (restarts, slow streams) becomes one file and one row
+ *   clean    of compacted topics what is dirty enough (store_dirty.c)
  *   sweep    index rows of deleted topics
  *
  * Rising the log start is what readers see, at once and to a megabyte or a tenth of the time;
@@ -27,6 +28,7 @@
 #define SETTLED_SEGMENTS   3    /* newest closed ones that may still be in L0 or a memtable */
 #define MERGE_COUNT        8    /* small neighbours that become one */
 #define INTERVAL_MS_MIN    100
+#define DIRTY_LOOK_MS      1000 /* between two looks for what is to be compacted */
 
 struct tick {
     struct store *s;
@@ -143,13 +145,10 @@ static enum err apply_limits(struct tick *t)
 
 /* --- segments --------------------------------------------------------------------------------- */
 
-/* The entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed in this very
- * tick. */
-static enum err segment_load(struct tick *t, uint32_t number, struct segment_entry **out,
-                             size_t *count)
+enum err segment_load(rocksdb_iterator_t *it, uint32_t number, struct segment_entry **out,
+                      size_t *count)
 {
     uint8_t key[UID_KEY_BYTES];
-    rocksdb_iterator_t *it = rows(t);
     uid_key_put(key, ROW_SEGMENT, number);
     iter_seek(it, key, sizeof key);
     *out = NULL;
@@ -204,7 +203,7 @@ static enum err apply_store_limit(struct tick *t)
          i++) {
         struct segment_entry *entries;
         size_t count;
-        e = segment_load(t, s->segments[i].number, &entries, &count);
+        e = segment_load(rows(t), s->segments[i].number, &entries, &count);
         if (e == ERR_NOT_FOUND) {
             return OK;
         }
@@ -231,7 +230,7 @@ static enum err oldest_is_dead(struct tick *t, const struct segment *g, bool *de
     }
     struct segment_entry *entries;
     size_t count;
-    enum err e = segment_load(t, g->number, &entries, &count);
+    enum err e = segment_load(rows(t), g->number, &entries, &count);
     if (e != OK) {
         return e == ERR_NOT_FOUND ? OK : e;
     }
@@ -303,7 +302,7 @@ static enum err look_for_dead(struct tick *t, size_t i, struct clean_job *job)
     struct segment_entry *entries;
     struct segment *g = &s->segments[i];
     size_t count;
-    enum err e = segment_load(t, g->number, &entries, &count);
+    enum err e = segment_load(rows(t), g->number, &entries, &count);
     if (e != OK) {
         return e == ERR_NOT_FOUND ? OK : e;
     }
@@ -361,7 +360,7 @@ static enum err merged_entries(struct tick *t, size_t i, struct segment_entry **
     for (size_t k = i; k < i + MERGE_COUNT; k++) {
         struct segment_entry *entries;
         size_t count;
-        enum err e = segment_load(t, t->s->segments[k].number, &entries, &count);
+        enum err e = segment_load(rows(t), t->s->segments[k].number, &entries, &count);
         struct segment_entry *grown =
             e == OK ? realloc(all, (total + count + 1) * sizeof *all) : NULL;
         if (!grown) {
@@ -478,9 +477,15 @@ static int64_t segment_age_max(const struct store *s)
 {
     int64_t age = (int64_t)s->o.segment_ms;
     for (size_t i = 0; i < s->catalog->count; i++) {
-        int64_t retention = s->catalog->topics[i].retention_ms;
-        if (retention >= 0 && retention / 10 < age) {
-            age = retention / 10 > SEGMENT_MS_FLOOR ? retention / 10 : SEGMENT_MS_FLOOR;
+        const struct store_topic *t = &s->catalog->topics[i];
+        bool compacted = (t->cleanup & STORE_CLEANUP_COMPACT) && t->compaction.given;
+        int64_t ages[] = {t->retention_ms >= 0 ? t->retention_ms / 10 : age,
+                          t->segment_ms > 0 ? t->segment_ms : age,
+                          compacted ? t->compaction.max_compaction_lag_ms : age};
+        for (size_t k = 0; k < sizeof ages / sizeof *ages; k++) {
+            if (ages[k] < age) {
+                age = ages[k] > SEGMENT_MS_FLOOR ? ages[k] : SEGMENT_MS_FLOOR;
+            }
         }
     }
     return age < (int64_t)s->o.segment_ms ? age : (int64_t)s->o.segment_ms;
@@ -587,7 +592,29 @@ static enum err find_work(struct tick *t, struct clean_job *job)
         return OK;
     }
     enum err e = find_dead(t, job);
-    return e == OK && !job->compact ? find_small(t, job) : e;
+    e = e == OK && !job->compact ? find_small(t, job) : e;
+    if (e == OK && !job->compact && (t->now_ms >= s->dirty_look_ms ||
+                                     t->now_ms < s->dirty_look_ms - DIRTY_LOOK_MS)) {
+        s->dirty_look_ms = t->now_ms + DIRTY_LOOK_MS;
+        e = dirty_find(s, rows(t), t->now_ms, &job->compaction);
+    }
+    return e;
+}
+
+/* What the cleaner has compacted. */
+static enum err take_done(struct tick *t)
+{
+    struct compaction *k = cleaner_take_done(t->s);
+    if (!k) {
+        return OK;
+    }
+    enum err e = k->failed == OK ? dirty_apply(t->s, rows(t), t->batch, k) : OK;
+    if (k->failed == OK) {
+        t->s->dirty_look_ms = t->now_ms; /* there may be more */
+        t->s->merge_seen = 0;
+    }
+    compaction_free(k);
+    return e;
 }
 
 static void tick_open(struct tick *t, struct store *s, int64_t now_ms)
@@ -624,19 +651,23 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     enum err failed = apply_limits(&t);
     failed = failed == OK ? apply_store_limit(&t) : failed;
     failed = failed == OK ? drop_oldest(&t) : failed;
+    failed = failed == OK ? take_done(&t) : failed;
     failed = failed == OK ? find_work(&t, &job) : failed;
     sweep_dead_rows(&t);
     e = tick_write(&t, m); /* also after a failure: what was decided is in memory already */
-    if (e == OK && job.to > 0) {
-        s->dropped_below = job.compact ? s->dropped_below : job.to;
+    if (e == OK && (job.to > 0 || job.compaction)) {
+        bool drop = !job.compact && !job.compaction;
+        s->dropped_below = drop ? job.to : s->dropped_below;
         cleaner_post(s, &job);
         job.dead = NULL;
+        job.compaction = NULL;
     }
     if (e == OK && failed != OK) {
         e = err_set(m, failed, "store %s: housekeeping: %s", s->dir, err_name(failed));
     }
 out:
     free(job.dead);
+    compaction_free(job.compaction);
     tick_close(&t);
     return e;
 }

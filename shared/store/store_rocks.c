@@ -204,16 +204,35 @@ static void set_meta(struct rocks *r)
 
 /* --- the compaction filter -------------------------------------------------------------------- */
 
+/* Of one compaction. */
+struct filter {
+    struct store *s;
+    struct plan *plan; /* NULL: nothing but what is dead goes */
+};
+
 /* Drops batches of dead segments and partitions and those that end at or below what the cleaner
- * allowed. Runs on a RocksDB thread. What it does not understand it keeps. */
+ * allowed; and does what the plan of a rewrite says. Runs on a RocksDB thread. What it does not
+ * understand it keeps. */
 static unsigned char filter_drops(void *arg, int level, const char *key, size_t key_len,
                                   const char *value, size_t value_len, char **new_value,
                                   size_t *new_value_len, unsigned char *changed)
 {
-    struct store *s = arg;
+    struct filter *f = arg;
+    struct store *s = f->s;
     struct batch_header h;
+    struct slice planned;
     if (key_len != LOG_KEY_BYTES) {
         return 0;
+    }
+    enum plan_verdict v = f->plan ? plan_of(f->plan, key, &planned) : PLAN_KEEPS;
+    if (v == PLAN_CHANGES) {
+        *new_value = (char *)(uintptr_t)planned.data; /* copied at once */
+        *new_value_len = planned.len;
+        *changed = 1;
+        return 0;
+    }
+    if (v == PLAN_DROPS) {
+        return 1;
     }
     if (be32_get((const uint8_t *)key) <
         atomic_load_explicit(&s->dead_below, memory_order_acquire)) {
@@ -233,6 +252,27 @@ static const char *filter_name(void *arg)
 
 static void filter_gone(void *arg)
 {
+    struct filter *f = arg;
+    plan_unref(f->plan);
+    free(f);
+}
+
+/* A plan is for the compaction that the cleaner has asked for, which has it from its first key on.
+ * Without memory it does without: nothing is dropped then, and the cleaner sees that. */
+static rocksdb_compactionfilter_t *filters_make(void *arg,
+                                                rocksdb_compactionfiltercontext_t *context)
+{
+    struct filter *f = malloc(sizeof *f);
+    if (!f) {
+        return NULL;
+    }
+    bool manual = rocksdb_compactionfiltercontext_is_manual_compaction(context);
+    *f = (struct filter){.s = arg, .plan = manual ? plan_ref(arg) : NULL};
+    return rocksdb_compactionfilter_create(f, filter_gone, filter_drops, filter_name);
+}
+
+static void filters_gone(void *arg)
+{
 }
 
 /* --- handles ---------------------------------------------------------------------------------- */
@@ -244,9 +284,6 @@ static void rocks_free(struct rocks *r)
             rocksdb_column_family_handle_destroy(r->cf[i]);
         }
         rocksdb_close(r->db);
-    }
-    if (r->filter) {
-        rocksdb_compactionfilter_destroy(r->filter);
     }
     if (r->flush) {
         rocksdb_flushoptions_destroy(r->flush);
@@ -336,8 +373,8 @@ enum err rocks_open_writer(struct rocks **out, struct store *s, struct errmsg *m
     }
     set_writer(r, s);
     set_meta(r);
-    r->filter = rocksdb_compactionfilter_create(s, filter_gone, filter_drops, filter_name);
-    rocksdb_options_set_compaction_filter(r->options[CF_LOG], r->filter);
+    r->filters = rocksdb_compactionfilterfactory_create(s, filters_gone, filters_make, filter_name);
+    rocksdb_options_set_compaction_filter_factory(r->options[CF_LOG], r->filters);
     char *text = NULL;
     r->db = rocksdb_open_column_families(r->options[CF_LOG], db_dir, CF_COUNT, cf_names,
                                          (const rocksdb_options_t *const *)r->options, r->cf,

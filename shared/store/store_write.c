@@ -356,6 +356,7 @@ static void index_before(struct store *s, uint32_t uid, struct part_state *st)
     if (st->segment != s->segment) {
         st->segment = s->segment;
         st->segment_bytes_at = st->bytes;
+        st->segment_offset = st->end;
     }
 }
 

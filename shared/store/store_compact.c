@@ -1,0 +1,639 @@
+/* Compaction: of the records of a key, all but the newest go. Kafka's cleaner, on our segments.
+ *
+ *   log start        clean to                      end
+ *       ├── clean ──────┼────────── dirty ──────────┤── not yet (open segment, lag, transactions)
+ *       │               └─ 1 read: key → newest offset ─┘
+ *       └─ 2 judge each batch by that map; rewrite the segments that have something dead ─┘
+ *
+ * Which partitions, and from where to where, is decided by store_tick (store_dirty.c); this runs on
+ * the cleaner's thread. Keys of all partitions of a job share one map of bounded size; what does
+ * not fit waits for the next job.
+ *
+ * A record stays when no newer one has its key. (So one without a key stays, unlike in Kafka, whose
+ * cleaner drops it: Produce refuses it anyway, and a captured publish must not vanish.) A null
+ * value (tombstone) that is the newest stays until the delete horizon of its batch, which is
+ * written into it the first time (KIP-534). Data of aborted transactions goes; a commit marker goes
+ * when it is older than delete.retention.ms, because no reader needs it; abort markers stay,
+ * because the lists of aborted transactions that readers get point to them.
+ *
+ * Offsets stay, and so does what followers prove: that each batch begins where the one before it
+ * ended. A batch that loses all its records is absorbed by the one before it, whose last offset
+ * delta grows; where there is none in its segment, it stays as a header without records. (Nothing
+ * is learned of producers from the log, so their last batches need no exception.) Index rows stay
+ * true: a row's offset then lies inside a batch of the same segment, which readers expect, and its
+ * greatest timestamp is a bound.
+ *
+ * Rewriting is RocksDB's: the plan of one run of segments (its file) is a sorted list of keys, each
+ * with its new value or none, and a manual compaction of that run asks the filter for each key
+ * (filter_plan). The new file takes the old one's place in one step, so a kill at any instant
+ * leaves one or the other. Each compaction takes the plan when it begins, whole or not at all: a
+ * batch never goes without the one that absorbs it. What was done becomes rows with the next tick;
+ * a kill before that makes the same work be done again. */
+#include "shared/store/store_int.h"
+
+#include "shared/base/log.h"
+#include "shared/record/rewrite.h"
+
+#define MAP_READ_BYTES (1u << 20)
+#define APPLY_TRIES    5
+#define PLAN_BYTES_MAX (32u << 20) /* new values and ops; then what is planned is applied */
+
+/* --- the plan --------------------------------------------------------------------------------- */
+
+struct plan_op {
+    uint8_t key[LOG_KEY_BYTES];
+    uint32_t len; /* of the new value; 0: the key goes */
+    _Atomic bool done;
+    size_t at;    /* where it lies in plan.bytes */
+};
+
+struct plan {
+    _Atomic int refs;
+    struct plan_op *ops;
+    size_t count, cap;
+    struct buf bytes;
+    _Atomic size_t applied; /* ops */
+};
+
+static struct plan *plan_new(void)
+{
+    struct plan *p = calloc(1, sizeof *p);
+    if (p) {
+        atomic_init(&p->refs, 1);
+        buf_init(&p->bytes, SIZE_MAX);
+    }
+    return p;
+}
+
+void plan_unref(struct plan *p)
+{
+    if (p && atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) == 1) {
+        buf_fini(&p->bytes);
+        free(p->ops);
+        free(p);
+    }
+}
+
+struct plan *plan_ref(struct store *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct plan *p = s->plan;
+    if (p) {
+        atomic_fetch_add_explicit(&p->refs, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return p;
+}
+
+static void plan_publish(struct store *s, struct plan *p)
+{
+    pthread_mutex_lock(&s->lock);
+    s->plan = p;
+    pthread_mutex_unlock(&s->lock);
+}
+
+static int compare_ops(const void *a, const void *b)
+{
+    return memcmp(a, b, LOG_KEY_BYTES);
+}
+
+enum plan_verdict plan_of(struct plan *p, const char *key, struct slice *value)
+{
+    struct plan_op *op = bsearch(key, p->ops, p->count, sizeof *p->ops, compare_ops);
+    if (!op) {
+        return PLAN_KEEPS;
+    }
+    if (!atomic_exchange_explicit(&op->done, true, memory_order_relaxed)) {
+        atomic_fetch_add_explicit(&p->applied, 1, memory_order_relaxed);
+    }
+    *value = slice_make(p->bytes.data + op->at, op->len);
+    return op->len > 0 ? PLAN_CHANGES : PLAN_DROPS;
+}
+
+static enum err plan_add(struct plan *p, uint32_t segment, uint32_t uid, int64_t offset,
+                         struct slice value)
+{
+    if (p->count == p->cap) {
+        size_t cap = p->cap ? p->cap * 2 : 256;
+        struct plan_op *grown = realloc(p->ops, cap * sizeof *grown);
+        if (!grown) {
+            return ERR_NOMEM;
+        }
+        p->ops = grown;
+        p->cap = cap;
+    }
+    struct plan_op *op = &p->ops[p->count];
+    log_key_put(op->key, segment, uid, offset);
+    op->at = p->bytes.len;
+    op->len = (uint32_t)value.len; /* a batch: below 2^31 */
+    atomic_init(&op->done, false);
+    buf_put(&p->bytes, value.data, value.len);
+    p->count++;
+    return buf_ok(&p->bytes) ? OK : ERR_NOMEM;
+}
+
+/* --- one cleaning ----------------------------------------------------------------------------- */
+
+/* The batch that is being looked at, until the next one of its partition and segment shows whether
+ * it absorbs that. */
+struct held {
+    bool valid, changed;
+    uint32_t segment, uid;
+    size_t old_len;
+    struct batch_header h;
+    struct buf bytes;
+};
+
+struct cleaning {
+    struct store *s;
+    struct compaction *c;
+    struct key_map *map;
+    struct plan *plan;
+    struct held held;
+    struct clean_part *part; /* of what is held */
+    struct clean_run *run;
+    rocksdb_readoptions_t *read; /* pins nothing: a run may be large */
+    struct buf plain, out;
+    uint8_t *stays; /* of each record of a batch */
+    size_t stays_cap;
+    struct errmsg m;
+};
+
+/* Rewrites the run by the plan. A file that RocksDB moves from L0 to L1 at that moment may be
+ * passed over: then again. */
+static enum err apply(struct cleaning *c)
+{
+    struct plan *p = c->plan;
+    if (p->count == 0) {
+        return OK;
+    }
+    qsort(p->ops, p->count, sizeof *p->ops, compare_ops);
+    struct plan *next = plan_new();
+    if (!next) {
+        return ERR_NOMEM;
+    }
+    plan_publish(c->s, p);
+    bool done = false;
+    for (int i = 0; i < APPLY_TRIES && !done && !cleaner_stopping(c->s); i++) {
+        cleaner_rewrite(c->s, c->run->from, c->run->number + 1);
+        done = atomic_load(&p->applied) == p->count && store_state(c->s) == STORE_OK;
+    }
+    plan_publish(c->s, NULL);
+    c->plan = next;
+    plan_unref(p);
+    if (!done && !cleaner_stopping(c->s)) {
+        log_warn("store could not rewrite a segment dir=%s segment=%u", c->s->dir, c->run->number);
+    }
+    return done ? OK : ERR_IO;
+}
+
+static enum err note_removed(struct cleaning *c, uint64_t bytes)
+{
+    struct compaction *k = c->c;
+    struct clean_change *last = k->change_count ? &k->changes[k->change_count - 1] : NULL;
+    for (size_t i = k->change_count; i-- > 0 && k->changes[i].number == c->run->number;) {
+        if (k->changes[i].uid == c->held.uid) {
+            k->changes[i].removed += bytes;
+            return OK;
+        }
+    }
+    if (!last || k->change_count == k->change_cap) {
+        size_t cap = k->change_cap ? k->change_cap * 2 : 64;
+        struct clean_change *grown = realloc(k->changes, cap * sizeof *grown);
+        if (!grown) {
+            return ERR_NOMEM;
+        }
+        k->changes = grown;
+        k->change_cap = cap;
+    }
+    k->changes[k->change_count++] = (struct clean_change){c->run->number, c->held.uid, bytes};
+    return OK;
+}
+
+static bool plan_large(const struct plan *p)
+{
+    return p->bytes.len + p->count * sizeof *p->ops > PLAN_BYTES_MAX;
+}
+
+/* What is held stays as it is by now. Only here the plan is whole: nobody absorbs any more. */
+static enum err release(struct cleaning *c)
+{
+    struct held *h = &c->held;
+    if (!h->valid) {
+        return OK;
+    }
+    enum err e = OK;
+    h->valid = false;
+    c->part->bytes += h->bytes.len;
+    if (h->changed) {
+        batch_seal(h->bytes.data, h->bytes.len, &h->h);
+        e = plan_add(c->plan, h->segment, h->uid, h->h.base_offset, buf_slice(&h->bytes));
+    }
+    if (e == OK && h->old_len > h->bytes.len) {
+        e = note_removed(c, h->old_len - h->bytes.len);
+    }
+    return e == OK && plan_large(c->plan) ? apply(c) : e;
+}
+
+static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid, size_t old_len,
+                     const struct batch_header *header, struct slice bytes, bool changed)
+{
+    struct held *h = &c->held;
+    h->valid = true;
+    h->changed = changed;
+    h->segment = segment;
+    h->uid = uid;
+    h->old_len = old_len;
+    h->h = *header;
+    buf_reset(&h->bytes);
+    buf_put(&h->bytes, bytes.data, bytes.len);
+    return buf_ok(&h->bytes) ? OK : ERR_NOMEM;
+}
+
+/* A batch without records: absorbed, or a header. */
+static enum err hold_dead(struct cleaning *c, uint32_t segment, uint32_t uid, size_t len,
+                          const struct batch_header *dead)
+{
+    struct held *h = &c->held;
+    int64_t delta = batch_next_offset(dead) - 1 - h->h.base_offset;
+    if (h->valid && h->segment == segment && h->uid == uid && delta <= INT32_MAX &&
+        batch_next_offset(&h->h) == dead->base_offset && !(h->h.attributes & BATCH_CONTROL) &&
+        !plan_large(c->plan)) {
+        h->h.last_offset_delta = (int32_t)delta;
+        h->changed = true;
+        enum err e = note_removed(c, len);
+        return e == OK ? plan_add(c->plan, segment, uid, dead->base_offset, slice_make(NULL, 0))
+                       : e;
+    }
+    enum err e = release(c);
+    uint8_t empty[BATCH_HEADER_BYTES] = {0};
+    bool changed = len > sizeof empty;
+    struct batch_header header = *dead;
+    if (changed) {
+        header = (struct batch_header){.base_offset = dead->base_offset,
+                                       .leader_epoch = dead->leader_epoch,
+                                       .last_offset_delta = dead->last_offset_delta,
+                                       .base_timestamp = -1,
+                                       .max_timestamp = -1,
+                                       .producer_id = -1,
+                                       .producer_epoch = -1,
+                                       .base_sequence = -1};
+    }
+    batch_seal(empty, sizeof empty, &header);
+    return e == OK ? hold(c, segment, uid, len, &header, slice_make(empty, sizeof empty), changed)
+                   : e;
+}
+
+/* --- judging ---------------------------------------------------------------------------------- */
+
+enum verdict { BATCH_STAYS, BATCH_CHANGED, BATCH_DEAD };
+
+static bool is_aborted(const struct clean_part *p, const struct batch_header *h)
+{
+    if (!(h->attributes & BATCH_TRANSACTIONAL)) {
+        return false;
+    }
+    for (size_t i = 0; i < p->aborted_count; i++) {
+        const struct store_aborted *a = &p->aborted[i];
+        if (a->producer_id == h->producer_id && h->base_offset >= a->first &&
+            h->base_offset <= a->last) {
+            return true;
+        }
+    }
+    return false;
+}
+
+#define MARKER_COMMIT 1 /* a marker's key: version i16 | type i16 (0: abort) */
+
+static enum verdict judge_marker(const struct cleaning *c, const struct batch_header *h,
+                                 struct slice records)
+{
+    struct record_cursor at = record_cursor_make(records, h->record_count);
+    struct raw_record r;
+    bool commit = record_next(&at, &r, NULL) == OK && r.key.len >= 4 &&
+                  be16_get(r.key.data + 2) == MARKER_COMMIT;
+    bool old = h->max_timestamp < c->c->now_ms - c->part->delete_retention_ms;
+    return commit && old ? BATCH_DEAD : BATCH_STAYS;
+}
+
+/* Which records stay; *some: how many, *tombs: how many of them have a null value. */
+static enum err judge_records(struct cleaning *c, const struct batch_header *h,
+                              struct slice records, int32_t *some, int32_t *tombs)
+{
+    size_t count = (size_t)h->record_count;
+    if (count > c->stays_cap) {
+        uint8_t *grown = realloc(c->stays, count);
+        if (!grown) {
+            return ERR_NOMEM;
+        }
+        c->stays = grown;
+        c->stays_cap = count;
+    }
+    bool passed = (h->attributes & BATCH_DELETE_HORIZON) && c->c->now_ms >= h->base_timestamp;
+    struct record_cursor at = record_cursor_make(records, h->record_count);
+    struct raw_record r;
+    enum err e;
+    *some = *tombs = 0;
+    for (size_t i = 0; (e = record_next(&at, &r, NULL)) == OK; i++) {
+        bool newest = r.key.data == NULL || key_map_get(c->map, c->part->uid, r.key) <=
+                                                h->base_offset + r.offset_delta;
+        bool stays = newest && !(passed && r.value.data == NULL);
+        c->stays[i] = stays;
+        *some += stays;
+        *tombs += stays && r.value.data == NULL;
+    }
+    return e == ERR_NOT_FOUND ? OK : e;
+}
+
+/* The batch with those records that stay, in c->out. */
+static enum err rewrite_batch(struct cleaning *c, struct batch_header *h, struct slice records,
+                              bool horizon)
+{
+    struct batch_rewrite w;
+    struct record_cursor at = record_cursor_make(records, h->record_count);
+    struct raw_record r;
+    int64_t base = horizon ? c->c->now_ms + c->part->delete_retention_ms : h->base_timestamp;
+    buf_reset(&c->out);
+    enum err e = batch_rewrite_begin(&w, &c->out,
+                                     (enum batch_codec)(h->attributes & BATCH_CODEC_MASK),
+                                     BATCH_LEVEL_DEFAULT, base);
+    if (e != OK) {
+        return e;
+    }
+    for (size_t i = 0; e == OK && record_next(&at, &r, NULL) == OK; i++) {
+        if (c->stays[i]) {
+            int64_t ts = (int64_t)((uint64_t)h->base_timestamp + (uint64_t)r.timestamp_delta);
+            e = batch_rewrite_add(&w, &r, r.offset_delta, ts);
+        }
+    }
+    if (e != OK) {
+        batch_rewrite_drop(&w);
+        return e;
+    }
+    if (!(h->attributes & BATCH_TIMESTAMP_APPEND)) {
+        h->max_timestamp = w.max_timestamp;
+    }
+    if (horizon) {
+        h->attributes |= BATCH_DELETE_HORIZON;
+    }
+    return batch_rewrite_end(&w, h, &c->m);
+}
+
+/* *h becomes that of the batch in c->out when it is changed. What cannot be read stays. */
+static enum err judge(struct cleaning *c, struct slice batch, struct batch_header *h,
+                      enum verdict *v)
+{
+    struct slice records;
+    int32_t some, tombs;
+    *v = h->record_count == 0 || (is_aborted(c->part, h) && !(h->attributes & BATCH_CONTROL))
+             ? BATCH_DEAD
+             : BATCH_STAYS;
+    if (*v == BATCH_DEAD) {
+        return OK;
+    }
+    enum err e = batch_plain(batch, &c->plain, &records, &c->m);
+    if (e == OK && (h->attributes & BATCH_CONTROL)) {
+        *v = judge_marker(c, h, records);
+        return OK;
+    }
+    if (e == OK) {
+        e = judge_records(c, h, records, &some, &tombs);
+    }
+    bool horizon = e == OK && tombs > 0 && !(h->attributes & BATCH_DELETE_HORIZON);
+    if (e == OK && some == 0) {
+        *v = BATCH_DEAD;
+    } else if (e == OK && (some < h->record_count || horizon)) {
+        struct batch_header changed = *h;
+        e = rewrite_batch(c, &changed, records, horizon);
+        if (e == OK) {
+            *v = BATCH_CHANGED;
+            *h = changed;
+        }
+    }
+    return e == ERR_NOMEM ? e : OK;
+}
+
+/* --- a run of segments ------------------------------------------------------------------------ */
+
+static enum err look_at(struct cleaning *c, uint32_t segment, struct slice batch)
+{
+    struct batch_header h;
+    if (batch_read_header(batch, &h) != OK || batch_total_bytes(&h) != batch.len ||
+        h.last_offset_delta < 0) {
+        return ERR_CORRUPT;
+    }
+    if (batch_next_offset(&h) > c->part->end) {
+        return release(c);
+    }
+    enum verdict v;
+    enum err e = judge(c, batch, &h, &v);
+    if (e != OK) {
+        return e;
+    }
+    if (v == BATCH_DEAD) {
+        return hold_dead(c, segment, c->part->uid, batch.len, &h);
+    }
+    e = release(c);
+    return e != OK ? e
+                   : hold(c, segment, c->part->uid, batch.len, &h,
+                          v == BATCH_CHANGED ? buf_slice(&c->out) : batch, v == BATCH_CHANGED);
+}
+
+/* The first part of a uid at or above this; NULL: none. */
+static struct clean_part *part_from(struct compaction *k, uint32_t uid)
+{
+    size_t lo = 0, hi = k->part_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (k->parts[mid].uid < uid) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo < k->part_count ? &k->parts[lo] : NULL;
+}
+
+/* Puts the iterator on the next batch at or behind it that belongs to a part of ours and has
+ * offsets at or above its start. False: there is none in the run. */
+static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *segment)
+{
+    uint8_t key[LOG_KEY_BYTES];
+    while (rocksdb_iter_valid(it)) {
+        struct slice k = iter_key(it);
+        *segment = be32_get(k.data);
+        uint32_t uid = be32_get(k.data + 4);
+        if (*segment > c->run->number) {
+            return false;
+        }
+        struct clean_part *p = part_from(c->c, uid);
+        if (p && p->uid == uid && (int64_t)be64_get(k.data + 8) < p->end) {
+            if (c->part != p || c->held.segment != *segment) {
+                c->c->failed = c->c->failed != OK ? c->c->failed : release(c);
+            }
+            c->part = p;
+            return true;
+        }
+        bool past = p && p->uid == uid; /* its dirty end lies behind us */
+        p = past ? part_from(c->c, uid + 1) : p;
+        log_key_put(key, p ? *segment : *segment + 1, p ? p->uid : 0, 0);
+        iter_seek(it, key, sizeof key);
+    }
+    return false;
+}
+
+static enum err clean_run(struct cleaning *c)
+{
+    uint8_t key[LOG_KEY_BYTES];
+    uint32_t segment;
+    struct rocks *r = c->s->rocks;
+    rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, c->read, r->cf[CF_LOG]);
+    log_key_put(key, c->run->from, 0, 0);
+    iter_seek(it, key, sizeof key);
+    enum err e = OK;
+    while (e == OK && next_of_ours(c, it, &segment)) {
+        struct slice batch = iter_value(it);
+        struct batch_header h;
+        e = c->c->failed;
+        bool below = batch_read_header(batch, &h) == OK && batch_next_offset(&h) <= c->part->start;
+        if (e == OK && !below) {
+            e = look_at(c, segment, batch);
+        }
+        e = cleaner_stopping(c->s) ? ERR_IO : e;
+        rocksdb_iter_next(it);
+    }
+    e = e == OK ? iter_error(it, c->s->dir, &c->m) : e;
+    e = e == OK ? release(c) : e;
+    rocksdb_iter_destroy(it);
+    return e == OK ? apply(c) : e;
+}
+
+/* --- the map ---------------------------------------------------------------------------------- */
+
+static enum err map_batch(struct cleaning *c, struct slice batch, const struct batch_header *h)
+{
+    struct slice records;
+    if (h->record_count == 0 || (h->attributes & BATCH_CONTROL) || is_aborted(c->part, h)) {
+        return OK;
+    }
+    enum err e = batch_plain(batch, &c->plain, &records, &c->m);
+    if (e != OK) {
+        return e == ERR_NOMEM ? e : OK; /* it stays, whatever it is */
+    }
+    struct record_cursor at = record_cursor_make(records, h->record_count);
+    struct raw_record r;
+    while (record_next(&at, &r, NULL) == OK) {
+        /* A key that finds no room has its older records a little longer. */
+        if (r.key.data && !key_map_put(c->map, c->part->uid, r.key,
+                                       h->base_offset + r.offset_delta)) {
+            return OK;
+        }
+    }
+    return OK;
+}
+
+/* The dirty keys of c->part. Ends where the map is full: *full. */
+static enum err map_part(struct cleaning *c, bool *full)
+{
+    struct clean_part *p = c->part;
+    int64_t at = p->from;
+    enum err e = OK;
+    while (e == OK && at < p->end && !*full) {
+        struct store_slices *x;
+        enum read_gap gap;
+        e = read_once(c->s, c->s->rocks, p->uid, at, p->end, MAP_READ_BYTES, true, &x, &gap, &c->m);
+        if (e != OK) {
+            return e;
+        }
+        for (size_t i = 0; i < x->count && e == OK && !*full; i++) {
+            struct batch_header h;
+            struct slice batch = slice_make(x->iov[i].iov_base, x->iov[i].iov_len);
+            e = batch_read_header(batch, &h);
+            *full = e == OK && key_map_room(c->map) < (size_t)h.record_count && at > p->from;
+            if (e == OK && !*full) {
+                e = map_batch(c, batch, &h);
+                at = batch_next_offset(&h);
+            }
+        }
+        bool stuck = x->count == 0;
+        store_slices_free(x);
+        e = e == OK && cleaner_stopping(c->s) ? ERR_AGAIN : e;
+        if (stuck) {
+            break; /* the end lies inside a batch */
+        }
+    }
+    p->end = at;
+    return e;
+}
+
+static int compare_parts(const void *a, const void *b)
+{
+    uint32_t x = ((const struct clean_part *)a)->uid, y = ((const struct clean_part *)b)->uid;
+    return x < y ? -1 : x > y;
+}
+
+/* Maps the parts, dirtiest first, and gives back those that found no room. */
+static enum err map_all(struct cleaning *c)
+{
+    struct compaction *k = c->c;
+    bool full = false;
+    enum err e = OK;
+    size_t n = 0;
+    while (n < k->part_count && e == OK && !full) {
+        c->part = &k->parts[n++];
+        e = map_part(c, &full);
+    }
+    for (size_t i = n; i < k->part_count; i++) {
+        free(k->parts[i].aborted);
+    }
+    k->part_count = n;
+    qsort(k->parts, n, sizeof *k->parts, compare_parts);
+    return e;
+}
+
+/* --- public ----------------------------------------------------------------------------------- */
+
+void compaction_free(struct compaction *k)
+{
+    if (k) {
+        for (size_t i = 0; i < k->part_count; i++) {
+            free(k->parts[i].aborted);
+        }
+        free(k->parts);
+        free(k->runs);
+        free(k->changes);
+        free(k);
+    }
+}
+
+void compaction_run(struct store *s, struct compaction *k)
+{
+    struct cleaning c = {.s = s, .c = k};
+    c.map = key_map_new(s->o.clean_map_bytes ? s->o.clean_map_bytes : CLEAN_MAP_BYTES_DEFAULT);
+    c.plan = plan_new();
+    c.read = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_verify_checksums(c.read, 1);
+    rocksdb_readoptions_set_fill_cache(c.read, 0);
+    rocksdb_readoptions_set_ignore_range_deletions(c.read, 1);
+    buf_init(&c.plain, WALK_BYTES_MAX);
+    buf_init(&c.out, INT32_MAX);
+    buf_init(&c.held.bytes, INT32_MAX);
+    k->failed = c.map && c.plan ? map_all(&c) : ERR_NOMEM;
+    c.part = NULL;
+    for (size_t i = 0; i < k->run_count && k->failed == OK; i++) {
+        c.run = &k->runs[i];
+        enum err e = clean_run(&c);
+        k->failed = k->failed != OK ? k->failed : e;
+    }
+    if (k->failed != OK && !cleaner_stopping(s)) {
+        log_warn("store could not compact dir=%s why=%s %s", s->dir, err_name(k->failed),
+                 c.m.text);
+    }
+    buf_fini(&c.plain);
+    buf_fini(&c.out);
+    buf_fini(&c.held.bytes);
+    free(c.stays);
+    plan_unref(c.plan);
+    key_map_free(c.map);
+    rocksdb_readoptions_destroy(c.read);
+}

@@ -1,0 +1,280 @@
+/* What is to be compacted, and what came of it: the writing thread's half of compaction.
+ *
+ *   log start      clean.to        end of what may be cleaned      end
+ *       ├─── live ────┼──────── dirty ────────┤                     │
+ *
+ * As in Kafka, a partition is cleaned when dirty / (live + dirty) bytes is above its
+ * min.cleanable.dirty.ratio, or when its oldest dirty record is older than max.compaction.lag.ms;
+ * the dirtiest first. What lies in the open segment, is younger than min.compaction.lag.ms (judged
+ * by index rows, a megabyte each), or is not stable yet (store_set_stability) is left alone.
+ *
+ * One job takes many partitions, because rewriting a segment costs the same for one or for all that
+ * have something in it. */
+#include "shared/store/store_int.h"
+
+#define CLEAN_PARTS_MAX    1024 /* of one job */
+#define LAG_ROWS_MAX       1024 /* index rows looked at for the lags of one partition */
+#define DIRTY_RATIO        0.5  /* Kafka's defaults */
+#define DELETE_RETENTION_MS 86400000
+
+static const struct store_compaction defaults = {.given = true,
+                                                 .min_cleanable_dirty_ratio = DIRTY_RATIO,
+                                                 .max_compaction_lag_ms = INT64_MAX,
+                                                 .delete_retention_ms = DELETE_RETENTION_MS};
+
+void store_set_stability(struct store *s, store_stability_fn *fn, void *arg)
+{
+    s->stability = fn;
+    s->stability_arg = arg;
+}
+
+/* --- rows ------------------------------------------------------------------------------------- */
+
+enum err dirty_load(struct store *s, rocksdb_iterator_t *it, struct errmsg *m)
+{
+    uint8_t prefix = ROW_CLEAN;
+    for (iter_seek(it, &prefix, 1); rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        struct slice k = iter_key(it), v = iter_value(it);
+        if (k.len != UID_KEY_BYTES || k.data[0] != ROW_CLEAN) {
+            break;
+        }
+        uint32_t uid = be32_get(k.data + 1);
+        if (v.len == CLEAN_ROW_BYTES && uid < s->next_uid) {
+            part_get(s, uid)->clean = (struct clean_state){
+                (int64_t)be64_get(v.data), be64_get(v.data + 8), be64_get(v.data + 16)};
+        }
+    }
+    return iter_error(it, s->dir, m);
+}
+
+static void put_clean_row(struct store *s, rocksdb_writebatch_t *b, uint32_t uid,
+                          const struct clean_state *c)
+{
+    uint8_t key[UID_KEY_BYTES], v[CLEAN_ROW_BYTES];
+    uid_key_put(key, ROW_CLEAN, uid);
+    be64_put(v, (uint64_t)c->to);
+    be64_put(v + 8, c->bytes_at);
+    be64_put(v + 16, c->live);
+    batch_put(s->rocks, b, CF_META, slice_make(key, sizeof key), slice_make(v, sizeof v));
+}
+
+/* Bytes of the partition at an offset: by the last row at or below it. */
+static uint64_t bytes_at(rocksdb_iterator_t *rows, uint32_t uid, int64_t offset)
+{
+    uint8_t key[INDEX_KEY_BYTES];
+    struct index_row row;
+    index_key_put(key, uid, offset);
+    rocksdb_iter_seek_for_prev(rows, (const char *)key, sizeof key);
+    return rocksdb_iter_valid(rows) && index_row_get(&row, iter_key(rows), iter_value(rows), uid)
+               ? row.bytes
+               : 0;
+}
+
+/* --- what is dirty ---------------------------------------------------------------------------- */
+
+struct dirty {
+    int64_t from, end;
+    uint64_t bytes; /* of [from, end) */
+    bool late;      /* max.compaction.lag.ms has passed */
+};
+
+/* Ends it before what is too young, and looks how old its first interval is. */
+static void apply_lags(struct dirty *d, rocksdb_iterator_t *rows, uint32_t uid,
+                       const struct store_compaction *c, int64_t now_ms)
+{
+    uint8_t key[INDEX_KEY_BYTES];
+    struct index_row row;
+    uint64_t first_bytes = bytes_at(rows, uid, d->from);
+    int64_t end = d->from;
+    bool first = true;
+    d->bytes = 0;
+    index_key_put(key, uid, d->from + 1);
+    iter_seek(rows, key, sizeof key);
+    for (int i = 0; i < LAG_ROWS_MAX && rocksdb_iter_valid(rows); i++, rocksdb_iter_next(rows)) {
+        if (!index_row_get(&row, iter_key(rows), iter_value(rows), uid) || row.offset > d->end ||
+            row.max_ts > now_ms - c->min_compaction_lag_ms) {
+            break;
+        }
+        d->late |= first && c->max_compaction_lag_ms < INT64_MAX &&
+                   row.max_ts < now_ms - c->max_compaction_lag_ms;
+        first = false;
+        end = row.offset;
+        d->bytes = row.bytes - first_bytes;
+    }
+    d->end = end;
+}
+
+static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t now_ms,
+                     struct clean_part *out)
+{
+    struct part *p = part_get(s, uid);
+    const struct store_compaction *given = &p->topic->compaction;
+    const struct store_compaction *c = given->given ? given : &defaults;
+    struct dirty d = {.from = p->clean.to > p->start ? p->clean.to : p->start};
+    d.end = p->active ? p->now.segment_offset : p->now.end;
+    uint64_t bytes = p->active ? p->now.segment_bytes_at : p->now.bytes;
+    if (d.end <= d.from || bytes <= p->clean.bytes_at) {
+        return false;
+    }
+    d.bytes = bytes - p->clean.bytes_at;
+    uint64_t live = p->clean.to > p->start ? p->clean.live : 0;
+    double ratio = (double)d.bytes / (double)(d.bytes + live);
+    bool lags = c->min_compaction_lag_ms > 0 || c->max_compaction_lag_ms < INT64_MAX;
+    if (ratio <= c->min_cleanable_dirty_ratio && c->max_compaction_lag_ms == INT64_MAX) {
+        return false;
+    }
+    if (lags) {
+        apply_lags(&d, rows, uid, c, now_ms);
+        ratio = d.bytes > 0 ? (double)d.bytes / (double)(d.bytes + live) : 0;
+    }
+    if (d.end <= d.from || (ratio <= c->min_cleanable_dirty_ratio && !d.late)) {
+        return false;
+    }
+    *out = (struct clean_part){.uid = uid,
+                               .start = p->start,
+                               .from = d.from,
+                               .end = d.end,
+                               .delete_retention_ms = c->delete_retention_ms,
+                               .ratio = d.late ? 2 : ratio};
+    return true;
+}
+
+/* Ends it at the last stable offset. False: nothing is left. */
+static bool stable_part(struct store *s, struct clean_part *p)
+{
+    struct store_stability st = {.last_stable = INT64_MAX};
+    if (s->stability && s->stability(s->stability_arg, p->uid, &st) != OK) {
+        return false;
+    }
+    p->end = st.last_stable < p->end ? st.last_stable : p->end;
+    if (p->end <= p->from) {
+        free(st.aborted);
+        return false;
+    }
+    p->aborted = st.aborted;
+    p->aborted_count = st.aborted_count;
+    return true;
+}
+
+static int compare_ratios(const void *a, const void *b)
+{
+    double x = ((const struct clean_part *)a)->ratio, y = ((const struct clean_part *)b)->ratio;
+    return x > y ? -1 : x < y;
+}
+
+/* Parts that are dirty, in k->parts. */
+static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
+                           struct compaction *k)
+{
+    size_t cap = 0;
+    for (size_t i = 0; i < s->catalog->count; i++) {
+        const struct store_topic *t = &s->catalog->topics[i];
+        for (int32_t p = 0; (t->cleanup & STORE_CLEANUP_COMPACT) && p < t->partition_count &&
+                            k->part_count < CLEAN_PARTS_MAX;
+             p++) {
+            struct clean_part found = {0};
+            if (!dirty_of(s, rows, store_topic_uid(t, p), now_ms, &found)) {
+                continue;
+            }
+            if (k->part_count == cap) {
+                cap = cap ? cap * 2 : 16;
+                struct clean_part *grown = realloc(k->parts, cap * sizeof *grown);
+                if (!grown) {
+                    return ERR_NOMEM;
+                }
+                k->parts = grown;
+            }
+            if (stable_part(s, &found)) {
+                k->parts[k->part_count++] = found;
+            }
+        }
+    }
+    if (k->part_count > 0) {
+        qsort(k->parts, k->part_count, sizeof *k->parts, compare_ratios);
+    }
+    return OK;
+}
+
+enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
+                    struct compaction **out)
+{
+    if (s->no_space) {
+        return OK; /* a rewrite needs room for a segment */
+    }
+    struct compaction *k = calloc(1, sizeof *k);
+    if (!k) {
+        return ERR_NOMEM;
+    }
+    k->now_ms = now_ms;
+    enum err e = find_parts(s, rows, now_ms, k);
+    if (e == OK && k->part_count > 0) {
+        k->runs = calloc(s->segment_count + 1, sizeof *k->runs);
+        e = k->runs ? OK : ERR_NOMEM;
+    }
+    if (e != OK || k->part_count == 0) {
+        compaction_free(k);
+        return e;
+    }
+    for (size_t i = 0; i < s->segment_count; i++) {
+        k->runs[k->run_count++] = (struct clean_run){s->segments[i].from, s->segments[i].number};
+    }
+    *out = k;
+    return OK;
+}
+
+/* --- what was done ---------------------------------------------------------------------------- */
+
+/* The row of a segment, less what was removed of it: changes [i, until). */
+static enum err shrink_segment(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                               struct segment *g, const struct clean_change *changes, size_t count)
+{
+    struct segment_entry *entries;
+    size_t entry_count;
+    enum err e = segment_load(rows, g->number, &entries, &entry_count);
+    if (e != OK) {
+        return e == ERR_NOT_FOUND ? OK : e;
+    }
+    for (size_t c = 0; c < count; c++) {
+        for (size_t i = 0; i < entry_count; i++) {
+            struct segment_entry *n = &entries[i];
+            if (n->uid == changes[c].uid) {
+                uint64_t less = changes[c].removed < n->bytes ? changes[c].removed : n->bytes;
+                n->bytes -= less;
+                g->bytes -= less < g->bytes ? less : g->bytes;
+                s->closed_bytes -= less < s->closed_bytes ? less : s->closed_bytes;
+            }
+        }
+    }
+    e = segment_put(s, b, g, entries, entry_count);
+    free(entries);
+    return e;
+}
+
+enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                     const struct compaction *k)
+{
+    enum err e = OK;
+    for (size_t i = 0, g = 0; i < k->change_count && e == OK;) {
+        size_t n = 1;
+        while (i + n < k->change_count && k->changes[i + n].number == k->changes[i].number) {
+            n++;
+        }
+        while (g < s->segment_count && s->segments[g].number < k->changes[i].number) {
+            g++; /* it may have been dropped meanwhile */
+        }
+        if (g < s->segment_count && s->segments[g].number == k->changes[i].number) {
+            e = shrink_segment(s, rows, b, &s->segments[g], &k->changes[i], n);
+        }
+        i += n;
+    }
+    for (size_t i = 0; i < k->part_count && e == OK; i++) {
+        const struct clean_part *done = &k->parts[i];
+        struct part *p = part_get(s, done->uid);
+        if (p->topic) {
+            p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
+                                            done->bytes};
+            put_clean_row(s, b, done->uid, &p->clean);
+        }
+    }
+    return e;
+}
