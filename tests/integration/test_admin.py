@@ -295,8 +295,11 @@ def test_large_requests_are_answered_or_closed_and_cost_little(c):
 
 
 def tool(c, name, *args, seconds=90):
+    """Subcommands have their options behind them; but some tools want the address before theirs."""
+    address = ["--bootstrap-server", c.bootstrap]
+    last = name == "ClusterTool"
     argv = ["java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{CLIENTS}/java/lib/*",
-            f"org.apache.kafka.tools.{name}", "--bootstrap-server", c.bootstrap, *args]
+            f"org.apache.kafka.tools.{name}", *(() if last else address), *args, *(address if last else ())]
     env = {k: v for k, v in os.environ.items() if k != "JAVA_TOOL_OPTIONS"}
     p = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, env=env)
     return p.returncode, p.stdout + p.stderr
@@ -337,6 +340,20 @@ def test_kafka_metadata_quorum(c):
     assert code == 0 and "LeaderId:               1" in said and f"127.0.0.1:{c.server.port}" in said
     code, said = tool(c, "MetadataQuorumCommand", "describe", "--replication")
     assert code == 0 and [line for line in said.splitlines() if line.startswith("1 ") and "Leader" in line]
+
+
+def test_kafka_api_versions_and_endpoints(c):
+    code, said = tool(c, "BrokerApiVersionsCommand")
+    assert code == 0
+    usable = {line.split("(")[0].strip() for line in said.splitlines() if "[usable:" in line}
+    assert {"DescribeLogDirs", "DescribeQuorum", "ElectLeaders", "UpdateFeatures", "DescribeAcls"} <= usable
+    code, said = tool(c, "ClusterTool", "list-endpoints")
+    assert code == 0 and said.splitlines()[-1].split()[:3] == ["1", "127.0.0.1", str(c.server.port)]
+
+
+def test_kafka_client_metrics_lists_none(c):
+    code, said = tool(c, "ClientMetricsCommand", "--list")
+    assert (code, said.strip()) == (0, "")
 
 
 def test_confluent_admin_describes_users_and_operations(c):
