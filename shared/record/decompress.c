@@ -8,7 +8,7 @@
  *   gzip     members one after the other, as Java's GZIPInputStream reads them
  *   snappy   one raw block (librdkafka, Go), or the framing of xerial's snappy-java:
  *            magic 82 'SNAPPY' 00, version i32, compatible i32, then { length i32, raw block }*
- *   lz4      frames, by liblz4's streaming interface
+ *   lz4      one frame, by liblz4's streaming interface; Java's reader ends after it, too
  *   zstd     frames, whole into the output: a streaming decoder would allocate the window that the
  *            frame's header asks for, which is the input's choice */
 #include "shared/record/decompress.h"
@@ -142,10 +142,10 @@ static enum err unsnappy(struct slice in, struct buf *out, struct errmsg *m)
 
 /* --- lz4 -------------------------------------------------------------------------------------- */
 
-static enum err unlz4_frames(LZ4F_dctx *ctx, struct slice in, struct buf *out, struct errmsg *m)
+static enum err unlz4_frame(LZ4F_dctx *ctx, struct slice in, struct buf *out, struct errmsg *m)
 {
     size_t hint = 1; /* 0: at the end of a frame */
-    while (in.len > 0 || hint > 0) {
+    while (hint > 0) {
         size_t room;
         uint8_t beyond;
         uint8_t *p = room_get(out, in.len * RATIO_GUESS, &room);
@@ -167,7 +167,7 @@ static enum err unlz4_frames(LZ4F_dctx *ctx, struct slice in, struct buf *out, s
         out->len += got;
         in = slice_make(in.data + took, in.len - took);
     }
-    return OK;
+    return in.len == 0 ? OK : corrupt("lz4", "it goes on after its frame", m);
 }
 
 static enum err unlz4(struct slice in, struct buf *out, struct errmsg *m)
@@ -176,7 +176,7 @@ static enum err unlz4(struct slice in, struct buf *out, struct errmsg *m)
     if (LZ4F_isError(LZ4F_createDecompressionContext(&ctx, LZ4F_VERSION))) {
         return ERR_NOMEM;
     }
-    enum err e = unlz4_frames(ctx, in, out, m);
+    enum err e = unlz4_frame(ctx, in, out, m);
     LZ4F_freeDecompressionContext(ctx);
     return e;
 }

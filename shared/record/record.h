@@ -111,6 +111,11 @@ static inline int64_t batch_next_offset(const struct batch_header *h)
 {
     return h->base_offset + h->last_offset_delta + 1;
 }
+/* Where a record with this delta lies. */
+static inline int64_t batch_offset_of(const struct batch_header *h, int32_t delta)
+{
+    return (int64_t)((uint64_t)h->base_offset + (uint64_t)(int64_t)delta);
+}
 /* When a record with this delta happened: with LogAppendTime, when its batch was appended. */
 static inline int64_t batch_timestamp_of(const struct batch_header *h, int64_t delta)
 {
@@ -159,6 +164,12 @@ struct record_cursor record_cursor_make(struct slice plain, int32_t count);
  * record is malformed, missing, or not the last thing. Deltas are as they came: neither dense nor
  * rising by anybody's word. */
 enum err record_next(struct record_cursor *c, struct raw_record *r, struct errmsg *m) MUST_CHECK;
+
+/* Calls fn for each record, in order, until it returns false, whatever headers there are. Offset
+ * deltas rise and stay within the batch. Errors as batch_walk's, but for too many headers. */
+typedef bool raw_record_fn(void *arg, const struct batch_header *h, const struct raw_record *r);
+enum err batch_scan(struct slice batch, size_t bytes_max, raw_record_fn *fn, void *arg,
+                    struct errmsg *m) MUST_CHECK;
 
 /* The records of a batch that batch_check accepts: within the batch, or decompressed into plain
  * (emptied first). Errors as batch_walk's. */

@@ -7,13 +7,6 @@
 #include "shared/record/decompress.h"
 #include "shared/record/record.h"
 
-/* What a record needs to know of its batch, and the record before it. */
-struct walk {
-    struct batch_header h;
-    int64_t last_delta; /* offset delta of the record before; -1 at first */
-    struct record_header headers[RECORD_HEADERS_MAX];
-};
-
 /* A varint, mostly of one or two bytes: a record has seven of them, and there can be a million
  * records a second, so those do not cost calls. */
 static inline int64_t read_varint(struct reader *r)
@@ -137,18 +130,64 @@ enum err batch_plain(struct slice batch, struct buf *plain, struct slice *record
     return e;
 }
 
+static enum err scan_records(const struct batch_header *h, struct slice records, raw_record_fn *fn,
+                             void *arg, struct errmsg *m)
+{
+    struct record_cursor c = record_cursor_make(records, h->record_count);
+    int64_t last = -1;
+    for (;;) {
+        struct raw_record r;
+        enum err e = record_next(&c, &r, m);
+        if (e != OK) {
+            return e == ERR_NOT_FOUND ? OK : e;
+        }
+        if (r.offset_delta <= last || r.offset_delta > h->last_offset_delta) {
+            return err_set(m, ERR_CORRUPT, "a record has offset delta %d after %lld, of at most %d",
+                           r.offset_delta, (long long)last, h->last_offset_delta);
+        }
+        last = r.offset_delta;
+        if (!fn(arg, h, &r)) {
+            return OK;
+        }
+    }
+}
+
+enum err batch_scan(struct slice batch, size_t bytes_max, raw_record_fn *fn, void *arg,
+                    struct errmsg *m)
+{
+    struct batch_header h;
+    struct buf plain;
+    struct slice records;
+    buf_init(&plain, bytes_max);
+    enum err e = batch_plain(batch, &plain, &records, m);
+    if (e == OK) {
+        e = batch_read_header(batch, &h);
+    }
+    if (e == OK) {
+        e = scan_records(&h, records, fn, arg, m);
+    }
+    buf_fini(&plain);
+    return e;
+}
+
 /* --- records with their headers --------------------------------------------------------------- */
 
-static enum err read_record(struct walk *w, const struct raw_record *raw, struct record *out,
-                            struct errmsg *m)
+/* A walk over records, of which each lends its headers for a call. */
+struct walk {
+    record_fn *fn;
+    void *arg;
+    struct errmsg *m;
+    enum err e;
+    struct record_header headers[RECORD_HEADERS_MAX];
+};
+
+static bool walk_record(void *arg, const struct batch_header *h, const struct raw_record *raw)
 {
+    struct walk *w = arg;
     if (raw->header_count > RECORD_HEADERS_MAX) {
-        return err_set(m, ERR_TOO_LARGE, "a record has %d headers, more than %d",
+        w->e = err_set(w->m, ERR_TOO_LARGE, "a record has %d headers, more than %d",
                        raw->header_count, RECORD_HEADERS_MAX);
-    }
-    if (raw->offset_delta <= w->last_delta || raw->offset_delta > w->h.last_offset_delta) {
-        return err_set(m, ERR_CORRUPT, "a record has offset delta %d after %lld, of at most %d",
-                       raw->offset_delta, (long long)w->last_delta, w->h.last_offset_delta);
+        return false;
     }
     struct reader r = reader_make(raw->rest); /* record_next has read it: this cannot fail */
     read_bytes(&r, true);
@@ -158,52 +197,23 @@ static enum err read_record(struct walk *w, const struct raw_record *raw, struct
         w->headers[i].key = read_bytes(&r, false);
         w->headers[i].value = read_bytes(&r, true);
     }
-    w->last_delta = raw->offset_delta;
-    out->key = raw->key;
-    out->value = raw->value;
-    out->offset = (int64_t)((uint64_t)w->h.base_offset + (uint64_t)(int64_t)raw->offset_delta);
-    out->timestamp = batch_timestamp_of(&w->h, raw->timestamp_delta);
-    out->headers = w->headers;
-    out->header_count = (uint32_t)raw->header_count;
-    return OK;
-}
-
-static enum err walk_records(struct walk *w, struct slice records, record_fn *fn, void *arg,
-                             struct errmsg *m)
-{
-    struct record_cursor c = record_cursor_make(records, w->h.record_count);
-    for (;;) {
-        struct raw_record raw;
-        struct record r;
-        enum err e = record_next(&c, &raw, m);
-        if (e != OK) {
-            return e == ERR_NOT_FOUND ? OK : e;
-        }
-        e = read_record(w, &raw, &r, m);
-        if (e != OK) {
-            return e;
-        }
-        if (!fn(arg, &r)) {
-            return OK;
-        }
-    }
+    struct record out = {.offset = batch_offset_of(h, raw->offset_delta),
+                         .timestamp = batch_timestamp_of(h, raw->timestamp_delta),
+                         .key = raw->key,
+                         .value = raw->value,
+                         .headers = w->headers,
+                         .header_count = (uint32_t)raw->header_count};
+    return w->fn(w->arg, &out);
 }
 
 enum err batch_walk(struct slice batch, size_t bytes_max, record_fn *fn, void *arg,
                     struct errmsg *m)
 {
     struct walk w;
-    w.last_delta = -1;
-    struct buf plain;
-    struct slice records;
-    buf_init(&plain, bytes_max);
-    enum err e = batch_plain(batch, &plain, &records, m);
-    if (e == OK) {
-        e = batch_read_header(batch, &w.h);
-    }
-    if (e == OK) {
-        e = walk_records(&w, records, fn, arg, m);
-    }
-    buf_fini(&plain);
-    return e;
+    w.fn = fn;
+    w.arg = arg;
+    w.m = m;
+    w.e = OK;
+    enum err e = batch_scan(batch, bytes_max, walk_record, &w, m);
+    return e == OK ? w.e : e;
 }

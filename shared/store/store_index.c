@@ -34,22 +34,25 @@ struct search {
     int64_t max;       /* greatest seen by scan_max */
 };
 
-static bool match_record(void *arg, const struct record *r)
+static bool match_record(void *arg, const struct batch_header *h, const struct raw_record *r)
 {
     struct search *q = arg;
-    if (r->offset < q->o.log_start || r->timestamp < q->ts) {
+    int64_t offset = batch_offset_of(h, r->offset_delta);
+    int64_t timestamp = batch_timestamp_of(h, r->timestamp_delta);
+    if (offset < q->o.log_start || timestamp < q->ts) {
         return true;
     }
-    q->offset = r->offset;
-    q->timestamp = r->timestamp;
+    q->offset = offset;
+    q->timestamp = timestamp;
     return false;
 }
 
-static bool max_record(void *arg, const struct record *r)
+static bool max_record(void *arg, const struct batch_header *h, const struct raw_record *r)
 {
     struct search *q = arg;
-    if (r->offset >= q->o.log_start && r->timestamp > q->max) {
-        q->max = r->timestamp;
+    int64_t timestamp = batch_timestamp_of(h, r->timestamp_delta);
+    if (batch_offset_of(h, r->offset_delta) >= q->o.log_start && timestamp > q->max) {
+        q->max = timestamp;
     }
     return true;
 }
@@ -60,7 +63,7 @@ typedef enum err batch_fn(struct search *q, struct slice batch, const struct bat
 static enum err find_in_batch(struct search *q, struct slice batch, const struct batch_header *h,
                               struct errmsg *m)
 {
-    return h->max_timestamp < q->ts ? OK : batch_walk(batch, WALK_BYTES_MAX, match_record, q, m);
+    return h->max_timestamp < q->ts ? OK : batch_scan(batch, WALK_BYTES_MAX, match_record, q, m);
 }
 
 /* The header says it all, unless the log starts inside the batch. */
@@ -71,7 +74,7 @@ static enum err max_in_batch(struct search *q, struct slice batch, const struct 
         return OK;
     }
     if (h->base_offset < q->o.log_start) {
-        return batch_walk(batch, WALK_BYTES_MAX, max_record, q, m);
+        return batch_scan(batch, WALK_BYTES_MAX, max_record, q, m);
     }
     q->max = h->max_timestamp > q->max ? h->max_timestamp : q->max;
     return OK;

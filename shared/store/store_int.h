@@ -45,7 +45,7 @@
 #define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
 #define PENDING_KEEP_BYTES     (2u << 20)     /* the WriteBatch keeps at most this afterwards */
 #define READ_BATCHES_MAX       16384          /* of one store_read */
-#define WALK_BYTES_MAX         (128u << 20)   /* a batch, decompressed, to look at timestamps */
+#define WALK_BYTES_MAX         BATCH_PLAIN_BYTES_MAX /* to look at timestamps */
 #define PART_CHUNK             1024
 #define PART_CHUNKS            (STORE_UIDS_MAX / PART_CHUNK)
 #define WAL_FILES_MAX          128

@@ -162,7 +162,7 @@ static void test_streams_without_a_size_are_unpacked(void **state)
 
 static void test_frames_one_after_the_other_are_one_stream(void **state)
 {
-    static const enum batch_codec codecs[] = {BATCH_CODEC_GZIP, BATCH_CODEC_LZ4, BATCH_CODEC_ZSTD};
+    static const enum batch_codec codecs[] = {BATCH_CODEC_GZIP, BATCH_CODEC_ZSTD, BATCH_CODEC_LZ4};
     for (size_t i = 0; i < 3; i++) {
         struct buf plain, packed;
         buf_init(&plain, 1 << 20);
@@ -171,7 +171,13 @@ static void test_frames_one_after_the_other_are_one_stream(void **state)
         put_compressed(&packed, codecs[i], slice_make(plain.data, 20000));
         put_compressed(&packed, codecs[i], slice_make(plain.data + 20000, 0));
         put_compressed(&packed, codecs[i], slice_make(plain.data + 20000, 30000));
-        assert_unpacks(codecs[i], buf_slice(&packed), buf_slice(&plain));
+        if (codecs[i] != BATCH_CODEC_LZ4) {
+            assert_unpacks(codecs[i], buf_slice(&packed), buf_slice(&plain));
+        } else {
+            struct buf out; /* Java's reader takes one, and would miss the rest */
+            assert_int_equal(unpack(codecs[i], buf_slice(&packed), 1 << 20, &out), ERR_CORRUPT);
+            buf_fini(&out);
+        }
         buf_fini(&plain);
         buf_fini(&packed);
     }

@@ -404,6 +404,12 @@ static void test_zstd_needs_a_produce_request_that_knows_it(void **state)
     assert_int_equal(judge(), RECORD_FINE);
 }
 
+static bool count_headers(void *arg, const struct batch_header *h, const struct raw_record *r)
+{
+    *(int *)arg += r->header_count;
+    return true;
+}
+
 static void test_a_record_may_have_any_number_of_headers(void **state)
 {
     enum { HEADERS = 5000 };
@@ -419,6 +425,12 @@ static void test_a_record_may_have_any_number_of_headers(void **state)
     buf_reset(&batch);
     put_batch(&batch, BATCH_CODEC_NONE, 1, buf_slice(&plain));
     assert_int_equal(judge(), RECORD_FINE);
+    /* Lookups read it, too; only who wants to see each header has a limit. */
+    int seen = 0;
+    struct errmsg m;
+    assert_int_equal(batch_scan(buf_slice(&batch), 0, count_headers, &seen, &m), OK);
+    assert_int_equal(seen, HEADERS);
+    assert_int_equal(batch_walk(buf_slice(&batch), 0, expect_good, NULL, &m), ERR_TOO_LARGE);
     batch.data[batch.len - 2] = 1; /* a null as a key */
     assert_int_equal(judge_sealed(), RECORD_INVALID);
     buf_fini(&plain);
