@@ -43,7 +43,8 @@
 
 struct appender;       /* broker/append.h */
 struct coordinator;    /* broker/coordinator.h */
-struct fetch_wait;     /* api/api_fetch.c */
+struct fetch_wait;     /* api/api_fetch.c, as is: */
+struct fetch_sent;
 struct fetch_sessions; /* broker/session.h */
 struct journal;        /* broker/journal.h */
 struct net;            /* net/net.h */
@@ -69,6 +70,7 @@ struct server {
     struct watches *watches;         /* who waits for which partition */
     struct fetch_sessions *sessions; /* KIP-227 */
     struct fetch_wait *fetches;      /* in hand: parked, or being read */
+    struct fetch_sent *fetches_sent; /* answered, and not all of it has left */
     struct net *net;
     struct appender *appender; /* judges what producers send */
     struct journal *journal;
