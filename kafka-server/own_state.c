@@ -124,6 +124,8 @@ enum err own_state_open(struct server *s, struct errmsg *m)
 void own_state_away(struct server *s)
 {
     journal_set_store(s->journal, NULL);
+    transactions_close(s->transactions);
+    s->transactions = NULL;
     producers_close(s->producers);
     s->producers = NULL;
 }

@@ -343,7 +343,7 @@ static void reply_error(struct request *rq, enum kerr error)
     request_reply(rq, &p);
 }
 
-/* --- a store goes away ------------------------------------------------------------------------- */
+/* --- a store goes away ---------------------------------------------------------------------- */
 
 static void lose_store(struct fetch_wait *fw, const struct store *store)
 {
