@@ -103,6 +103,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     ssize_t n = read(fd, &count, sizeof count); /* EAGAIN: woken by ourselves */
     (void)n;
     workers_reap(s->workers);
+    workers_reap(s->asking);
     watches_check(s->watches);
 }
 
@@ -540,6 +541,7 @@ void server_stop(struct server *s)
     sd_notify(0, "STOPPING=1");
     net_stop(s->net);
     api_fetch_stop(s);
+    atomic_store(&s->asking_ends, true);
     if (s->coordinator != NULL) {
         coordinator_stop(s->coordinator);
     }
@@ -629,7 +631,9 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     appender_init(s->appender);
     own_state_watch_topics(s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
-    return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
+    enum err e = workers_open(&s->asking, 1, c->requests_in_flight_max, poke, s, m);
+    return e != OK ? e : workers_open(&s->workers, c->num_io_threads,
+                                      c->requests_in_flight_max + 1, poke, s, m);
 }
 
 static enum err open_net(struct server *s, struct errmsg *m)
@@ -749,8 +753,10 @@ static void close_events(struct server_internal *in)
 void server_close(struct server *s)
 {
     s->stopping = true;
-    workers_close(s->workers); /* gives requests back: before the connections go */
-    s->workers = NULL;
+    atomic_store(&s->asking_ends, true);
+    workers_close(s->asking); /* they give requests back: before the connections go */
+    workers_close(s->workers);
+    s->asking = s->workers = NULL;
     net_close(s->net);
     own_state_close(s);
     if (s->appender != NULL) {

@@ -35,6 +35,7 @@
 #define CULEX_SERVER_H
 
 #include <event2/event.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "shared/base/bytes.h"
@@ -67,6 +68,8 @@ struct server {
     struct store *captured; /* DATA/captured, follower; NULL: not there yet */
     struct topics *topics;  /* both stores' topics by name and id */
     struct workers *workers;
+    struct workers *asking; /* one thread, for commands to the broker's writer */
+    _Atomic bool asking_ends; /* they wait for no answer any more */
     struct watches *watches;         /* who waits for which partition */
     struct fetch_sessions *sessions; /* KIP-227 */
     struct fetch_wait *fetches;      /* in hand: parked, or being read */

@@ -31,6 +31,7 @@ struct request {
      * slices). */
     void (*release)(void *arg);
     void *release_arg;
+    const struct bound_calls *bound; /* api_bound.h: what the broker's writer has answered */
     int32_t records_max;         /* records fields with bytes in the reply, at most; 0: copied */
     struct request *prev, *next; /* server->held */
 };
