@@ -191,6 +191,15 @@ static struct seen check(struct kit *k, struct store *s, const struct model *m, 
     return q;
 }
 
+/* Its size is that of what was read. */
+static void check_size(struct kit *k, struct store *s, const struct model *m, uint64_t bytes)
+{
+    size_t read_max = SIZE_MAX;
+    uint64_t size;
+    KIT_OK(store_partition_bytes(s, m->uid, &read_max, &size, &k->m));
+    assert_int_equal(size, bytes);
+}
+
 /* Lookups by time against what is left. */
 static void check_times(struct kit *k, struct store *s, const struct model *m)
 {
@@ -257,6 +266,7 @@ static void test_last_value_of_each_key_is_left(void **state)
             assert_int_equal(w.kept, p ? 20 : 500);
             assert_true(r.kept == w.kept);
             assert_true(w.bytes * 4 < before[p]);
+            check_size(&k, s, m[p], w.bytes);
             check_times(&k, s, m[p]);
         }
         kit_read_all(&k, s, plain.uid, 0, plain_end, 1 << 20);
@@ -270,7 +280,7 @@ static void test_last_value_of_each_key_is_left(void **state)
         check(&k, s, m[p], m[p]->end, 1 << 20);
         put_random(&k, s, m[p], 20, ts, 100); /* and it goes on */
         kit_commit(&k, s);
-        check(&k, s, m[p], 0, 1 << 20);
+        check_size(&k, s, m[p], check(&k, s, m[p], 0, 1 << 20).bytes);
         free(m[p]);
     }
     store_close(s);
