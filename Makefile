@@ -109,6 +109,23 @@ codec-bench: $(B)/bench_codec
 	$(B)/bench_codec
 .PHONY: codec-test codec-oracle codec-unit codec-golden codec-bench
 
+# --- the same requests to Apache Kafka and to Culex: make kafka-compare; kafka-recorded needs no Kafka ------
+COMPARE := build/compare
+COMPARE_SRC := $(wildcard tests/compare/java/*.java)
+$(COMPARE)/lib/.done: tests/compare/java/pom.xml
+	@mkdir -p $(@D)
+	set -- -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)); \
+	mvn -o "$$@" >/dev/null 2>&1 || mvn "$$@"
+	@touch $@
+$(COMPARE)/classes/.done: $(COMPARE_SRC) $(COMPARE)/lib/.done
+	javac -encoding UTF-8 -Xlint:all,-classfile,-processing,-path -Werror -cp '$(COMPARE)/lib/*' -d $(@D) $(COMPARE_SRC)
+	@touch $@
+kafka-compare: $(COMPARE)/classes/.done $(B)/culex-server
+	BUILD=$(B) tests/compare/run
+kafka-recorded: $(COMPARE)/classes/.done $(B)/culex-server
+	BUILD=$(B) tests/compare/run recorded
+.PHONY: kafka-compare kafka-recorded
+
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined

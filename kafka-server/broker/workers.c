@@ -12,8 +12,6 @@
 #include <string.h>
 #include <sys/resource.h>
 
-#include "shared/base/bytes.h"
-
 #define WORKERS_NICE 5
 
 struct work_list {
@@ -31,8 +29,6 @@ struct workers {
     int queued;                /* under lock: in queue */
     int queue_max;
     int busy; /* loop thread: submitted, not reaped */
-    int busy_in[2]; /* of these: by generation, the present and the one before */
-    unsigned generation;
     uint64_t submitted;
     int thread_count;
     pthread_t threads[WORKERS_THREADS_MAX];
@@ -135,7 +131,6 @@ static void reap_list(struct workers *w, struct work *first)
     while (first != NULL) {
         struct work *next = first->next;
         w->busy--;
-        w->busy_in[first->generation % 2]--;
         first->done(first);
         first = next;
     }
@@ -169,7 +164,6 @@ bool workers_closing(const struct workers *w)
 enum err workers_submit(struct workers *w, struct work *work)
 {
     enum err e = OK;
-    work->generation = w->generation;
     pthread_mutex_lock(&w->lock);
     if (w->queued >= w->queue_max) {
         e = ERR_FULL;
@@ -180,7 +174,6 @@ enum err workers_submit(struct workers *w, struct work *work)
     }
     pthread_mutex_unlock(&w->lock);
     w->busy += e == OK;
-    w->busy_in[w->generation % 2] += e == OK;
     w->submitted += e == OK;
     return e;
 }
@@ -197,17 +190,6 @@ void workers_reap(struct workers *w)
 int workers_busy(const struct workers *w)
 {
     return w->busy;
-}
-
-bool workers_busy_before(const struct workers *w)
-{
-    return w->busy_in[(w->generation + 1) % 2] != 0;
-}
-
-void workers_new_generation(struct workers *w)
-{
-    ASSERT(!workers_busy_before(w));
-    w->generation++;
 }
 
 uint64_t workers_submitted(const struct workers *w)
