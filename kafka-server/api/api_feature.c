@@ -16,7 +16,7 @@ struct feature {
 static const struct feature features[] = {
     {"group.version", 0},       /* 1: the consumer group protocol of KIP-848 */
     {"metadata.version", 27},   /* of Kafka 4.1, the release whose APIs we speak (4.1-IV1) */
-    {"transaction.version", 0}, /* 2: transactions as in KIP-890 */
+    {"transaction.version", 2}, /* transactions as in KIP-890 */
 };
 
 #define FEATURE_COUNT ((int32_t)(sizeof features / sizeof *features))
