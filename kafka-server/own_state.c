@@ -4,6 +4,8 @@
  * that ends speaks to producers and groups, and they put rows into the journal. */
 #include "kafka-server/own_state.h"
 
+#include <stdlib.h>
+
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/producers.h"
@@ -73,6 +75,47 @@ static bool log_start_of(void *arg, uint32_t uid, int64_t *log_start)
     return true;
 }
 
+struct collect {
+    struct store_aborted *out; /* NULL: they are counted */
+    size_t count;
+};
+
+static bool collect_aborted(void *arg, const struct producers_aborted *a)
+{
+    struct collect *c = arg;
+    if (c->out != NULL) {
+        c->out[c->count] =
+            (struct store_aborted){a->producer_id, a->first_offset, a->last_offset};
+    }
+    c->count++;
+    return true;
+}
+
+/* What compaction must know of a partition. A transaction that was aborted counts from its first
+ * offset on, wherever its marker is: none of its records may hide an older one. */
+static enum err stability_of(void *arg, uint32_t uid, struct store_stability *out)
+{
+    const struct server *s = arg;
+    struct store_offsets o;
+    struct collect c = {0};
+    if (s->producers == NULL || store_offsets(s->own, uid, &o) != OK) {
+        return ERR_NOT_FOUND;
+    }
+    out->last_stable = producers_lso(s->producers, uid, o.log_start, o.end);
+    producers_each_aborted(s->producers, uid, o.log_start, out->last_stable, collect_aborted, &c);
+    out->aborted_count = c.count;
+    if (c.count == 0) {
+        return OK;
+    }
+    c = (struct collect){.out = malloc(c.count * sizeof *c.out)};
+    if (c.out == NULL) {
+        return ERR_NOMEM;
+    }
+    producers_each_aborted(s->producers, uid, o.log_start, out->last_stable, collect_aborted, &c);
+    out->aborted = c.out;
+    return OK;
+}
+
 static void on_topics_changed(void *arg)
 {
     struct server *s = arg;
@@ -117,6 +160,9 @@ enum err own_state_open(struct server *s, struct errmsg *m)
         const struct transactions_options o = transactions_options_of(&s->config.server);
         e = transactions_open(&s->transactions, s->journal, s->producers, s->coordinator,
                               &o, m);
+    }
+    if (e == OK) {
+        store_set_stability(s->own, stability_of, s);
     }
     return e;
 }
