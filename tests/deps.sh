@@ -124,23 +124,23 @@ make_python() {
 }
 
 make_node() {
-    local dir=$clients/node sources=("$here/clients/node/package-lock.json" "$here/clients/node/driver.js")
+    local dir=$clients/node sources=("$here/clients/node/package-lock.json" "$here/clients/node/driver.js" "$here/clients/node/writer.js")
     fresh "$dir/.stamp" "${sources[@]}" && return
     say "Node: kafkajs"
     mkdir -p "$dir"
-    cp "$here/clients/node/"{package.json,package-lock.json,.npmrc,driver.js} "$dir"
+    cp "$here/clients/node/"{package.json,package-lock.json,.npmrc,driver.js,writer.js} "$dir"
     again npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >&2
     stamp "$dir/.stamp" "${sources[@]}"
 }
 
 make_java() {
-    local dir=$clients/java sources=("$here/clients/java/pom.xml" "$here/clients/java/Driver.java")
+    local dir=$clients/java sources=("$here/clients/java/pom.xml" "$here/clients/java/Driver.java" "$here/clients/java/Writer.java")
     fresh "$dir/.stamp" "${sources[@]}" && return
     say "Java: kafka-clients and kafka-tools"
     rm -rf "$dir"
     mkdir -p "$dir/classes"
     again mvn -q -B -f "$here/clients/java/pom.xml" dependency:copy-dependencies "-DoutputDirectory=$dir/lib" >&2
-    javac -encoding UTF-8 -d "$dir/classes" -cp "$dir/lib/*" "$here/clients/java/Driver.java"
+    javac -encoding UTF-8 -d "$dir/classes" -cp "$dir/lib/*" "$here"/clients/java/*.java
     stamp "$dir/.stamp" "${sources[@]}"
 }
 

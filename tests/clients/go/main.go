@@ -16,7 +16,9 @@ import (
 
 type options struct {
 	bootstrap, topic, group, instanceID, assignor string
-	count                                         int
+	codec                                         string
+	count, rate                                   int
+	idempotent                                    bool
 }
 
 type header struct {
@@ -103,8 +105,11 @@ func main() {
 	drivers := map[string]func(options, <-chan struct{}) error{
 		"franz": runFranz, "sarama": runSarama, "kafka-go": runKafkaGo,
 	}
-	if len(os.Args) < 2 || drivers[os.Args[1]] == nil {
-		fail(fmt.Errorf("usage: driver franz|sarama|kafka-go --bootstrap … --topic … --group … --count …"))
+	writers := map[string]func(options) error{
+		"write-franz": writeFranz, "write-sarama": writeSarama, "write-kafka-go": writeKafkaGo,
+	}
+	if len(os.Args) < 2 || (drivers[os.Args[1]] == nil && writers[os.Args[1]] == nil) {
+		fail(fmt.Errorf("usage: driver [write-]franz|sarama|kafka-go --bootstrap … --topic … --group … --count …"))
 	}
 	var o options
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -114,7 +119,17 @@ func main() {
 	flags.StringVar(&o.instanceID, "instance-id", "", "")
 	flags.StringVar(&o.assignor, "assignor", "", "")
 	flags.IntVar(&o.count, "count", 0, "")
+	flags.StringVar(&o.codec, "codec", "none", "")
+	flags.IntVar(&o.rate, "rate", 0, "")
+	idempotent := flags.String("idempotent", "true", "")
 	flags.Parse(os.Args[2:])
+	o.idempotent = *idempotent == "true"
+	if write := writers[os.Args[1]]; write != nil {
+		if err := write(o); err != nil {
+			fail(err)
+		}
+		return
+	}
 	if err := drivers[os.Args[1]](o, stdinEnd()); err != nil {
 		fail(err)
 	}
