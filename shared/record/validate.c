@@ -27,6 +27,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "shared/record/compress.h"
 #include "shared/record/decompress.h"
 #include "shared/record/rewrite.h"
 
@@ -313,55 +314,37 @@ static void settle(struct judge *j, uint8_t *batch, int16_t attributes, int64_t 
     j->out->batch_len = j->batch.len;
 }
 
-static enum err write_records(struct judge *j, struct batch_rewrite *w)
+/* The same records, compressed otherwise: their bytes do not change, only the header's do. */
+static enum err write_in_codec(struct judge *j, struct errmsg *m)
 {
-    struct record_cursor c = record_cursor_make(j->records, j->out->h.record_count);
-    struct raw_record r;
-    enum err e = OK;
-    while (e == OK && record_next(&c, &r, NULL) == OK) {
-        e = batch_rewrite_add(w, &r, r.offset_delta,
-                              batch_timestamp_of(&j->out->h, r.timestamp_delta));
+    struct buf *out = &j->v->out;
+    if (!buf_reserve(out, BATCH_HEADER_BYTES)) {
+        return ERR_NOMEM;
     }
-    return e;
-}
-
-static int64_t first_timestamp(struct judge *j)
-{
-    struct record_cursor c = record_cursor_make(j->records, j->out->h.record_count);
-    struct raw_record r;
-    ASSERT(record_next(&c, &r, NULL) == OK); /* there is one, and it was read before */
-    return batch_timestamp_of(&j->out->h, r.timestamp_delta);
+    out->len = BATCH_HEADER_BYTES;
+    return compress_records((enum batch_codec)j->rules->codec, j->rules->level, j->records, out, m);
 }
 
 static enum record_fault recompress(struct judge *j, int16_t attributes, int64_t max_timestamp)
 {
     struct errmsg m = {""};
-    struct batch_rewrite w;
-    enum err e = batch_rewrite_begin(&w, &j->v->out, (enum batch_codec)j->rules->codec,
-                                     j->rules->level, first_timestamp(j));
-    if (e == OK) {
-        e = write_records(j, &w);
-        if (e != OK) {
-            batch_rewrite_drop(&w);
-        }
+    struct batch_header *h = &j->out->h;
+    struct buf *out = &j->v->out;
+    enum err e = write_in_codec(j, &m);
+    if (e == ERR_NOMEM) {
+        return FAULT(j, RECORD_NO_MEMORY, "no memory to write a batch in another codec");
     }
-    if (e == OK) {
-        j->out->h.attributes = attributes;
-        j->out->h.max_timestamp = max_timestamp;
-        e = batch_rewrite_end(&w, &j->out->h, &m);
-    }
-    if (e != OK) {
-        return e == ERR_TOO_LARGE
-                   ? FAULT(j, RECORD_TOO_LARGE, "a batch cannot be written in another codec")
-                   : FAULT(j, RECORD_NO_MEMORY, "no memory to write a batch in another codec");
-    }
-    j->out->batch = j->v->out.data;
-    j->out->batch_len = j->v->out.len;
-    if (j->out->batch_len > (size_t)j->rules->message_bytes_max) {
+    if (e != OK || out->len > (size_t)j->rules->message_bytes_max) {
         return FAULT(j, RECORD_TOO_LARGE,
-                     "a batch of %zu bytes in the topic's codec is over max.message.bytes, %d",
-                     j->out->batch_len, j->rules->message_bytes_max);
+                     "in the topic's codec the batch is over max.message.bytes, %d",
+                     j->rules->message_bytes_max);
     }
+    h->attributes = (int16_t)((attributes & ~BATCH_CODEC_MASK) | j->rules->codec);
+    h->max_timestamp = max_timestamp;
+    batch_seal(out->data, out->len, h);
+    j->out->batch = out->data;
+    j->out->batch_len = out->len;
+    ASSERT(batch_read_header(buf_slice(out), h) == OK); /* length and checksum, as sealed */
     return RECORD_FINE;
 }
 

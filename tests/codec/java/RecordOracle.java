@@ -538,10 +538,11 @@ public final class RecordOracle {
         return records;
     }
 
+    /** Without the base timestamp: what is counted from it is compared, and it says nothing else but the delete horizon. */
     private static String head(DefaultRecordBatch b) {
         return b.baseOffset() + " " + b.lastOffset() + " " + b.partitionLeaderEpoch() + " " + b.compressionType() + " "
             + b.timestampType() + " " + b.isTransactional() + " " + b.isControlBatch() + " " + b.deleteHorizonMs() + " "
-            + b.baseTimestamp() + " " + b.maxTimestamp() + " " + b.producerId() + " " + b.producerEpoch() + " "
+            + b.maxTimestamp() + " " + b.producerId() + " " + b.producerEpoch() + " "
             + b.baseSequence() + " " + b.countOrNull();
     }
 
