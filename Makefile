@@ -299,7 +299,8 @@ debian-matrix:
 # --- test and bench: tests/run, tests/bench ---------------------------------------------------------------
 TESTTOOLS := build/testtools
 TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
-tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/kafkawrite $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
+tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/kafkawrite $(TESTTOOLS)/kafkabench \
+       $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
 $(TESTTOOLS)/storecat: tests/tools/storecat.c $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
@@ -310,6 +311,9 @@ $(TESTTOOLS)/mqttload: tests/bench/mqttload.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $<
 $(TESTTOOLS)/kafkaread: tests/bench/kafkaread.c
+	@mkdir -p $(@D)
+	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
+$(TESTTOOLS)/kafkabench: tests/bench/kafkabench.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
 $(TESTTOOLS)/kafkawrite: tests/bench/kafkawrite.c

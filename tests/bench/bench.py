@@ -1,6 +1,6 @@
 """`make bench`: the figures that the README states, each measured against its anchor in one run, as one table.
 
-    bench.py full|short [ROW…]      rows: rate latency sustained catchup start
+    bench.py full|short [ROW…]      rows: rate latency sustained catchup start kafka
 
 Noise on a shared machine is large, so what is a ratio alternates its two sides, and is the median of the pairs. The broker is
 pinned to one CPU and the publisher to the other, where a figure asks how fast the broker is; the writer's process goes
@@ -19,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 import harness  # noqa: E402
+from bench_kafka import bench_kafka  # noqa: E402
 from harness import BUILD, ROOT, TOOLS, Broker, Culex, Load, stored, wait_until  # noqa: E402
 
 ANCHOR_SUSTAINED = 33000  # messages/s: Mosquitto, a bridge and Kafka on two cores
@@ -26,9 +27,13 @@ REST_SECONDS = 8
 HOME = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
 
 FULL = {"pairs": 31, "seconds": 1.2, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
-        "history_bytes": 10_000_000_000, "starts": 20, "catchup_runs": 3, "kills": 3}
+        "history_bytes": 10_000_000_000, "starts": 20, "catchup_runs": 3, "kills": 3, "kafka_rounds": 5,
+        "kafka_records": 400_000, "kafka_read": 2_000_000, "kafka_latency": 10_000, "kafka_txn": 500, "kafka_commits": 3000,
+        "kafka_joins": 3, "idle_seconds": 20}
 SHORT = {"pairs": 7, "seconds": 1.2, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
-         "history_bytes": 1_000_000_000, "starts": 5, "catchup_runs": 2, "kills": 1}
+         "history_bytes": 1_000_000_000, "starts": 5, "catchup_runs": 2, "kills": 1, "kafka_rounds": 1,
+         "kafka_records": 100_000, "kafka_read": 500_000, "kafka_latency": 3000, "kafka_txn": 100, "kafka_commits": 1000,
+         "kafka_joins": 1, "idle_seconds": 5}
 
 rows = []
 
@@ -352,7 +357,7 @@ def kill_under_load(culex):
 
 
 BENCHES = {"rate": bench_rate, "latency": bench_latency, "sustained": bench_sustained, "catchup": bench_catchup,
-           "start": bench_start}
+           "start": bench_start, "kafka": lambda size: bench_kafka(size, row, HOME / "kafka")}
 
 
 def main(argv):
