@@ -326,7 +326,7 @@ test:
 BENCH ?= full
 bench:
 	@tests/deps.sh
-	@$(MAKE) --no-print-directory -j2 all tools
+	@$(MAKE) --no-print-directory -j2 all tools $(COMPARE)/lib/.done
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
 .PHONY: tools test bench
