@@ -7,7 +7,7 @@
 
 static const struct column all_columns[] = {
     {"stream", "STREAM", false}, {"partitions", "PARTITIONS", true}, {"records", "RECORDS", true},
-    {"end", "WRITTEN", true},    {"retention", "RETENTION", false},
+    {"end", "WRITTEN", true},    {"retention", "RETENTION", false},  {"from", "FROM", false},
 };
 static const struct column one_columns[] = {
     {"partition", "PARTITION", true},
@@ -16,9 +16,20 @@ static const struct column one_columns[] = {
     {"records", "RECORDS", true},
 };
 
-/* "7 d", "1000000 B": what is kept of a partition. */
+/* Who writes it: MQTT clients, through filters, or Kafka's. */
+static json_t *origin_text(json_t *configs)
+{
+    const char *filters = json_string_value(json_object_get(configs, "mqtt.filter"));
+    return filters != NULL ? json_sprintf("MQTT %s", filters) : json_string("Kafka");
+}
+
+/* "7 d", "1000000 B", "last of each key": what is kept of a partition. */
 static json_t *retention_text(json_t *configs)
 {
+    const char *policy = json_string_value(json_object_get(configs, "cleanup.policy"));
+    if (policy != NULL && strcmp(policy, "compact") == 0) {
+        return json_string("last of each key");
+    }
     const char *ms = json_string_value(json_object_get(configs, "retention.ms"));
     const char *bytes = json_string_value(json_object_get(configs, "retention.bytes"));
     char text[CLI_TEXT_MAX] = "";
@@ -74,6 +85,7 @@ static json_t *stream_document(const struct rd_kafka_metadata_topic *t, json_t *
                             "records", records, "end", end);
     if (settings != NULL) {
         json_object_set_new(out, "retention", retention_text(settings));
+        json_object_set_new(out, "from", origin_text(settings));
         json_object_set(out, "settings", settings);
     }
     return out;
@@ -134,7 +146,8 @@ int verb_streams(const struct cli *cli)
     } else {
         out_table(
             streams, all_columns, sizeof all_columns / sizeof all_columns[0],
-            "no streams yet: the broker has to run once with the plugin and its configuration");
+            "no streams yet: the broker has to run once with the plugin and its configuration, or "
+            "a Kafka client to make one");
     }
     json_decref(streams);
     if (md != NULL) {

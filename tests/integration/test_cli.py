@@ -100,8 +100,24 @@ def test_streams_lists_what_there_is(running):
     assert "mqtt.filters" not in demo["settings"]
     assert (idle["stream"], idle["records"]) == ("idle", 0)
     lines = run("streams", "-s", c.bootstrap).stdout.splitlines()
-    assert lines[0].split() == ["STREAM", "PARTITIONS", "RECORDS", "WRITTEN", "RETENTION"]
-    assert lines[1].split()[:4] == ["demo", "4", "50", "50"]
+    assert lines[0].split() == ["STREAM", "PARTITIONS", "RECORDS", "WRITTEN", "RETENTION", "FROM"]
+    assert lines[1].split() == ["demo", "4", "50", "50", "1", "d", "MQTT", "demo/#,more/+"]
+
+
+def test_streams_of_clients_are_told_apart(culex_factory):
+    from confluent_kafka.admin import AdminClient, NewTopic
+    c = culex_factory(start=False, streams=[])
+    c.server.start()
+    assert "no streams yet" in run("streams", "-s", c.bootstrap).stdout
+    new = [NewTopic("log", 3, config={"retention.ms": "60000", "retention.bytes": "5"}),
+           NewTopic("table", 1, config={"cleanup.policy": "compact"})]
+    admin = AdminClient({"bootstrap.servers": c.bootstrap})
+    for done in admin.create_topics(new).values():
+        done.result(10)
+    lines = [" ".join(line.split()) for line in run("streams", "-s", c.bootstrap).stdout.splitlines()]
+    assert lines[1:] == ["log 3 0 0 1 min, 5 B Kafka", "table 1 0 0 last of each key Kafka"]
+    log, table = ask(c, "streams")
+    assert (log["from"], table["from"], table["retention"]) == ("Kafka", "Kafka", "last of each key")
 
 
 def test_streams_shows_the_partitions_of_one(running):
