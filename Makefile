@@ -196,8 +196,9 @@ SIM_FIRST ?= 1
 $(B)/sim/%: tests/sim/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
-sim: $(B)/sim/sim_groups $(B)/sim/sim_txn
+sim: $(B)/sim/sim_groups $(B)/sim/sim_consumer_groups $(B)/sim/sim_txn
 	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
+	$(B)/sim/sim_consumer_groups $(SIM_SEEDS) $(SIM_FIRST)
 	$(B)/sim/sim_txn $(SIM_TXN_SEEDS) $(SIM_FIRST)
 # Ten thousand lives of each.
 sim-long:

@@ -12,6 +12,7 @@
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/transactions.h"
 #include "shared/base/clock.h"
+#include "shared/base/log.h"
 #include "shared/store/store.h"
 
 #define CLUSTER_ID_KEY "server/cluster.id"
@@ -116,10 +117,28 @@ static enum err stability_of(void *arg, uint32_t uid, struct store_stability *ou
     return OK;
 }
 
+/* Groups of the consumer protocol share the topics out. */
+static void tell_topics(struct server *s)
+{
+    size_t count = topics_count(s->topics);
+    struct cgroup_topic *list = malloc((count + 1) * sizeof *list);
+    if (list == NULL) {
+        log_error("no memory to tell the groups of changed topics");
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct store_topic *t = topics_at(s->topics, i)->row;
+        list[i] = (struct cgroup_topic){slice_str(t->name), t->id, t->partition_count};
+    }
+    coordinator_set_topics(s->coordinator, list, count);
+    free(list);
+}
+
 static void on_topics_changed(void *arg)
 {
     struct server *s = arg;
     if (s->coordinator != NULL) {
+        tell_topics(s);
         coordinator_check_topics(s->coordinator, id_of_topic, s);
     }
     if (s->producers != NULL && s->own != NULL) {
@@ -151,6 +170,9 @@ enum err own_state_open(struct server *s, struct errmsg *m)
     }
     if (e == OK && s->coordinator == NULL) {
         e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
+        if (e == OK) {
+            tell_topics(s);
+        }
     }
     if (e == OK && s->producers == NULL) {
         const struct producers_options o = producers_options_of(&s->config.server);

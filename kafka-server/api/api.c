@@ -71,6 +71,8 @@ static struct api rows[] = {
     {KAFKA_API_DESCRIBE_PRODUCERS, 0, 0, api_describe_producers, NULL, false},
     {KAFKA_API_DESCRIBE_TRANSACTIONS, 0, 0, api_describe_transactions, NULL, false},
     {KAFKA_API_LIST_TRANSACTIONS, 0, 2, api_list_transactions, NULL, false},
+    {KAFKA_API_CONSUMER_GROUP_HEARTBEAT, 0, 1, api_consumer_group_heartbeat, NULL, false},
+    {KAFKA_API_CONSUMER_GROUP_DESCRIBE, 0, 1, api_consumer_group_describe, NULL, false},
     {KAFKA_API_GET_TELEMETRY_SUBSCRIPTIONS, 0, 0, api_get_telemetry_subscriptions, NULL, false},
     {KAFKA_API_PUSH_TELEMETRY, 0, 0, api_push_telemetry, NULL, false},
     {KAFKA_API_LIST_CONFIG_RESOURCES, 0, 1, api_list_config_resources, NULL, false},

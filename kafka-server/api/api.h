@@ -75,6 +75,7 @@ api_handler api_init_producer_id, api_add_partitions_to_txn, api_add_offsets_to_
     api_txn_offset_commit; /* api_txn.c */
 api_handler api_write_txn_markers, api_describe_producers, api_describe_transactions,
     api_list_transactions; /* api_txn_admin.c */
+api_handler api_consumer_group_heartbeat, api_consumer_group_describe; /* api_consumer.c */
 api_handler api_create_topics, api_delete_topics, api_create_partitions,
     api_delete_records;                                       /* api_topics.c */
 api_handler api_alter_configs, api_incremental_alter_configs; /* api_alter.c */

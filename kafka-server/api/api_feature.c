@@ -14,7 +14,7 @@ struct feature {
 };
 
 static const struct feature features[] = {
-    {"group.version", 0},       /* 1: the consumer group protocol of KIP-848 */
+    {"group.version", 1},       /* the consumer group protocol of KIP-848 */
     {"metadata.version", 27},   /* of Kafka 4.1, the release whose APIs we speak (4.1-IV1) */
     {"transaction.version", 2}, /* transactions as in KIP-890 */
 };

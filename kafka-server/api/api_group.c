@@ -434,7 +434,6 @@ void api_describe_groups(struct request *rq)
 
 /* --- ListGroups ------------------------------------------------------------------------------ */
 
-#define GROUP_TYPE "classic"
 
 /* An empty filter lets everything pass; Kafka compares without case. */
 static bool filter_passes(const struct kstr *list, int32_t count, const char *text)
@@ -453,16 +452,20 @@ struct listing {
     struct list_groups_response *p;
 };
 
-static bool list_group(void *arg, const struct group *g)
+static bool list_group(void *arg, const struct group *g, const struct cgroup *consumer)
 {
     struct listing *l = arg;
-    const char *state = group_state_name(g->state);
-    if (filter_passes(l->q->states_filter, l->q->states_filter_count, state)) {
+    const char *state = consumer != NULL ? cgroup_state_name(cgroup_state(consumer))
+                                         : group_state_name(g->state);
+    const char *type = consumer != NULL ? "consumer" : "classic";
+    if (filter_passes(l->q->states_filter, l->q->states_filter_count, state) &&
+        filter_passes(l->q->types_filter, l->q->types_filter_count, type)) {
         struct list_groups_response_groups *out = &l->p->groups[l->p->groups_count++];
         out->group_id = slice_kstr_or_empty(g->id);
-        out->protocol_type = slice_kstr_or_empty(g->protocol_type);
+        out->protocol_type = consumer != NULL ? kstr_make("consumer")
+                                              : slice_kstr_or_empty(g->protocol_type);
         out->group_state = kstr_make(state);
-        out->group_type = kstr_make(GROUP_TYPE);
+        out->group_type = kstr_make(type);
     }
     return true;
 }
@@ -480,9 +483,7 @@ void api_list_groups(struct request *rq)
         request_close(rq, no_memory);
         return;
     }
-    if (filter_passes(q->types_filter, q->types_filter_count, GROUP_TYPE)) {
-        coordinator_each(c, list_group, &(struct listing){q, &p});
-    }
+    coordinator_each(c, list_group, &(struct listing){q, &p});
     request_reply(rq, &p);
 }
 

@@ -242,7 +242,12 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
 {
     const struct offsets *offsets =
         coordinator_offsets(rq->server->coordinator, str_slice(from->group_id));
-    enum kerr e = rq->server->coordinator != NULL ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
+    enum kerr e = KERR_COORDINATOR_NOT_AVAILABLE;
+    if (rq->server->coordinator != NULL) {
+        e = coordinator_offset_fetch(rq->server->coordinator, str_slice(from->group_id),
+                                     from->member_epoch, opt_slice(from->member_id));
+    }
+    offsets = e == KERR_NONE ? offsets : NULL;
     out->group_id = from->group_id;
     out->error_code = (int16_t)e;
     if (from->topics_count < 0) {

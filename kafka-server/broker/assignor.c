@@ -335,13 +335,6 @@ static bool uniform_differing(const struct assignor_group *g)
 
 /* --- range ----------------------------------------------------------------------------------- */
 
-static int compare_bytes(struct slice a, struct slice b)
-{
-    size_t n = a.len < b.len ? a.len : b.len;
-    int order = n > 0 ? memcmp(a.data, b.data, n) : 0;
-    return order != 0 ? order : (a.len > b.len) - (a.len < b.len);
-}
-
 /* Static members first, by instance id, so that their ranges outlive their member ids. */
 static int compare_members(const void *a, const void *b, void *arg)
 {
@@ -352,7 +345,7 @@ static int compare_members(const void *a, const void *b, void *arg)
     if (x_static != y_static) {
         return x_static ? -1 : 1;
     }
-    return x_static ? compare_bytes(x->instance_id, y->instance_id) : compare_bytes(x->id, y->id);
+    return x_static ? slice_compare(x->instance_id, y->instance_id) : slice_compare(x->id, y->id);
 }
 
 /* readers: how many read each topic. next, extra: where a topic's next range begins, and how many

@@ -45,15 +45,17 @@ struct coordinated *coordinated_find(const struct coordinator *c, struct slice i
     return g;
 }
 
-/* Takes group, which may be NULL (no memory). */
-static struct coordinated *add(struct coordinator *c, struct group *group)
+/* Takes group, which may be NULL (no memory), and consumer, which may be NULL. */
+static struct coordinated *add(struct coordinator *c, struct group *group, struct cgroup *consumer)
 {
     struct coordinated *g = group != NULL ? calloc(1, sizeof *g) : NULL;
     if (g == NULL) {
         group_free(group);
+        cgroup_free(consumer);
         return NULL;
     }
     g->group = group;
+    g->consumer = consumer;
     buf_init(&g->stored, GROUP_ROW_BYTES_MAX);
     buf_init(&g->next, GROUP_ROW_BYTES_MAX);
     HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
@@ -64,7 +66,7 @@ struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice
 {
     struct coordinated *g = coordinated_find(c, id);
     if (g == NULL && HASH_COUNT(c->groups) < COORDINATOR_GROUPS_MAX) {
-        g = add(c, group_new(id, &c->limits));
+        g = add(c, group_new(id, &c->limits), NULL);
     }
     return g;
 }
@@ -75,6 +77,7 @@ static void drop(struct coordinator *c, struct coordinated *g)
     c->bytes -= g->bytes;
     c->offset_count -= g->offsets.count;
     group_free(g->group);
+    cgroup_free(g->consumer);
     offsets_fini(&g->offsets);
     buf_fini(&g->stored);
     buf_fini(&g->next);
@@ -83,8 +86,26 @@ static void drop(struct coordinator *c, struct coordinated *g)
 
 static bool has_nothing(const struct coordinated *g)
 {
-    return g->group->state == GROUP_EMPTY && g->group->pending_count == 0 &&
+    return g->group->state == GROUP_EMPTY && g->consumer == NULL && g->group->pending_count == 0 &&
            g->offsets.count == 0 && g->staged == 0 && !g->listed;
+}
+
+void coordinated_forget_if_new(struct coordinator *c, struct coordinated *g)
+{
+    if (has_nothing(g) && g->stored.len == 0) {
+        drop(c, g);
+    }
+}
+
+void coordinated_replace(struct coordinator *c, struct coordinated *g, struct group *group,
+                         struct cgroup *consumer)
+{
+    HASH_DELETE(hh, c->groups, g);
+    group_free(g->group);
+    cgroup_free(g->consumer);
+    g->group = group;
+    g->consumer = consumer;
+    HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
 }
 
 static void list_dirty(struct coordinator *c, struct coordinated *g)
@@ -97,10 +118,20 @@ static void list_dirty(struct coordinator *c, struct coordinated *g)
     }
 }
 
+static int32_t generation_of(const struct coordinated *g)
+{
+    return g->consumer != NULL ? g->consumer->epoch : g->group->generation;
+}
+
 static void log_generation(struct coordinated *g)
 {
     const struct group *x = g->group;
-    g->logged = x->generation;
+    g->logged = generation_of(g);
+    if (g->consumer != NULL) {
+        log_info("group has a new epoch group=%.*s epoch=%d members=%d", (int)x->id.len,
+                 (const char *)x->id.data, g->consumer->epoch, g->consumer->member_count);
+        return;
+    }
     log_info("group has a new generation group=%.*s generation=%d members=%d protocol=%.*s",
              (int)x->id.len, (const char *)x->id.data, x->generation, x->member_count,
              (int)x->protocol_name.len,
@@ -110,16 +141,22 @@ static void log_generation(struct coordinated *g)
 /* After each call of the machine. */
 void coordinated_touched(struct coordinator *c, struct coordinated *g)
 {
-    if (g->group->generation != g->logged) {
+    if (generation_of(g) != g->logged) {
         log_generation(g);
     }
-    c->bytes = c->bytes - g->bytes + g->group->bytes;
-    g->bytes = g->group->bytes;
-    if (g->group->dirty) {
+    size_t bytes = g->consumer != NULL ? g->consumer->bytes : g->group->bytes;
+    int64_t wake_ms = g->consumer != NULL ? g->consumer->wake_ms : g->group->wake_ms;
+    c->bytes = c->bytes - g->bytes + bytes;
+    g->bytes = bytes;
+    if (g->consumer != NULL && g->consumer->broken) {
+        journal_fail(c->journal, ERR_NOMEM); /* the whole turn is taken back */
         list_dirty(c, g);
     }
-    if (g->group->wake_ms < c->wake_ms) {
-        c->wake_ms = g->group->wake_ms;
+    if (g->consumer != NULL ? g->consumer->dirty : g->group->dirty) {
+        list_dirty(c, g);
+    }
+    if (wake_ms < c->wake_ms) {
+        c->wake_ms = wake_ms;
     }
 }
 
@@ -144,7 +181,7 @@ static void reply_prepare(void *arg, void *token, const struct group_reply *r)
     journal_wait(call->coordinator->journal, &call->wait);
 }
 
-static const struct group_sink sink = {.reply = reply_prepare};
+const struct group_sink coordinator_sink = {.reply = reply_prepare};
 
 static void reply_error(struct group_call *call, enum kerr e, struct slice member_id)
 {
@@ -186,41 +223,74 @@ static void write_rows(struct journal_owner *o, struct journal *j)
             delete_rows(c, g);
             continue;
         }
-        group_encode(g->group, &g->next);
+        if (g->consumer != NULL) {
+            cgroup_encode(g->consumer, &g->next);
+            g->consumer->dirty = false;
+        } else {
+            group_encode(g->group, &g->next);
+            g->group->dirty = false;
+        }
         if (!buf_ok(&g->next)) {
             journal_fail(j, ERR_NOMEM);
             return;
         }
         group_row_key(&c->key, g->group->id);
         journal_put(j, buf_slice(&c->key), buf_slice(&g->next));
-        g->group->dirty = false;
+    }
+}
+
+/* The group that a row says, of either kind; a row of no bytes is an empty group. Both NULL: no
+ * memory, or *corrupt. */
+static void decode(struct coordinator *c, struct slice id, struct slice row, struct group **group,
+                   struct cgroup **consumer, bool *corrupt)
+{
+    *corrupt = false;
+    *consumer = NULL;
+    *group = NULL;
+    if (cgroup_row_is(row)) {
+        *consumer = cgroup_decode(id, row, &c->consumer_limits, corrupt);
+        *group = *consumer != NULL ? group_new(id, &c->limits) : NULL;
+        if (*group == NULL) {
+            cgroup_free(*consumer);
+            *consumer = NULL;
+        }
+    } else if (row.len > 0) {
+        *group = group_decode(id, row, &c->limits, corrupt);
+    } else {
+        *group = group_new(id, &c->limits);
+    }
+}
+
+static void on_load(struct coordinated *g, struct group_time now)
+{
+    if (g->consumer != NULL) {
+        cgroup_on_load(g->consumer, now);
+    } else {
+        group_on_load(g->group, now);
     }
 }
 
 /* What is stored is the truth: the group becomes that again, and those who wait hear of it. */
 static void take_back(struct coordinator *c, struct coordinated *g)
 {
-    group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
-    bool corrupt = false;
-    struct group *old = g->group;
-    struct group *group = g->stored.len > 0
-                              ? group_decode(old->id, buf_slice(&g->stored), &c->limits, &corrupt)
-                              : group_new(old->id, &c->limits);
+    group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &coordinator_sink);
+    bool corrupt;
+    struct group *group;
+    struct cgroup *consumer;
+    decode(c, g->group->id, buf_slice(&g->stored), &group, &consumer, &corrupt);
     ASSERT(!corrupt); /* we have written it */
     if (group == NULL) {
+        struct group *old = g->group;
         log_error("group stays away for want of memory group=%.*s", (int)old->id.len,
                   (const char *)old->id.data);
         if (old->state != GROUP_DEAD) {
-            group_kill(old, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+            group_kill(old, KERR_COORDINATOR_NOT_AVAILABLE, &coordinator_sink);
         }
         return;
     }
-    HASH_DELETE(hh, c->groups, g);
-    g->group = group;
-    HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
-    group_free(old);
-    g->logged = group->generation;
-    group_on_load(group, coordinator_now());
+    coordinated_replace(c, g, group, consumer);
+    g->logged = generation_of(g);
+    on_load(g, coordinator_now());
     coordinated_touched(c, g);
 }
 
@@ -294,6 +364,10 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
     if (e == KERR_NONE && g == NULL && ev->member_id.len > 0) {
         e = KERR_UNKNOWN_MEMBER_ID;
     }
+    if (e == KERR_NONE && g != NULL && g->consumer != NULL && g->consumer->members == NULL &&
+        !coordinator_forget_empty_consumer(c, g)) {
+        e = KERR_COORDINATOR_NOT_AVAILABLE;
+    }
     if (e == KERR_NONE && ev->member_id.len == 0 && c->bytes > COORDINATOR_BYTES_MAX) {
         e = KERR_GROUP_MAX_SIZE_REACHED;
     }
@@ -312,11 +386,13 @@ void coordinator_join(struct coordinator *c, struct slice group_id, struct group
     }
     ev->token = call;
     call->group = g;
-    group_on_join(g->group, ev, coordinator_now(), &sink);
-    coordinated_touched(c, g);
-    if (has_nothing(g) && g->stored.len == 0) {
-        drop(c, g);
+    if (g->consumer != NULL) {
+        coordinator_consumer_join(c, g, ev, call);
+        return;
     }
+    group_on_join(g->group, ev, coordinator_now(), &coordinator_sink);
+    coordinated_touched(c, g);
+    coordinated_forget_if_new(c, g);
 }
 
 void coordinator_sync(struct coordinator *c, struct slice group_id, struct group_sync *ev,
@@ -334,8 +410,12 @@ void coordinator_sync(struct coordinator *c, struct slice group_id, struct group
         reply_error(call, e, ev->member_id);
         return;
     }
+    if (g->consumer != NULL) {
+        coordinator_consumer_sync(c, g, ev, call);
+        return;
+    }
     ev->token = call;
-    group_on_sync(g->group, ev, coordinator_now(), &sink);
+    group_on_sync(g->group, ev, coordinator_now(), &coordinator_sink);
     coordinated_touched(c, g);
 }
 
@@ -345,7 +425,7 @@ void coordinator_cancel(struct coordinator *c, struct group_call *call)
         journal_forget(c->journal, &call->wait);
         return;
     }
-    group_on_cancel(call->group->group, call, coordinator_now(), &sink);
+    group_on_cancel(call->group->group, call, coordinator_now(), &coordinator_sink);
     coordinated_touched(c, call->group);
 }
 
@@ -360,7 +440,10 @@ enum kerr coordinator_heartbeat(struct coordinator *c, struct slice group_id, in
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    e = group_on_heartbeat(g->group, generation, member_id, instance_id, coordinator_now());
+    e = g->consumer != NULL
+            ? cgroup_on_classic_heartbeat(g->consumer, generation, member_id, instance_id,
+                                          coordinator_now())
+            : group_on_heartbeat(g->group, generation, member_id, instance_id, coordinator_now());
     coordinated_touched(c, g);
     return e;
 }
@@ -376,14 +459,17 @@ enum kerr coordinator_leave(struct coordinator *c, struct slice group_id, struct
     if (g == NULL) {
         return KERR_UNKNOWN_MEMBER_ID;
     }
-    e = group_on_leave(g->group, member_id, instance_id, coordinator_now(), &sink);
+    e = g->consumer != NULL ? cgroup_on_leave(g->consumer, member_id, instance_id)
+                            : group_on_leave(g->group, member_id, instance_id, coordinator_now(),
+                                             &coordinator_sink);
     coordinated_touched(c, g);
+    coordinator_maybe_downgrade(c, g);
     return e;
 }
 
 static void delete_group(struct coordinator *c, struct coordinated *g)
 {
-    group_kill(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+    group_kill(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &coordinator_sink);
     g->deleting = true;
     list_dirty(c, g);
 }
@@ -397,7 +483,7 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
     if (g == NULL || g->group->state == GROUP_DEAD) {
         return KERR_GROUP_ID_NOT_FOUND;
     }
-    if (g->group->state != GROUP_EMPTY) {
+    if (g->group->state != GROUP_EMPTY || (g->consumer != NULL && g->consumer->members != NULL)) {
         return KERR_NON_EMPTY_GROUP;
     }
     delete_group(c, g);
@@ -407,11 +493,16 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
 /* --- time passes ----------------------------------------------------------------------------- */
 
 /* Is this offset past its time? Kafka's rules, by what the group is. */
-static bool expired(const struct coordinator *c, const struct group *g,
+static bool expired(const struct coordinator *c, const struct coordinated *x,
                     const struct offset_entry *e, int64_t wall_ms)
 {
+    const struct group *g = x->group;
     int64_t base_ms = e->row.commit_ms;
-    if (g->protocol_type.data != NULL) {
+    if (x->consumer != NULL) {
+        if (cgroup_subscribes(x->consumer, e->topic)) {
+            return false;
+        }
+    } else if (g->protocol_type.data != NULL) {
         if (g->state == GROUP_EMPTY) {
             base_ms = g->empty_since_wall_ms >= 0 ? g->empty_since_wall_ms : base_ms;
         } else if (g->state != GROUP_STABLE || !group_is_consumer(g) ||
@@ -429,28 +520,38 @@ static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wa
     }
     size_t left = g->offsets.count;
     for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
-        if (expired(c, g->group, e, wall_ms) &&
-            coordinator_stage_removal(c, g, e->topic, e->partition)) {
+        if (expired(c, g, e, wall_ms) && coordinator_stage_removal(c, g, e->topic, e->partition)) {
             left--;
         }
     }
-    if (left == 0 && g->group->state == GROUP_EMPTY && g->group->pending_count == 0) {
+    if (left == 0 && g->group->state == GROUP_EMPTY && g->group->pending_count == 0 &&
+        (g->consumer == NULL || g->consumer->members == NULL)) {
         log_info("group removed group=%.*s offsets_expired=%zu", (int)g->group->id.len,
                  (const char *)g->group->id.data, g->offsets.count);
         delete_group(c, g);
     }
 }
 
+static int32_t member_count_of(const struct coordinated *g)
+{
+    return g->consumer != NULL ? g->consumer->member_count : g->group->member_count;
+}
+
 static void tick_group(struct coordinator *c, struct coordinated *g, struct group_time now)
 {
-    int32_t before = g->group->member_count;
-    group_on_tick(g->group, now, &sink);
-    if (g->group->member_count < before) {
+    int32_t before = member_count_of(g);
+    if (g->consumer != NULL) {
+        cgroup_on_tick(g->consumer, now);
+    } else {
+        group_on_tick(g->group, now, &coordinator_sink);
+    }
+    if (member_count_of(g) < before) {
         log_info("members were not heard of in time group=%.*s gone=%d left=%d",
                  (int)g->group->id.len, (const char *)g->group->id.data,
-                 before - g->group->member_count, g->group->member_count);
+                 before - member_count_of(g), member_count_of(g));
     }
     coordinated_touched(c, g);
+    coordinator_maybe_downgrade(c, g);
 }
 
 /* Was the whole loop held up (the process stopped, the disk hung)? Then clients may have sent signs
@@ -492,9 +593,7 @@ void coordinator_tick(struct coordinator *c, int64_t now_ms)
         if (sweep) {
             sweep_group(c, g, now.wall_ms);
         }
-        if (has_nothing(g) && g->stored.len == 0) {
-            drop(c, g);
-        }
+        coordinated_forget_if_new(c, g);
     }
 }
 
@@ -510,16 +609,20 @@ static bool load_group(void *arg, struct slice key, struct slice value)
 {
     struct load *l = arg;
     struct slice id;
-    bool corrupt = !group_row_key_parse(key, &id);
-    struct group *group = corrupt ? NULL : group_decode(id, value, &l->c->limits, &corrupt);
+    struct group *group = NULL;
+    struct cgroup *consumer = NULL;
+    bool corrupt = !group_row_key_parse(key, &id) || value.len == 0;
+    if (!corrupt) {
+        decode(l->c, id, value, &group, &consumer, &corrupt);
+    }
     if (corrupt) {
         l->corrupt++;
         return true;
     }
-    struct coordinated *g = add(l->c, group);
+    struct coordinated *g = add(l->c, group, consumer);
     if (g != NULL) {
         buf_put(&g->stored, value.data, value.len);
-        g->logged = group->generation;
+        g->logged = generation_of(g);
         l->groups++;
     }
     if (g == NULL || !buf_ok(&g->stored)) {
@@ -565,7 +668,7 @@ static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m
     }
     const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
     for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
-        group_on_load(g->group, now);
+        on_load(g, now);
         coordinated_touched(c, g);
     }
     if (e == OK && l.groups + l.offsets > 0) {
@@ -583,6 +686,7 @@ void coordinator_reload(struct coordinator *c, const struct config_server *cfg)
     c->retention_ms = cfg->offsets_retention_minutes * 60000;
     c->sweep_interval_ms = cfg->offsets_retention_check_interval_ms;
     c->metadata_bytes_max = cfg->offset_metadata_max_bytes;
+    coordinator_consumer_reload(c, cfg);
 }
 
 enum err coordinator_open(struct coordinator **out, struct journal *j,
@@ -596,6 +700,7 @@ enum err coordinator_open(struct coordinator **out, struct journal *j,
     c->journal = j;
     c->owner = (struct journal_owner){.write = write_rows, .done = commit_done};
     coordinator_reload(c, cfg);
+    c->topics.version = 1;
     c->wake_ms = INT64_MAX;
     c->sweep_ms = now_ms + c->sweep_interval_ms;
     buf_init(&c->key, ROW_KEY_BYTES_MAX);
@@ -614,7 +719,7 @@ void coordinator_stop(struct coordinator *c)
 {
     c->stopping = true;
     for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
-        group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &sink);
+        group_answer_parked(g->group, KERR_COORDINATOR_NOT_AVAILABLE, &coordinator_sink);
     }
 }
 
@@ -631,6 +736,7 @@ void coordinator_close(struct coordinator *c)
     {
         drop(c, g);
     }
+    coordinator_consumer_fini(c);
     free(c->staged);
     buf_fini(&c->key);
     buf_fini(&c->value);
@@ -642,7 +748,7 @@ void coordinator_close(struct coordinator *c)
 const struct group *coordinator_find(const struct coordinator *c, struct slice group_id)
 {
     const struct coordinated *g = coordinated_find(c, group_id);
-    return g != NULL ? g->group : NULL;
+    return g != NULL && g->consumer == NULL ? g->group : NULL;
 }
 
 const struct offsets *coordinator_offsets(const struct coordinator *c, struct slice group_id)
@@ -656,11 +762,10 @@ size_t coordinator_count(const struct coordinator *c)
     return c != NULL ? HASH_COUNT(c->groups) : 0;
 }
 
-void coordinator_each(const struct coordinator *c, bool (*fn)(void *arg, const struct group *g),
-                      void *arg)
+void coordinator_each(const struct coordinator *c, coordinator_each_fn *fn, void *arg)
 {
     for (const struct coordinated *g = c != NULL ? c->groups : NULL; g != NULL; g = g->hh.next) {
-        if (!fn(arg, g->group)) {
+        if (!fn(arg, g->group, g->consumer)) {
             return;
         }
     }

@@ -14,6 +14,7 @@
 #ifndef CULEX_BROKER_COORDINATOR_H
 #define CULEX_BROKER_COORDINATOR_H
 
+#include "kafka-server/broker/cgroup.h"
 #include "kafka-server/broker/group.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/offsets.h"
@@ -68,6 +69,20 @@ void coordinator_sync(struct coordinator *c, struct slice group_id, struct group
 /* The connection has gone: neither prepare nor send is called any more. */
 void coordinator_cancel(struct coordinator *c, struct group_call *call);
 
+/* --- the consumer protocol (KIP-848) ---------------------------------------------------------- */
+
+/* A heartbeat, which is all that its members send. The caller answers from a journal_wait, with
+ * what *out says; what it borrows is good until the next call. An empty ev->member_id is filled
+ * in. */
+void coordinator_consumer_heartbeat(struct coordinator *c, struct slice group_id,
+                                    struct cgroup_heartbeat *ev, bool id_required,
+                                    struct cgroup_reply *out);
+/* What members are told to keep to. */
+int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c);
+/* All topics that there are, in the order of their names; copied. Groups look at them when their
+ * members send heartbeats. */
+void coordinator_set_topics(struct coordinator *c, const struct cgroup_topic *list, size_t count);
+
 /* --- answers at once ----------------------------------------------------------------------------
  * Where a call changes something, the caller replies from a journal_wait; an error there is
  * COORDINATOR_NOT_AVAILABLE. */
@@ -98,6 +113,9 @@ enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, i
 enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
                                      struct slice topic, int32_t partition,
                                      const struct offset_row *row);
+/* May this member read offsets, with this epoch? member_id.data NULL: no member, anybody may. */
+enum kerr coordinator_offset_fetch(const struct coordinator *c, struct slice group_id,
+                                   int32_t epoch, struct slice member_id);
 
 /* NONE, GROUP_ID_NOT_FOUND or NON_EMPTY_GROUP. */
 enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id);
@@ -118,12 +136,15 @@ void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *a
 
 /* --- what there is: borrowed until the next call that changes something ---------------------- */
 
-/* NULL: no such group. */
+/* NULL: no such group, or one of the consumer protocol. */
 const struct group *coordinator_find(const struct coordinator *c, struct slice group_id);
+/* NULL: no such group, or a classic one. */
+const struct cgroup *coordinator_find_consumer(const struct coordinator *c, struct slice group_id);
 const struct offsets *coordinator_offsets(const struct coordinator *c, struct slice group_id);
 size_t coordinator_count(const struct coordinator *c);
-/* Calls fn for every group until it returns false. */
-void coordinator_each(const struct coordinator *c, bool (*fn)(void *arg, const struct group *g),
-                      void *arg);
+/* Calls fn for every group until it returns false. consumer NULL: a classic one; else g says no
+ * more than its id. */
+typedef bool coordinator_each_fn(void *arg, const struct group *g, const struct cgroup *consumer);
+void coordinator_each(const struct coordinator *c, coordinator_each_fn *fn, void *arg);
 
 #endif

@@ -1,7 +1,8 @@
 /* What the files of the group coordinator share; nobody else includes this.
  *
  *      coordinator.c           groups: finding, storing, taking back, time
- *      coordinator_offsets.c   their offsets */
+ *      coordinator_offsets.c   their offsets
+ *      coordinator_consumer.c  those of the consumer protocol */
 #ifndef CULEX_BROKER_COORDINATOR_INT_H
 #define CULEX_BROKER_COORDINATOR_INT_H
 
@@ -9,6 +10,7 @@
 
 struct coordinated {
     struct group *group;
+    struct cgroup *consumer; /* not NULL: this is what the group is, and `group` is an empty one */
     struct offsets offsets;
     struct buf stored, next; /* the row in the store; the row in the commit that is going on */
     int32_t logged;          /* the generation that the log knows */
@@ -30,6 +32,10 @@ struct coordinator {
     struct journal *journal;
     struct journal_owner owner;
     struct group_limits limits;
+    struct cgroup_limits consumer_limits;
+    struct cgroup_topics topics; /* all there are */
+    struct cgroup_topic *topic_list;
+    char fresh_id[UUID_TEXT_BYTES]; /* the member id that was made last */
     int64_t retention_ms, sweep_interval_ms;
     int32_t metadata_bytes_max;
     struct coordinated *groups;
@@ -52,11 +58,31 @@ struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice
 void coordinated_touched(struct coordinator *c, struct coordinated *g);
 enum kerr coordinator_check_call(const struct coordinator *c, struct slice group_id);
 struct group_time coordinator_now(void);
+/* Another group and another kind under the same id; what was before is freed. */
+void coordinated_replace(struct coordinator *c, struct coordinated *g, struct group *group,
+                         struct cgroup *consumer);
+/* Drops it when it has nothing, in memory or stored. */
+void coordinated_forget_if_new(struct coordinator *c, struct coordinated *g);
+/* Replies go to their struct group_call. */
+extern const struct group_sink coordinator_sink;
 
 /* Puts the removal of an offset into the commit; false: without memory. */
 bool coordinator_stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
                                int32_t partition);
 /* The commit has ended: staged offsets enter the table, or are forgotten. */
 void coordinator_staged_done(struct coordinator *c, enum err e);
+
+/* coordinator_consumer.c */
+void coordinator_consumer_reload(struct coordinator *c, const struct config_server *cfg);
+void coordinator_consumer_fini(struct coordinator *c);
+/* Requests of classic members to a group of the consumer protocol. */
+void coordinator_consumer_join(struct coordinator *c, struct coordinated *g,
+                               const struct group_join *ev, struct group_call *call);
+void coordinator_consumer_sync(struct coordinator *c, struct coordinated *g,
+                               const struct group_sync *ev, struct group_call *call);
+/* After every event: a group in which nobody speaks the consumer protocol becomes a classic one. */
+void coordinator_maybe_downgrade(struct coordinator *c, struct coordinated *g);
+/* An empty consumer group becomes an empty classic one. False: without memory. */
+bool coordinator_forget_empty_consumer(struct coordinator *c, struct coordinated *g);
 
 #endif

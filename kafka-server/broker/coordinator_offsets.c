@@ -86,7 +86,10 @@ enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32
     if (g == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
-    enum kerr e = group_on_commit(g->group, generation, member_id, instance_id, coordinator_now());
+    enum kerr e =
+        g->consumer != NULL
+            ? cgroup_on_commit(g->consumer, generation, member_id, unknown_is_404)
+            : group_on_commit(g->group, generation, member_id, instance_id, coordinator_now());
     coordinated_touched(c, g);
     *out = g;
     return e;
@@ -128,6 +131,12 @@ enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, i
     if (nobody && group_id.len <= GROUP_ID_BYTES_MAX) {
         return KERR_NONE;
     }
+    const struct cgroup *consumer = coordinator_find_consumer(c, group_id);
+    if (consumer != NULL) {
+        enum kerr of_member = cgroup_on_commit(consumer, generation, member_id, true);
+        /* Clients of transactions do not know member epochs' errors. */
+        return of_member == KERR_STALE_MEMBER_EPOCH ? KERR_ILLEGAL_GENERATION : of_member;
+    }
     enum kerr e =
         coordinator_commit(c, group_id, generation, member_id, instance_id, false, &g);
     /* Between two generations, too: what the member has read belongs to the one that it is in. */
@@ -143,8 +152,15 @@ enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_i
                      : KERR_COORDINATOR_NOT_AVAILABLE;
 }
 
+enum kerr coordinator_offset_fetch(const struct coordinator *c, struct slice group_id,
+                                   int32_t epoch, struct slice member_id)
+{
+    const struct cgroup *consumer = coordinator_find_consumer(c, group_id);
+    return consumer != NULL ? cgroup_on_offset_fetch(consumer, epoch, member_id) : KERR_NONE;
+}
+
 bool coordinator_stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
-                          int32_t partition)
+                               int32_t partition)
 {
     const struct offset_row none = {0};
     struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
@@ -165,7 +181,7 @@ enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_i
     if (g == NULL || g->group->state == GROUP_DEAD) {
         return KERR_GROUP_ID_NOT_FOUND;
     }
-    if (g->group->state != GROUP_EMPTY && !group_is_consumer(g->group)) {
+    if (g->consumer == NULL && g->group->state != GROUP_EMPTY && !group_is_consumer(g->group)) {
         return KERR_NON_EMPTY_GROUP;
     }
     *out = g;
@@ -175,7 +191,8 @@ enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_i
 enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g,
                                     struct slice topic, int32_t partition)
 {
-    if (group_subscribes(g->group, topic)) {
+    if (g->consumer != NULL ? cgroup_subscribes(g->consumer, topic)
+                            : group_subscribes(g->group, topic)) {
         return KERR_GROUP_SUBSCRIBED_TO_TOPIC;
     }
     return coordinator_stage_removal(c, g, topic, partition) ? KERR_NONE
@@ -227,4 +244,3 @@ void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *a
         log_info("offsets of topics that were made anew are deleted offsets=%zu", dropped);
     }
 }
-

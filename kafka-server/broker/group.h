@@ -187,6 +187,8 @@ void group_on_cancel(struct group *g, const void *token, struct group_time now,
 void group_on_tick(struct group *g, struct group_time now, const struct group_sink *out);
 /* The group was read from its row: sessions and timeouts begin anew. */
 void group_on_load(struct group *g, struct group_time now);
+/* Asks all members to join anew. */
+void group_rebalance(struct group *g, struct group_time now, const struct group_sink *out);
 /* Answers every parked request with error and forgets them; the state stays. */
 void group_answer_parked(struct group *g, enum kerr error, const struct group_sink *out);
 /* Nobody may come in any more. All members are gone or are thrown out with error. */

@@ -260,6 +260,11 @@ static void after_removal(struct group *g, struct group_time now, const struct g
     maybe_complete_join(g, now, out);
 }
 
+void group_rebalance(struct group *g, struct group_time now, const struct group_sink *out)
+{
+    after_removal(g, now, out);
+}
+
 /* --- join ------------------------------------------------------------------------------------ */
 
 static enum kerr check_member(const struct group *g, struct slice member_id,

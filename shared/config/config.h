@@ -69,6 +69,14 @@ struct config_stream {
     bool bound; /* by a Kafka client: the file is DATA/streams.json */
 };
 
+/* Which kind of group may become the other while it has members. */
+enum config_migration {
+    CONFIG_MIGRATION_DISABLED,
+    CONFIG_MIGRATION_UPGRADE,   /* classic to consumer */
+    CONFIG_MIGRATION_DOWNGRADE, /* consumer to classic */
+    CONFIG_MIGRATION_BOTH,
+};
+
 struct config_store {
     int64_t limit_bytes, segment_bytes, segment_ms, ring_bytes, tail_bytes, cache_bytes;
     int32_t flush_interval_ms;
@@ -92,6 +100,10 @@ struct config_server {
     int32_t group_initial_rebalance_delay_ms;
     int32_t group_min_session_timeout_ms, group_max_session_timeout_ms;
     int32_t group_max_size;
+    int32_t group_consumer_session_timeout_ms, group_consumer_heartbeat_interval_ms;
+    int32_t group_consumer_max_size;
+    char *group_consumer_assignors; /* "uniform,range": allowed ones, the default first */
+    enum config_migration group_consumer_migration_policy;
     bool auto_create_topics_enable;
     int32_t message_max_bytes; /* of a batch that a client writes, unless its topic says */
     int64_t store_limit_bytes, store_segment_bytes, store_tail_bytes; /* of the own store */

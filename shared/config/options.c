@@ -31,6 +31,8 @@ static const char *const headers_choices[] = {"full", "minimal", "none", NULL};
 static const char *const on_full_choices[] = {"block", "reject", "drop", NULL};
 static const char *const durability_choices[] = {"flush", "fsync", NULL};
 static const char *const cleanup_choices[] = {"delete", "compact", NULL};
+static const char *const migration_choices[] = {"disabled", "upgrade", "downgrade",
+                                               "bidirectional", NULL};
 static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
 
 /* Plugin and server have different working directories: a relative path would be two places. */
@@ -38,6 +40,24 @@ static enum err check_data(const char *text, struct errmsg *m)
 {
     return *text == '/' ? OK : err_set(m, ERR_INVALID, "\"%s\" is not an absolute path, like "
                                        "/var/lib/culex", text);
+}
+
+static enum err check_assignors(const char *text, struct errmsg *m)
+{
+    for (const char *at = text;; at++) {
+        at += strspn(at, " ");
+        size_t len = strcspn(at, ", ");
+        if (!((len == 7 && strncmp(at, "uniform", len) == 0) ||
+              (len == 5 && strncmp(at, "range", len) == 0))) {
+            return err_set(m, ERR_INVALID, "\"%.*s\" is not an assignor; uniform and range are",
+                           (int)len, at);
+        }
+        at += len;
+        at += strspn(at, " ");
+        if (*at == '\0') {
+            return OK;
+        }
+    }
 }
 
 static enum err check_stream_name(const char *text, struct errmsg *m)
@@ -209,6 +229,24 @@ const struct option_row option_rows[] = {
      .doc = "Longest session timeout that a member may ask for."},
     {SERVER(group_max_size), .name = "group.max.size", .type = OPTION_INT, .min = 1, .max = 100000,
      .default_text = "1000", .reload = true, .doc = "Most members of one group."},
+    {SERVER(group_consumer_session_timeout_ms), .name = "group.consumer.session.timeout.ms",
+     .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "45000", .reload = true,
+     .doc = "A member of the consumer protocol that is not heard of for so long is out of its "
+            "group."},
+    {SERVER(group_consumer_heartbeat_interval_ms), .name = "group.consumer.heartbeat.interval.ms",
+     .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "5000", .reload = true,
+     .doc = "How often members of the consumer protocol are told to send heartbeats."},
+    {SERVER(group_consumer_max_size), .name = "group.consumer.max.size", .type = OPTION_INT,
+     .min = 1, .max = INT32_MAX, .default_text = "2147483647", .reload = true,
+     .doc = "Most members of one group of the consumer protocol."},
+    {SERVER(group_consumer_assignors), .name = "group.consumer.assignors", .type = OPTION_LIST,
+     .default_text = "uniform,range", .check = check_assignors, .reload = true,
+     .doc = "The server's assignors that members may ask for, the default first."},
+    {SERVER(group_consumer_migration_policy), .name = "group.consumer.migration.policy",
+     .type = OPTION_CHOICE, .default_text = "bidirectional", .choices = migration_choices,
+     .reload = true,
+     .doc = "Whether a group with members may change from the classic to the consumer protocol "
+            "(upgrade), back (downgrade), both, or not at all."},
     {SERVER(auto_create_topics_enable), .name = "auto.create.topics.enable", .type = OPTION_BOOL,
      .default_text = "true", .reload = true,
      .doc = "A stream that a client names and that does not exist is made, unless the client says "

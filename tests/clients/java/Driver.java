@@ -15,6 +15,7 @@ import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.common.KafkaException;
 import org.apache.kafka.common.PartitionInfo;
 import org.apache.kafka.common.TopicPartition;
@@ -99,15 +100,23 @@ public final class Driver {
         p.put("group.id", args.get("group"));
         p.put("enable.auto.commit", "false");
         p.put("auto.offset.reset", "earliest");
-        p.put("session.timeout.ms", "6000");
-        p.put("heartbeat.interval.ms", "1000");
+        if ("consumer".equals(args.get("protocol"))) {
+            p.put("group.protocol", "consumer");
+        } else {
+            p.put("session.timeout.ms", "6000");
+            p.put("heartbeat.interval.ms", "1000");
+        }
         p.put("key.deserializer", ByteArrayDeserializer.class.getName());
         p.put("value.deserializer", ByteArrayDeserializer.class.getName());
         if (args.containsKey("instance-id")) {
             p.put("group.instance.id", args.get("instance-id"));
         }
         if (args.containsKey("assignor")) {
-            p.put("partition.assignment.strategy", ASSIGNORS.get(args.get("assignor")));
+            if (p.containsKey("group.protocol")) {
+                p.put("group.remote.assignor", args.get("assignor"));
+            } else {
+                p.put("partition.assignment.strategy", ASSIGNORS.get(args.get("assignor")));
+            }
         }
         return p;
     }
@@ -169,7 +178,11 @@ public final class Driver {
         String topic = args.get("topic");
         watchStdin();
         try (KafkaConsumer<byte[], byte[]> c = new KafkaConsumer<>(settings(args))) {
-            c.subscribe(List.of(topic), new Listener());
+            if (args.containsKey("pattern")) {
+                c.subscribe(new SubscriptionPattern(args.get("pattern")), new Listener());
+            } else {
+                c.subscribe(List.of(topic), new Listener());
+            }
             for (long seen = 0; (count == 0 || seen < count) && !leave;) {
                 seen += consume(c);
             }

@@ -15,6 +15,8 @@ def arguments():
     p.add_argument("--count", type=int, default=0)
     p.add_argument("--instance-id")
     p.add_argument("--assignor")
+    p.add_argument("--protocol", choices=("classic", "consumer"), default="classic")
+    p.add_argument("--pattern")
     p.add_argument("--lib", help="a directory to import the client from")
     args = p.parse_args()
     if args.lib:

@@ -6,14 +6,19 @@ from common import arguments, asked_to_leave, emit, emit_record
 
 args = arguments()
 conf = {"bootstrap.servers": args.bootstrap, "group.id": args.group, "enable.auto.commit": False,
-        "auto.offset.reset": "earliest", "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000}
+        "auto.offset.reset": "earliest"}
+if args.protocol == "consumer":
+    conf["group.protocol"] = "consumer"
+else:
+    conf.update({"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000})
 if args.instance_id:
     conf["group.instance.id"] = args.instance_id
 if args.assignor:
-    conf["partition.assignment.strategy"] = args.assignor
+    which = "group.remote.assignor" if args.protocol == "consumer" else "partition.assignment.strategy"
+    conf[which] = args.assignor
 
 c = Consumer(conf)
-c.subscribe([args.topic],
+c.subscribe([args.pattern or args.topic],
             on_assign=lambda _, ps: emit(assigned=[p.partition for p in ps]),
             on_revoke=lambda _, ps: emit(revoked=[p.partition for p in ps]))
 seen = 0
