@@ -90,8 +90,8 @@ static struct world {
     struct client clients[CLIENTS];
     struct op *ops;
     struct cgroup_topic topics[TOPICS]; /* partition_count 0: it is not there */
-    uint64_t stable_seen, fenced_seen, upgrades, downgrades, kills;
     bool was_consumer;
+    uint64_t stable_seen, fenced_seen, upgrades, downgrades, kills; /* of all lives */
 } w;
 
 static const char *const topic_names[TOPICS] = {"ta", "tb", "u"};
@@ -117,12 +117,6 @@ static int64_t wall_ms(void)
 static int64_t mono_us(void)
 {
     return w.mono_ms * 1000;
-}
-
-static void *must(void *p)
-{
-    CHECK(p != NULL, "memory");
-    return p;
 }
 
 /* --- the coordinator's life ------------------------------------------------------------------ */
@@ -251,7 +245,8 @@ static const char *const instances[INSTANCES] = {"i0", "i1"};
 
 static struct op *op_new(struct client *c)
 {
-    struct op *op = must(calloc(1, sizeof *op));
+    struct op *op = calloc(1, sizeof *op);
+    CHECK(op != NULL, "memory");
     op->client = c;
     op->next = w.ops;
     w.ops = op;
@@ -851,13 +846,7 @@ static void part_instances(void)
 
 static void run(uint64_t seed)
 {
-    struct world totals = w;
-    memset(&w, 0, sizeof w);
-    w.stable_seen = totals.stable_seen;
-    w.fenced_seen = totals.fenced_seen;
-    w.upgrades = totals.upgrades;
-    w.downgrades = totals.downgrades;
-    w.kills = totals.kills;
+    memset(&w, 0, offsetof(struct world, stable_seen));
     w.seed = w.random = seed;
     w.mono_ms = 1000;
     w.calm = 30 + seed % 4 * 60;
