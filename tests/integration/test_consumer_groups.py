@@ -106,7 +106,8 @@ def test_static_member_comes_back_to_its_work(live, client):
 @pytest.mark.parametrize("client", CLIENTS_848)
 def test_a_group_is_upgraded_member_by_member_and_back(live, client):
     culex, publisher = live
-    g = Group(culex, client, {"assignor": "cooperative-sticky"})
+    # What librdkafka's cooperative-sticky puts beside an assignment would be lost: such a group stays classic, as in Kafka.
+    g = Group(culex, client, {"assignor": "cooperative-sticky" if client == "java" else "range"})
     new = Group(culex, client, {"protocol": "consumer"})
     new.all = g.all
     try:
