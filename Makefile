@@ -126,6 +126,21 @@ kafka-recorded: $(COMPARE)/classes/.done $(B)/culex-server
 	BUILD=$(B) tests/compare/run recorded
 .PHONY: kafka-compare kafka-recorded
 
+# --- the assignors beside Kafka's own: groups that live ASSIGNOR_N lives; the jar is one of tests/deps.sh's ---
+ASSIGNOR_N    ?= 2000
+ASSIGNOR_SEED ?= 1
+ASSIGNOR_CP   := build/clients/java/lib/*
+$(B)/assignor_peer: $(B)/tests/assignor/assignor_peer.o $(B)/libserver.a $(B)/libculex.a
+	$(CC) $(LDFLAGS) -o $@ $^
+$(B)/assignor/AssignorOracle.class: tests/assignor/AssignorOracle.java
+	@mkdir -p $(@D)
+	javac -encoding UTF-8 -cp '$(ASSIGNOR_CP)' -d $(@D) $<
+assignor-test: $(B)/assignor_peer $(B)/assignor/AssignorOracle.class
+	$(B)/assignor_peer $(ASSIGNOR_N) $(ASSIGNOR_SEED) > $(B)/assignor/groups.txt
+	java -cp '$(B)/assignor:$(ASSIGNOR_CP)' AssignorOracle < $(B)/assignor/groups.txt
+	@echo "1 passed"
+.PHONY: assignor-test
+
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined

@@ -8,7 +8,8 @@
  * most partitions for a reader first, go to the reader that has least. Then partitions move, topic
  * by topic, from the reader with most to the reader with least until they differ by one; it ends
  * because each move makes the loads more even, and after ROUNDS_MAX in any case. The result is
- * not always the best one: that would be a flow problem, and Kafka does not solve it either.
+ * not always the best one: that would be a flow problem, and Kafka does not solve it either. Whose
+ * turn it is among equals is Kafka's order, so that results can be compared (tests/assignor).
  *
  * range needs no memory of what was: names in order make it sticky enough. */
 #include "kafka-server/broker/assignor.h"
@@ -140,7 +141,8 @@ struct uniform {
     int32_t *readers, *reader_at; /* members by topic; where a topic's begin */
     int32_t *order;               /* topics, as they are looked at */
     int32_t *sorted;              /* the readers of the topic at hand, least loaded first */
-    int32_t *held;                /* by member: partitions of the topic at hand */
+    int32_t *held;                /* by member: partitions of the topic at hand, to give */
+    int32_t *was;                 /* by partition: its owner when its topic was begun */
 };
 
 static int32_t reader_count(const struct uniform *u, int32_t topic)
@@ -203,78 +205,137 @@ static void list_readers(struct uniform *u)
     }
 }
 
-/* The readers of a topic, least loaded first; how many. */
-static int32_t sort_readers(struct uniform *u, int32_t topic)
+/* The readers of one topic between two ends: those who have least are given partitions, those who
+ * have most give them up. Readers of one load take turns, a level at a time; so the ends move
+ * towards each other.
+ *
+ *      load │              ┌─┐           give: from the right; a reader with nothing of this topic
+ *           │        ┌─┐┌─┐│ │           is put out of the row (give_end)
+ *           │     ┌─┐│ ││ ││ │
+ *           │  ┌─┐│ ││ ││ ││ │
+ *           └──────────────────
+ *         take ──▶         ◀── give
+ */
+struct ends {
+    int32_t count;
+    int32_t take_end, take_next, take_level;
+    int32_t give_begin, give_end, give_next, give_level;
+};
+
+static void ends_init(struct uniform *u, int32_t topic, struct ends *e)
 {
-    int32_t count = reader_count(u, topic);
-    memcpy(u->sorted, &u->readers[u->reader_at[topic]], (size_t)count * sizeof *u->sorted);
+    int32_t n = reader_count(u, topic);
+    memcpy(u->sorted, &u->readers[u->reader_at[topic]], (size_t)n * sizeof *u->sorted);
     struct sorting s = {u, compare_readers};
-    qsort_r(u->sorted, (size_t)count, sizeof *u->sorted, sorting_compare, &s);
-    return count;
+    qsort_r(u->sorted, (size_t)n, sizeof *u->sorted, sorting_compare, &s);
+    *e = (struct ends){
+        .count = n,
+        .take_level = n > 0 ? u->load[u->sorted[0]] - 1 : 0,
+        .give_begin = n,
+        .give_end = n,
+        .give_next = n - 1,
+        .give_level = n > 0 ? u->load[u->sorted[n - 1]] + 1 : 0,
+    };
 }
 
-/* The reader with least, by the order that they had when the topic was begun. */
-static int32_t least_loaded(const struct uniform *u, int32_t count)
+static int32_t next_taker(const struct uniform *u, struct ends *e)
 {
-    int32_t best = u->sorted[0];
-    for (int32_t i = 1; i < count; i++) {
-        if (u->load[u->sorted[i]] < u->load[best]) {
-            best = u->sorted[i];
+    if (e->take_next >= e->take_end) {
+        e->take_level++;
+        while (e->take_end < e->count && u->load[u->sorted[e->take_end]] == e->take_level) {
+            e->take_end++;
         }
+        e->take_next = 0;
     }
-    return best;
+    return u->sorted[e->take_next++];
 }
 
-/* The reader with most of all that have a partition of this topic; -1: none. */
-static int32_t most_loaded(const struct uniform *u, int32_t count)
+/* -1: nobody has anything to give. */
+static int32_t next_giver(const struct uniform *u, struct ends *e)
 {
-    int32_t best = -1;
-    for (int32_t i = 0; i < count; i++) {
-        int32_t m = u->sorted[i];
-        if (u->held[m] > 0 && (best < 0 || u->load[m] >= u->load[best])) {
-            best = m;
+    if (e->give_next < e->give_begin) {
+        if (e->give_end <= e->give_begin && e->give_begin > 0) {
+            e->give_level = u->load[u->sorted[e->give_begin - 1]];
+        } else {
+            e->give_level--;
         }
+        while (e->give_begin > 0 && u->load[u->sorted[e->give_begin - 1]] == e->give_level) {
+            e->give_begin--;
+        }
+        e->give_next = e->give_end - 1;
     }
-    return best;
+    return e->give_next < 0 ? -1 : u->sorted[e->give_next--];
+}
+
+/* The giver that came last has nothing: another one takes its place. */
+static void put_out_giver(struct uniform *u, struct ends *e)
+{
+    int32_t m = u->sorted[e->give_next + 1];
+    u->sorted[e->give_next + 1] = u->sorted[e->give_end - 1];
+    u->sorted[--e->give_end] = m;
+}
+
+static bool ends_meet(const struct ends *e)
+{
+    return e->give_level - e->take_level <= 1;
 }
 
 static void hand_out(struct uniform *u, int32_t topic)
 {
     const struct assignor_topic *t = &u->g->topics[topic];
-    int32_t count = sort_readers(u, topic);
-    for (int32_t p = 0; p < t->partition_count && count > 0; p++) {
+    struct ends e;
+    ends_init(u, topic, &e);
+    for (int32_t p = 0; p < t->partition_count && e.count > 0; p++) {
         int32_t *owner = &u->g->owner[t->first + p];
         if (*owner < 0) {
-            *owner = least_loaded(u, count);
+            *owner = next_taker(u, &e);
             u->load[*owner]++;
         }
     }
+}
+
+/* The last partition that the member had when the topic was begun, and still has. */
+static int32_t *last_of(const struct uniform *u, const struct assignor_topic *t, int32_t member)
+{
+    int32_t p = t->first + t->partition_count - 1;
+    while (u->was[p] != member || u->g->owner[p] != member) {
+        p--;
+    }
+    return &u->g->owner[p];
 }
 
 /* Moves partitions of one topic until its readers' loads differ by one at most; did any move? */
 static bool balance_topic(struct uniform *u, int32_t topic)
 {
     const struct assignor_topic *t = &u->g->topics[topic];
-    int32_t count = sort_readers(u, topic);
+    struct ends e;
     bool moved = false;
-    memset(u->held, 0, (size_t)u->g->member_count * sizeof *u->held);
-    for (int32_t p = 0; p < t->partition_count; p++) {
-        u->held[u->g->owner[t->first + p]]++;
+    ends_init(u, topic, &e);
+    if (u->load[u->sorted[e.count - 1]] - u->load[u->sorted[0]] <= 1) {
+        return false;
     }
-    for (int32_t from = most_loaded(u, count); from >= 0; from = most_loaded(u, count)) {
-        int32_t to = least_loaded(u, count);
-        if (u->load[from] - u->load[to] <= 1) {
+    memset(u->held, 0, (size_t)u->g->member_count * sizeof *u->held);
+    for (int32_t p = t->first; p < t->first + t->partition_count; p++) {
+        u->was[p] = u->g->owner[p];
+        u->held[u->was[p]]++;
+    }
+    while (!ends_meet(&e)) {
+        int32_t from = next_giver(u, &e);
+        while (from >= 0 && u->held[from] <= 0) {
+            put_out_giver(u, &e);
+            from = next_giver(u, &e);
+        }
+        if (from < 0) {
             break;
         }
-        int32_t p = t->partition_count - 1;
-        while (u->g->owner[t->first + p] != from) {
-            p--;
+        int32_t to = next_taker(u, &e);
+        if (ends_meet(&e)) {
+            break;
         }
-        u->g->owner[t->first + p] = to;
-        u->load[from]--;
+        *last_of(u, t, from) = to;
         u->held[from]--;
+        u->load[from]--;
         u->load[to]++;
-        u->held[to]++;
         moved = true;
     }
     return moved;
@@ -318,6 +379,7 @@ static bool uniform_differing(const struct assignor_group *g)
         .order = numbers(g->topic_count),
         .sorted = numbers(g->member_count),
         .held = numbers(g->member_count),
+        .was = numbers(g->partition_count),
     };
     bool ok = u.load != NULL && u.readers != NULL && u.reader_at != NULL && u.order != NULL &&
               u.sorted != NULL && u.held != NULL;
@@ -330,6 +392,7 @@ static bool uniform_differing(const struct assignor_group *g)
     free(u.order);
     free(u.sorted);
     free(u.held);
+    free(u.was);
     return ok;
 }
 
