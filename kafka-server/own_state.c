@@ -189,6 +189,15 @@ enum err own_state_open(struct server *s, struct errmsg *m)
     return e;
 }
 
+void own_state_away(struct server *s)
+{
+    journal_set_store(s->journal, NULL);
+    transactions_close(s->transactions);
+    s->transactions = NULL;
+    producers_close(s->producers);
+    s->producers = NULL;
+}
+
 void own_state_watch_topics(struct server *s)
 {
     topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);

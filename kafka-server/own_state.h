@@ -10,6 +10,9 @@
 
 /* s->own is open: (again) it is where the rows go. Blocks. */
 enum err own_state_open(struct server *s, struct errmsg *m) MUST_CHECK;
+/* s->own broke and goes away: what a commit that failed may have left there shows when it is open
+ * again, so producers and transactions are read anew then. */
+void own_state_away(struct server *s);
 /* Topics that are deleted take along what belongs to them. */
 void own_state_watch_topics(struct server *s);
 /* Takes over changed settings. */

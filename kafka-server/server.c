@@ -71,6 +71,7 @@ struct server_internal {
     struct log_limit own_limit, captured_limit, tick_limit;
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
+    struct store *leaving; /* the own store, broken: to be closed when no worker reads it */
     struct work open_work; /* opens the captured store */
     bool opening;
     struct server *server;
@@ -102,6 +103,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     ssize_t n = read(fd, &count, sizeof count); /* EAGAIN: woken by ourselves */
     (void)n;
     workers_reap(s->workers);
+    workers_reap(s->asking);
     watches_check(s->watches);
 }
 
@@ -186,35 +188,36 @@ static void say_own_fails(struct server *s, enum err e, const struct errmsg *m)
     }
 }
 
-/* Gives the own store up after a fault; open_own will be tried again. */
+/* Gives the own store up after a fault; open_own will be tried again. It is closed when nobody on
+ * another thread is inside any more. */
 static void drop_own(struct server *s)
 {
-    log_error("the server's own store is broken: groups cannot commit until it opens again dir=%s",
-              s->in->dir_own);
-    journal_flush(s->journal);
-    journal_set_store(s->journal, NULL);
-    topics_set_stores(s->topics, NULL, s->captured);
-    watches_remove_store(s->watches, s->own);
-    store_close(s->own);
+    struct store *own = s->own;
+    log_error("the server's own store is broken: groups cannot commit, and clients cannot write, "
+              "until it opens again dir=%s", s->in->dir_own);
+    own_state_away(s);
     s->own = NULL;
+    s->in->leaving = own;
     s->in->said_own = false;
+    topics_set_stores(s->topics, NULL, s->captured);
+    api_fetch_lose_store(s, own);
+    watches_remove_store(s->watches, own);
+    workers_new_generation(s->workers);
 }
 
-/* Nobody on another thread may be inside when it is closed: only topics of its own bring readers
- * there. */
-static bool own_is_free(struct server *s)
+static void end_drop(struct server *s)
 {
-    const struct store_catalog *c = store_catalog_ref(s->own);
-    bool none = c->count == 0;
-    store_catalog_unref(s->own, c);
-    return none || workers_busy(s->workers) == 0;
+    if (s->in->leaving != NULL && !workers_busy_before(s->workers)) {
+        store_close(s->in->leaving);
+        s->in->leaving = NULL;
+    }
 }
 
 static void look_for_own(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
     struct errmsg m = {.text = ""};
-    if (s->own != NULL || now_ms < in->next_own_ms || s->stopping) {
+    if (s->own != NULL || in->leaving != NULL || now_ms < in->next_own_ms || s->stopping) {
         return;
     }
     in->next_own_ms = now_ms + LOOK_MS;
@@ -349,10 +352,11 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
             log_error("housekeeping of the server's own store failed: %s", m.text);
         }
         own_state_tick(s, now_ms);
-        if (store_state(s->own) == STORE_BROKEN && own_is_free(s)) {
+        if (store_state(s->own) == STORE_BROKEN) {
             drop_own(s);
         }
     }
+    end_drop(s);
     look_for_own(s, now_ms);
     look_for_captured(s, now_ms);
     say_ready(s);
@@ -537,6 +541,7 @@ void server_stop(struct server *s)
     sd_notify(0, "STOPPING=1");
     net_stop(s->net);
     api_fetch_stop(s);
+    atomic_store(&s->asking_ends, true);
     if (s->coordinator != NULL) {
         coordinator_stop(s->coordinator);
     }
@@ -626,7 +631,9 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     appender_init(s->appender);
     own_state_watch_topics(s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
-    return workers_open(&s->workers, c->num_io_threads, c->requests_in_flight_max + 1, poke, s, m);
+    enum err e = workers_open(&s->asking, 1, c->requests_in_flight_max, poke, s, m);
+    return e != OK ? e : workers_open(&s->workers, c->num_io_threads,
+                                      c->requests_in_flight_max + 1, poke, s, m);
 }
 
 static enum err open_net(struct server *s, struct errmsg *m)
@@ -746,8 +753,10 @@ static void close_events(struct server_internal *in)
 void server_close(struct server *s)
 {
     s->stopping = true;
-    workers_close(s->workers); /* gives requests back: before the connections go */
-    s->workers = NULL;
+    atomic_store(&s->asking_ends, true);
+    workers_close(s->asking); /* they give requests back: before the connections go */
+    workers_close(s->workers);
+    s->asking = s->workers = NULL;
     net_close(s->net);
     own_state_close(s);
     if (s->appender != NULL) {
@@ -762,6 +771,9 @@ void server_close(struct server *s)
     }
     if (s->own != NULL) {
         store_close(s->own);
+    }
+    if (s->in != NULL && s->in->leaving != NULL) {
+        store_close(s->in->leaving);
     }
     if (s->in != NULL) {
         close_events(s->in);

@@ -35,6 +35,7 @@
 #define CULEX_SERVER_H
 
 #include <event2/event.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include "shared/base/bytes.h"
@@ -43,7 +44,8 @@
 
 struct appender;       /* broker/append.h */
 struct coordinator;    /* broker/coordinator.h */
-struct fetch_wait;     /* api/api_fetch.c */
+struct fetch_wait;     /* api/api_fetch.c, as is: */
+struct fetch_sent;
 struct fetch_sessions; /* broker/session.h */
 struct journal;        /* broker/journal.h */
 struct net;            /* net/net.h */
@@ -66,9 +68,12 @@ struct server {
     struct store *captured; /* DATA/captured, follower; NULL: not there yet */
     struct topics *topics;  /* both stores' topics by name and id */
     struct workers *workers;
+    struct workers *asking; /* one thread, for commands to the broker's writer */
+    _Atomic bool asking_ends; /* they wait for no answer any more */
     struct watches *watches;         /* who waits for which partition */
     struct fetch_sessions *sessions; /* KIP-227 */
     struct fetch_wait *fetches;      /* in hand: parked, or being read */
+    struct fetch_sent *fetches_sent; /* answered, and not all of it has left */
     struct net *net;
     struct appender *appender; /* judges what producers send */
     struct journal *journal;

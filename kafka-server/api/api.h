@@ -16,6 +16,7 @@
 
 struct server;   /* server.h: wires everything */
 struct net_conn; /* net/net.h */
+struct store;    /* shared/store/store.h */
 
 struct request {
     struct server *server;
@@ -30,6 +31,7 @@ struct request {
      * slices). */
     void (*release)(void *arg);
     void *release_arg;
+    const struct bound_calls *bound; /* api_bound.h: what the broker's writer has answered */
     int32_t records_max;         /* records fields with bytes in the reply, at most; 0: copied */
     struct request *prev, *next; /* server->held */
 };
@@ -57,6 +59,9 @@ bool api_has_room(void *server);
 
 /* Handles what came while server->holding, which is over. */
 void api_release_held(struct server *server);
+/* A store is about to be closed: fetches that wait for its partitions are answered, connections
+ * that have replies with its memory are closed. Workers that read it go on. */
+void api_fetch_lose_store(struct server *server, const struct store *store);
 /* Answers all parked fetches with what they have. */
 void api_fetch_stop(struct server *server);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "kafka-server/api/api_bound.h"
 #include "kafka-server/api/api_config.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
@@ -17,6 +18,7 @@
 #include "shared/base/log.h"
 
 #define NAMES_BYTES_MAX 300 /* of a list in a sentence */
+#define FILTERS         "mqtt.filter"
 
 /* One resource, out of either request. */
 struct change {
@@ -127,8 +129,15 @@ static enum err change_item(json_t *configs, const struct change_item *x, bool i
     return topic_config_alter(configs, op, kstr_slice(x->name), str_slice(x->value), c, m);
 }
 
+/* A captured stream's configs are the writer's to change: it was asked before, see below. */
 static void change_topic(struct request *rq, const struct change *c, struct outcome *o)
 {
+    const struct bound_call *bound = bound_call_for(rq, kstr_slice(c->name), NULL);
+    if (bound != NULL) {
+        o->k = bound->k;
+        o->m = bound->m;
+        return;
+    }
     const struct config *config = &rq->server->config;
     struct topic_admin a = {rq->server->own, rq->server->topics, config};
     struct slice name = kstr_slice(c->name);
@@ -269,6 +278,87 @@ static bool change_one(struct request *rq, const struct change *c, struct outcom
     return true;
 }
 
+/* --- streams that clients have bound ---------------------------------------------------------- */
+
+/* One more filter, or one less; the list is a JSON array. */
+static bool change_filters(json_t *configs, struct slice value, bool more)
+{
+    json_t *list = json_loads(json_string_value(json_object_get(configs, FILTERS)), 0, NULL);
+    json_t *one = json_stringn((const char *)value.data, value.len);
+    bool ok = json_is_array(list) && one != NULL;
+    for (size_t i = json_array_size(list); i-- > 0 && ok;) {
+        if (json_equal(json_array_get(list, i), one)) {
+            json_array_remove(list, i);
+        }
+    }
+    ok = ok && (!more || json_array_append(list, one) == 0);
+    char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
+    if (text != NULL) {
+        json_object_set_new(configs, FILTERS, json_string(text));
+    }
+    free(text);
+    json_decref(one);
+    json_decref(list);
+    return ok;
+}
+
+static void change_bound(json_t *configs, const struct change_item *x, struct bound_call *call)
+{
+    char name[256];
+    snprintf(name, sizeof name, "%.*s", x->name.len, x->name.data);
+    struct slice value = str_slice(x->value);
+    if (x->op == TOPIC_CONFIG_DELETE) {
+        json_object_del(configs, name);
+    } else if (x->op == TOPIC_CONFIG_SET) {
+        if (json_object_set_new(configs, name, json_stringn((const char *)value.data, value.len))) {
+            bound_refuse(call, KERR_INVALID_CONFIG, "A value is not UTF-8.");
+        }
+    } else if (strcmp(name, FILTERS) != 0 ||
+               !change_filters(configs, value, x->op == TOPIC_CONFIG_APPEND)) {
+        bound_refuse(call, KERR_INVALID_CONFIG, "Only " FILTERS " is a list that can be appended "
+                     "to or subtracted from.");
+    }
+}
+
+struct changes {
+    const struct change *list;
+    int32_t count;
+};
+
+static bool collect_one(struct request *rq, struct bound_calls *calls, const struct change *c,
+                        int32_t index)
+{
+    const struct topic *t = topics_find(rq->server->topics, kstr_slice(c->name));
+    struct outcome o = {KERR_NONE, {""}};
+    if (c->type != RESOURCE_TOPIC || t == NULL || !bound_by_client(t)) {
+        return true;
+    }
+    if (!check_items(rq, c, &o)) {
+        return false;
+    }
+    if (o.k != KERR_NONE) {
+        return true; /* said when it is looked at again */
+    }
+    struct bound_call *call = bound_add(calls, index, 0, kstr_slice(c->name));
+    json_t *configs = c->incremental ? bound_configs(t->row) : json_object();
+    if (call == NULL || configs == NULL) {
+        json_decref(configs);
+        return false;
+    }
+    for (int32_t i = 0; i < c->count && call->k == KERR_NONE; i++) {
+        change_bound(configs, &c->items[i], call);
+    }
+    if (call->k != KERR_NONE) {
+        json_decref(configs);
+        return true;
+    }
+    call->command = json_pack("{s:s, s:s, s:i, s:o, s:b, s:b}", "command", "bind", "name",
+                              call->name, "partitions", t->row->partition_count, "configs", configs,
+                              "replace", 1, "validate", c->validate_only);
+    call->goal = c->validate_only ? BOUND_NOTHING : BOUND_CHANGES;
+    return true;
+}
+
 /* --- the two requests ------------------------------------------------------------------------ */
 
 /* The resources that are there more than once: told by type and name. */
@@ -288,6 +378,17 @@ static enum name_seen *resources_seen(struct request *rq, const struct change *l
         keys[i] = slice_make(key, name.len + 1);
     }
     return keys != NULL ? names_seen(rq, keys, count) : NULL;
+}
+
+static bool collect_changed(struct request *rq, struct bound_calls *calls, void *arg)
+{
+    const struct changes *all = arg;
+    enum name_seen *seen = resources_seen(rq, all->list, all->count);
+    bool ok = seen != NULL;
+    for (int32_t i = 0; i < all->count && ok; i++) {
+        ok = seen[i] != NAME_ONCE || collect_one(rq, calls, &all->list[i], i);
+    }
+    return ok;
 }
 
 /* Outcomes of all resources, in their order. NULL: no memory. */
@@ -326,6 +427,10 @@ void api_incremental_alter_configs(struct request *rq)
                                                     r->configs[k].config_operation};
         }
     }
+    struct changes all = {list, q->resources_count};
+    if (ok && bound_first(rq, collect_changed, &all)) {
+        return;
+    }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
     if (o == NULL) {
         request_close_too_large(rq);
@@ -360,6 +465,10 @@ void api_alter_configs(struct request *rq)
             list[i].items[k] =
                 (struct change_item){r->configs[k].name, r->configs[k].value, TOPIC_CONFIG_SET};
         }
+    }
+    struct changes all = {list, q->resources_count};
+    if (ok && bound_first(rq, collect_changed, &all)) {
+        return;
     }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
     if (o == NULL) {

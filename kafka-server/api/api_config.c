@@ -15,6 +15,7 @@
 #include <jansson.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_bound.h"
 #include "kafka-server/api/api_config.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/broker/topic_admin.h"
@@ -204,7 +205,7 @@ static void json_text(const json_t *v, struct buf *out)
 }
 
 /* What the plugin says about a stream of its own: filters, key, headers, … */
-static void add_attributes(struct listing *l, json_t *attributes)
+static void add_attributes(struct listing *l, json_t *attributes, bool by_client)
 {
     const char *key;
     json_t *value;
@@ -222,11 +223,20 @@ static void add_attributes(struct listing *l, json_t *attributes)
         json_text(value, &text);
         const struct told told = {name, buf_text(&text), CONFIG_SOURCE_TOPIC};
         if (is_wanted(l, name)) {
-            add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, true, &told, 1,
-                       "Of the stream, as culex.json has it.");
+            bool fixed = !by_client || strcmp(name, "mqtt.bound.by") == 0;
+            add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, fixed, &told, 1,
+                       by_client ? "Of the stream, as a Kafka client has bound it."
+                                 : "Of the stream, as culex.json has it.");
         }
     }
     buf_fini(&text);
+}
+
+/* The configs that a captured stream has, too. */
+static bool is_of_captured(const char *name)
+{
+    return strcmp(name, "retention.ms") == 0 || strcmp(name, "retention.bytes") == 0 ||
+           strcmp(name, "cleanup.policy") == 0;
 }
 
 static void describe_topic(struct listing *l)
@@ -243,15 +253,18 @@ static void describe_topic(struct listing *l)
     json_t *attributes = json_loads(t->row->attributes, 0, NULL);
     json_t *configs =
         t->captured ? captured_configs(t->row) : topic_config_load(t->row->attributes);
+    bool by_client = bound_by_client(t);
     l->no_memory |= configs == NULL;
     if (make_room(l, topic_config_count + ATTRIBUTES_MAX)) {
         for (size_t i = 0; i < topic_config_count; i++) {
-            if (is_wanted(l, topic_configs[i].name)) {
-                add_topic_config(l, &topic_configs[i], configs, t->captured);
+            const char *row = topic_configs[i].name;
+            if (is_wanted(l, row)) {
+                add_topic_config(l, &topic_configs[i], configs,
+                                 t->captured && !(by_client && is_of_captured(row)));
             }
         }
         if (t->captured) {
-            add_attributes(l, attributes);
+            add_attributes(l, attributes, by_client);
         }
     }
     json_decref(configs);

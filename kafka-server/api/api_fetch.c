@@ -62,6 +62,7 @@ struct fetch_wait {
     size_t taken;                   /* from net's budget */
     int32_t session_id;             /* FETCH_SESSION_NONE: whole reply */
     bool incremental;               /* reply names only what has changed */
+    const struct store *lost;       /* went away while this was being read; NULL: none did */
     struct fetch_wait *prev, *next; /* server->fetches */
 };
 
@@ -94,11 +95,19 @@ static void fetch_wait_free(struct fetch_wait *fw)
 }
 
 /* The batches of a reply, given back when it has left. */
+struct fetch_sent {
+    struct fetch fetch;
+    struct server *server;
+    struct net_conn *conn;
+    struct fetch_sent *prev, *next; /* server->fetches_sent */
+};
+
 static void release_fetch(void *arg)
 {
-    struct fetch *f = arg;
-    fetch_fini(f);
-    free(f);
+    struct fetch_sent *sent = arg;
+    DL_DELETE(sent->server->fetches_sent, sent);
+    fetch_fini(&sent->fetch);
+    free(sent);
 }
 
 static void on_cancel(struct request *rq)
@@ -305,15 +314,17 @@ static void reply(struct fetch_wait *fw)
     struct fetch_response p;
     codec_init(&fetch_response_message, &p);
     p.session_id = fw->session_id;
-    struct fetch *kept = malloc(sizeof *kept);
+    struct fetch_sent *kept = malloc(sizeof *kept);
     if (kept == NULL || !fill_responses(fw, &p) || !fill_endpoints(fw, &p)) {
         free(kept);
         fetch_wait_free(fw);
         request_close_too_large(rq);
         return;
     }
-    *kept = fw->fetch; /* goes with the reply; the iovecs and buffers stay where they are */
-    rq->records_max = kept->count;
+    /* Goes with the reply; the iovecs and buffers stay where they are. */
+    *kept = (struct fetch_sent){.fetch = fw->fetch, .server = fw->server, .conn = rq->conn};
+    DL_APPEND(fw->server->fetches_sent, kept);
+    rq->records_max = kept->fetch.count;
     rq->release = release_fetch;
     rq->release_arg = kept;
     rq->cancel = NULL;
@@ -330,6 +341,50 @@ static void reply_error(struct request *rq, enum kerr error)
     codec_init(&fetch_response_message, &p);
     p.error_code = (int16_t)error;
     request_reply(rq, &p);
+}
+
+/* --- a store goes away ---------------------------------------------------------------------- */
+
+static void lose_store(struct fetch_wait *fw, const struct store *store)
+{
+    for (int32_t i = 0; i < fw->fetch.count; i++) {
+        struct fetch_part *p = &fw->fetch.parts[i];
+        if (p->store == store) {
+            fetch_fail(&fw->fetch, p, KERR_KAFKA_STORAGE_ERROR);
+            p->store = NULL;
+        }
+    }
+}
+
+static bool reads_of(const struct fetch *f, const struct store *store, bool pinned)
+{
+    for (int32_t i = 0; i < f->count; i++) {
+        if (f->parts[i].store == store && (!pinned || f->parts[i].pinned != NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void api_fetch_lose_store(struct server *server, const struct store *store)
+{
+    struct fetch_wait *fw, *next;
+    DL_FOREACH_SAFE(server->fetches, fw, next)
+    {
+        if (fw->state == FETCH_READING) {
+            fw->lost = store; /* a worker has its partitions in hand */
+        } else if (reads_of(&fw->fetch, store, false)) {
+            lose_store(fw, store);
+            reply(fw);
+        }
+    }
+    struct fetch_sent *sent;
+    DL_FOREACH(server->fetches_sent, sent)
+    {
+        if (reads_of(&sent->fetch, store, true)) {
+            net_conn_abort(sent->conn, "its reply lies in a store that broke");
+        }
+    }
 }
 
 /* --- waiting --------------------------------------------------------------------------------- */
@@ -420,6 +475,10 @@ static void done_read(struct work *w)
         }
         return;
     }
+    if (fw->lost != NULL) {
+        lose_store(fw, fw->lost);
+        fw->lost = NULL;
+    }
     /* What is there goes out, even below min bytes: a reader of the disk has waited long enough. */
     if (fw->fetch.bytes != 0) {
         reply(fw);
@@ -446,6 +505,7 @@ static void step(struct fetch_wait *fw)
     give_memory(fw);
     size_t limit = fw->fetch.bytes + fw->fetch.bytes_left;
     take_memory(fw);
+    fw->fetch.producers = fw->server->producers;
     fetch_look(&fw->fetch);
     if (fw->fetch.cold != 0) {
         fw->state = FETCH_READING;
@@ -676,7 +736,6 @@ void api_fetch(struct request *rq)
         .incremental = incremental,
     };
     fetch_init(&fw->fetch, a.parts, a.count, bytes_max);
-    fw->fetch.producers = server->producers;
     fw->fetch.committed = q->isolation_level != READ_UNCOMMITTED;
     net_conn_hold(rq->conn,
                   rq->arena.used + (size_t)a.count * (sizeof *a.parts + sizeof *fw->waiters));

@@ -21,6 +21,7 @@
  * where 0 is. Versions 0 to 2 are offered for that reason only, as Kafka itself does; who sends one
  * is disconnected, as by Kafka. */
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/append.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/topic_admin.h"
@@ -190,7 +191,14 @@ static bool take_partition(struct produce *w, const struct produce_request_topic
         a.error = KERR_INVALID_REQUIRED_ACKS;
     } else {
         const struct record_rules rules = rules_of(rq, t);
-        const struct append_place at = {server->journal, server->producers, t, data->index};
+        const struct append_place at = {
+            .journal = server->journal,
+            .producers = server->producers,
+            .transactions = server->transactions,
+            .topic = t,
+            .partition = data->index,
+            .transactional_id = opt_slice(q->transactional_id),
+        };
         const struct iovec *iov = data->records.iov_count == 1 ? data->records.iov : NULL;
         taken = append_records(server->appender, &at, &rules, iov != NULL ? iov->iov_base : NULL,
                                iov != NULL ? iov->iov_len : 0, &a);

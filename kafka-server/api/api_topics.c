@@ -4,9 +4,11 @@
  * Each topic of a request succeeds or fails by itself, and is stored before the next one is looked
  * at, so the answer needs no commit of the turn. A name that a request gives twice is refused, as
  * Kafka does, whatever it says of it. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_bound.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/journal.h"
@@ -60,6 +62,107 @@ static bool read_order(struct request *rq, const struct create_topics_request_to
     return true;
 }
 
+/* One that says what of MQTT belongs to it is a captured stream: the broker's writer makes it. */
+static bool is_bound_order(const struct create_topics_request_topics *in)
+{
+    for (int32_t i = 0; i < in->configs_count; i++) {
+        struct slice name = kstr_slice(in->configs[i].name);
+        if (name.len >= 5 && memcmp(name.data, "mqtt.", 5) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* NULL: no memory, or a value is none, whose name is in *wrong. */
+static json_t *order_configs(const struct create_topics_request_topics *in, struct slice *wrong)
+{
+    json_t *configs = json_object();
+    for (int32_t i = 0; i < in->configs_count; i++) {
+        struct slice name = kstr_slice(in->configs[i].name);
+        struct slice value = opt_slice(in->configs[i].value);
+        char text[256];
+        snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
+        json_t *v = value.data != NULL ? json_stringn((const char *)value.data, value.len) : NULL;
+        if (v == NULL) {
+            *wrong = name;
+            json_decref(configs);
+            return NULL;
+        }
+        json_object_set_new(configs, text, v);
+    }
+    return configs;
+}
+
+static void order_bound(struct request *rq, const struct create_topics_request_topics *in,
+                        struct bound_call *c)
+{
+    const struct create_topics_request *q = rq->body;
+    struct slice name = kstr_slice(in->name), wrong = {NULL, 0};
+    c->k = topic_check_name(name, &c->m);
+    if (c->k != KERR_NONE) {
+        return;
+    }
+    if (topics_find(rq->server->topics, name) != NULL) {
+        c->k = KERR_TOPIC_ALREADY_EXISTS;
+        err_set(&c->m, ERR_EXISTS, "Topic '%s' already exists.", c->name);
+    } else if (in->assignments_count > 0) {
+        bound_refuse(c, KERR_INVALID_REQUEST, "A stream that is bound to MQTT takes no "
+                     "assignments: there is one broker.");
+    } else if (in->replication_factor != -1 && in->replication_factor != 1) {
+        bound_refuse(c, KERR_INVALID_REPLICATION_FACTOR, "There is one broker: the replication "
+                     "factor is 1 or -1.");
+    } else if (in->num_partitions != -1 && in->num_partitions < 1) {
+        bound_refuse(c, KERR_INVALID_PARTITIONS, "Number of partitions must be at least 1, or -1 "
+                     "for the usual number.");
+    } else {
+        json_t *configs = order_configs(in, &wrong);
+        if (configs == NULL) {
+            c->k = KERR_INVALID_CONFIG;
+            err_set(&c->m, ERR_INVALID, "%.*s: is null, or not UTF-8", (int)wrong.len,
+                    wrong.data != NULL ? (const char *)wrong.data : "");
+            return;
+        }
+        c->command = json_pack("{s:s, s:s, s:i, s:o, s:b}", "command", "bind", "name", c->name,
+                               "partitions", in->num_partitions < 0 ? 0 : in->num_partitions,
+                               "configs", configs, "validate", q->validate_only);
+        c->goal = q->validate_only ? BOUND_NOTHING : BOUND_APPEARS;
+    }
+}
+
+static bool collect_created(struct request *rq, struct bound_calls *calls, void *arg)
+{
+    const struct create_topics_request *q = rq->body;
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        if (!is_bound_order(&q->topics[i])) {
+            continue;
+        }
+        struct bound_call *c = bound_add(calls, i, 0, kstr_slice(q->topics[i].name));
+        if (c == NULL) {
+            return false;
+        }
+        order_bound(rq, &q->topics[i], c);
+    }
+    return true;
+}
+
+static bool tell_bound(struct request *rq, const struct bound_call *c,
+                       struct create_topics_response_topics *out)
+{
+    out->error_code = (int16_t)c->k;
+    if (c->k != KERR_NONE) {
+        out->error_message = names_keep(rq, c->m.text);
+        return out->error_message.data != NULL;
+    }
+    const struct topic *t = topics_find(rq->server->topics, slice_str(c->name));
+    if (t != NULL) { /* not where it was only validated */
+        out->topic_id = t->row->id;
+        out->num_partitions = t->row->partition_count;
+        out->replication_factor = 1;
+    }
+    return true;
+}
+
 /* All configs of the topic that was made, as DescribeConfigs would tell them. */
 static bool tell_configs(struct request *rq, const json_t *configs,
                          struct create_topics_response_topics *out)
@@ -86,10 +189,12 @@ static bool tell_configs(struct request *rq, const json_t *configs,
     return ok;
 }
 
-static bool create_one(struct request *rq, const struct create_topics_request_topics *in,
-                       bool twice, struct create_topics_response_topics *out)
+static bool create_one(struct request *rq, int32_t index, bool twice,
+                       struct create_topics_response_topics *out)
 {
     const struct create_topics_request *q = rq->body;
+    const struct create_topics_request_topics *in = &q->topics[index];
+    const struct bound_call *bound = bound_call_of(rq, index, 0);
     struct topic_admin a = admin_of(rq);
     struct topic_order o;
     struct topic_made made;
@@ -101,6 +206,9 @@ static bool create_one(struct request *rq, const struct create_topics_request_to
         out->error_code = KERR_INVALID_REQUEST;
         out->error_message = kstr_make(twice ? DUPLICATE_NAME : METADATA_REFUSED);
         return true;
+    }
+    if (bound != NULL) {
+        return tell_bound(rq, bound, out);
     }
     if (!read_order(rq, in, &o)) {
         return false;
@@ -136,7 +244,7 @@ static bool create_all(struct request *rq, struct create_topics_response *p)
         if (seen[i] == NAME_AGAIN) {
             continue;
         }
-        if (!create_one(rq, &q->topics[i], seen[i] == NAME_FIRST, &p->topics[p->topics_count++])) {
+        if (!create_one(rq, i, seen[i] == NAME_FIRST, &p->topics[p->topics_count++])) {
             return false;
         }
     }
@@ -146,6 +254,9 @@ static bool create_all(struct request *rq, struct create_topics_response *p)
 void api_create_topics(struct request *rq)
 {
     struct create_topics_response p;
+    if (bound_first(rq, collect_created, NULL)) {
+        return;
+    }
     codec_init(&create_topics_response_message, &p);
     if (!create_all(rq, &p)) {
         request_close_too_large(rq);
@@ -208,6 +319,38 @@ static bool read_deletion(struct deletion *d)
     return true;
 }
 
+/* Streams that clients have bound. */
+static bool collect_deleted(struct request *rq, struct bound_calls *calls, void *arg)
+{
+    const struct delete_topics_request *q = rq->body;
+    const struct topics *topics = rq->server->topics;
+    for (int32_t i = 0; i < q->topics_count + q->topic_names_count; i++) {
+        const struct delete_topics_request_topics *in = i < q->topics_count ? &q->topics[i] : NULL;
+        struct kstr name = in != NULL ? in->name : q->topic_names[i - q->topics_count];
+        const struct topic *t = name.len >= 0 ? topics_find(topics, kstr_slice(name))
+                                              : topics_find_id(topics, &in->topic_id);
+        if (t == NULL || !bound_by_client(t) || !rq->server->config.server.delete_topic_enable) {
+            continue;
+        }
+        struct bound_call *c = bound_add(calls, i, 0, slice_str(t->row->name));
+        if (c == NULL) {
+            return false;
+        }
+        c->id = t->row->id;
+        c->command = json_pack("{s:s, s:s}", "command", "unbind", "name", c->name);
+        c->goal = BOUND_GONE;
+    }
+    return true;
+}
+
+static bool tell_unbound(struct deletion *d, struct kstr name, const struct bound_call *c)
+{
+    struct kstr told = name.len >= 0 ? name : names_keep(d->rq, c->name);
+    struct kstr why = c->k == KERR_NONE ? kstr_make(NULL) : names_keep(d->rq, c->m.text);
+    tell_deleted(d, told, &c->id, c->k, why.data);
+    return told.data != NULL && (c->k == KERR_NONE || why.data != NULL);
+}
+
 /* One that is there, by its name in the request or, with name NULL, by its id. */
 static bool delete_one(struct deletion *d, struct kstr name, const struct topic *t)
 {
@@ -245,8 +388,12 @@ static bool delete_ids(struct deletion *d)
         struct uuid id;
         memcpy(id.b, d->ids[i].data, sizeof id.b);
         const struct topic *t = topics_find_id(d->rq->server->topics, &id);
+        const struct bound_call *bound = bound_call_for(d->rq, slice_make("", 0), &id);
         if (seen[i] == NAME_FIRST) {
             tell_deleted(d, kstr_make(NULL), &id, KERR_INVALID_REQUEST, "Duplicate topic id.");
+        } else if (seen[i] == NAME_ONCE && bound != NULL) {
+            ok = is_named_once(d, slice_str(bound->name)) ||
+                 tell_unbound(d, kstr_make(NULL), bound);
         } else if (seen[i] == NAME_ONCE && t == NULL) {
             tell_deleted(d, kstr_make(NULL), &id, KERR_UNKNOWN_TOPIC_ID, ID_NOT_HERE);
         } else if (seen[i] == NAME_ONCE) {
@@ -263,8 +410,11 @@ static bool delete_names(struct deletion *d)
     for (int32_t i = 0; i < d->name_count && ok; i++) {
         struct kstr name = slice_kstr_or_empty(d->names[i]);
         const struct topic *t = topics_find(d->rq->server->topics, d->names[i]);
+        const struct bound_call *bound = bound_call_for(d->rq, d->names[i], NULL);
         if (seen[i] == NAME_FIRST) {
             tell_deleted(d, name, NULL, KERR_INVALID_REQUEST, DUPLICATE_NAME);
+        } else if (seen[i] == NAME_ONCE && bound != NULL) {
+            ok = tell_unbound(d, name, bound);
         } else if (seen[i] == NAME_ONCE && t == NULL) {
             tell_deleted(d, name, NULL, KERR_UNKNOWN_TOPIC_OR_PARTITION, NOT_HERE);
         } else if (seen[i] == NAME_ONCE) {
@@ -297,6 +447,9 @@ static void tell_disabled(struct deletion *d)
 void api_delete_topics(struct request *rq)
 {
     struct delete_topics_response p;
+    if (bound_first(rq, collect_deleted, NULL)) {
+        return;
+    }
     codec_init(&delete_topics_response_message, &p);
     struct deletion d = {.rq = rq, .p = &p};
     bool ok = read_deletion(&d);
@@ -385,9 +538,50 @@ void api_create_partitions(struct request *rq)
 
 /* --- DeleteRecords --------------------------------------------------------------------------- */
 
-static bool trim_topic(struct request *rq, const struct delete_records_request_topics *in,
+/* Of captured streams, whoever has bound them: their writer trims. */
+static bool collect_trimmed(struct request *rq, struct bound_calls *calls, void *arg)
+{
+    const struct delete_records_request *q = rq->body;
+    for (int32_t i = 0; i < q->topics_count; i++) {
+        const struct topic *t = topics_find(rq->server->topics, kstr_slice(q->topics[i].name));
+        for (int32_t k = 0; k < q->topics[i].partitions_count && t != NULL && t->captured; k++) {
+            int32_t partition = q->topics[i].partitions[k].partition_index;
+            int64_t offset = q->topics[i].partitions[k].offset;
+            struct store_offsets o;
+            if (!topic_has_partition(t, partition) ||
+                store_offsets(t->store, store_topic_uid(t->row, partition), &o) != OK) {
+                continue;
+            }
+            struct bound_call *c = bound_add(calls, i, k, slice_str(t->row->name));
+            if (c == NULL) {
+                return false;
+            }
+            offset = offset == -1 ? o.end : offset;
+            if (offset < o.log_start || offset > o.end) { /* as Kafka: never back */
+                c->k = offset < 0 || offset > o.end ? KERR_OFFSET_OUT_OF_RANGE : KERR_NONE;
+            } else {
+                c->command = json_pack("{s:s, s:s, s:i, s:I}", "command", "trim", "name", c->name,
+                                       "partition", partition, "offset", (json_int_t)offset);
+            }
+        }
+    }
+    return true;
+}
+
+static int64_t log_start_of(const struct topic *t, int32_t partition)
+{
+    struct store_offsets o;
+    return topic_has_partition(t, partition) &&
+                   store_offsets(t->store, store_topic_uid(t->row, partition), &o) == OK
+               ? o.log_start
+               : -1;
+}
+
+static bool trim_topic(struct request *rq, int32_t index,
                        struct delete_records_response_topics *out)
 {
+    const struct delete_records_request *q = rq->body;
+    const struct delete_records_request_topics *in = &q->topics[index];
     struct topic_admin a = admin_of(rq);
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(in->name));
     struct slice *keys = arena_array(&rq->arena, (size_t)in->partitions_count, sizeof *keys);
@@ -411,7 +605,11 @@ static bool trim_topic(struct request *rq, const struct delete_records_request_t
         p->partition_index = in->partitions[i].partition_index;
         p->low_watermark = -1;
         p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
-        if (topic_has_partition(t, p->partition_index)) {
+        const struct bound_call *bound = bound_call_of(rq, index, i);
+        if (bound != NULL) {
+            p->error_code = (int16_t)bound->k;
+            p->low_watermark = bound->k == KERR_NONE ? log_start_of(t, p->partition_index) : -1;
+        } else if (topic_has_partition(t, p->partition_index)) {
             p->error_code = (int16_t)topic_trim(&a, t, p->partition_index, in->partitions[i].offset,
                                                 &p->low_watermark, &m);
         }
@@ -423,13 +621,16 @@ void api_delete_records(struct request *rq)
 {
     const struct delete_records_request *q = rq->body;
     struct delete_records_response p;
+    if (bound_first(rq, collect_trimmed, NULL)) {
+        return;
+    }
     codec_init(&delete_records_response_message, &p);
     p.topics =
         codec_new_array(&delete_records_response_topics_message, &rq->arena, q->topics_count);
     bool ok = p.topics != NULL;
     p.topics_count = ok ? q->topics_count : 0;
     for (int32_t i = 0; i < p.topics_count && ok; i++) {
-        ok = trim_topic(rq, &q->topics[i], &p.topics[i]);
+        ok = trim_topic(rq, i, &p.topics[i]);
     }
     if (!ok) {
         request_close_too_large(rq);

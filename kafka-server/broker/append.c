@@ -7,6 +7,7 @@
  * their delivery timeout, which is what a full disk wants. */
 #include "kafka-server/broker/append.h"
 
+#define PRODUCE_ABORTABLE       11 /* knows of TRANSACTION_ABORTABLE */
 #define PRODUCE_ADDS_PARTITIONS 12 /* to a transaction, by writing to them (KIP-890) */
 
 void appender_init(struct appender *a)
@@ -61,17 +62,35 @@ static bool refuse(struct append_answer *out, enum kerr error)
     return false;
 }
 
+/* May this batch be part of a transaction, if it says that it is? */
+static enum kerr check_transaction(const struct append_place *at, uint32_t uid,
+                                   const struct record_rules *rules, const struct batch_header *h)
+{
+    if (!(h->attributes & BATCH_TRANSACTIONAL)) {
+        return KERR_NONE;
+    }
+    if (at->transactional_id.data == NULL) {
+        return KERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED; /* so Kafka says that there is none */
+    }
+    const struct transactions_producer who = {at->transactional_id, h->producer_id,
+                                              h->producer_epoch};
+    enum txn_client client = rules->produce_version >= PRODUCE_ADDS_PARTITIONS ? TXN_CLIENT_ADDS
+                             : rules->produce_version >= PRODUCE_ABORTABLE ? TXN_CLIENT_ABORTABLE
+                                                                           : TXN_CLIENT_OLD;
+    return transactions_produce(at->transactions, &who, client, uid, rules->now_ms);
+}
+
 /* Into the store, unless it is there already; true: *out waits for the commit. */
 static bool append_batch(const struct append_place *at, uint32_t uid,
                          const struct record_rules *rules, const struct record_verdict *v,
                          struct append_answer *out)
 {
     struct producers_duplicate d;
-    if (v->h.attributes & BATCH_TRANSACTIONAL) {
-        return refuse(out, KERR_INVALID_PRODUCER_ID_MAPPING); /* nobody is given such an id yet */
+    enum kerr error = check_transaction(at, uid, rules, &v->h);
+    if (error == KERR_NONE) {
+        error = producers_check(at->producers, uid, &v->h,
+                                rules->produce_version >= PRODUCE_ADDS_PARTITIONS, &d);
     }
-    enum kerr error = producers_check(at->producers, uid, &v->h,
-                                      rules->produce_version >= PRODUCE_ADDS_PARTITIONS, &d);
     if (error != KERR_NONE) {
         return refuse(out, error);
     }

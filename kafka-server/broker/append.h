@@ -12,6 +12,7 @@
 #include "kafka-server/broker/kerr.h"
 #include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/transactions.h"
 #include "shared/record/validate.h"
 
 /* What it takes to judge batches; one for the server. */
@@ -34,12 +35,14 @@ struct append_answer {
     uint32_t record_count;
 };
 
-/* Where records go: into a partition of a topic of the own store. */
+/* Where records go, a partition of a topic of the own store, and who sends them. */
 struct append_place {
     struct journal *journal;
     struct producers *producers;
+    struct transactions *transactions;
     const struct topic *topic;
     int32_t partition;
+    struct slice transactional_id; /* of the request; data NULL: none */
 };
 
 /* The records of one partition of a Produce request, data NULL: none. They are used where they are,

@@ -54,7 +54,7 @@ size_t fetch_held_bytes(const struct fetch *f)
     return held;
 }
 
-static void fail(struct fetch *f, struct fetch_part *p, enum kerr error)
+void fetch_fail(struct fetch *f, struct fetch_part *p, enum kerr error)
 {
     f->errors++;
     p->error = error;
@@ -115,18 +115,18 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
 {
     struct store_offsets o;
     if (store_offsets(p->store, p->uid, &o) != OK) {
-        fail(f, p, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        fetch_fail(f, p, KERR_UNKNOWN_TOPIC_OR_PARTITION);
         return false;
     }
     p->leader_epoch_now = o.leader_epoch;
     enum kerr epoch_error = fetch_check_epoch(p->leader_epoch, o.leader_epoch);
     if (epoch_error != KERR_NONE) {
-        fail(f, p, epoch_error);
+        fetch_fail(f, p, epoch_error);
         return false;
     }
     bool first_look = p->end < 0;
     if ((p->next < o.log_start || p->next > o.end) && fetch_part_bytes(p) == 0) {
-        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        fetch_fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
         return false;
     }
     p->end = p->stable = o.end;
@@ -191,7 +191,7 @@ static void look_at(struct fetch *f, struct fetch_part *p, size_t *loop_left)
         p->cold = fetch_part_bytes(p) == 0;
         f->cold += p->cold;
     } else if (e == ERR_RANGE && before == 0) {
-        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        fetch_fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
     } else if (e == OK) {
         if (f->committed) {
             cut_copied(p, before, &next);
@@ -245,13 +245,13 @@ static void read_part(struct fetch *f, struct fetch_part *p, size_t *read_left)
     case OK:
         break;
     case ERR_RANGE:
-        fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        fetch_fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
         return;
     case ERR_AGAIN:
         f->again = true;
         return;
     default:
-        fail(f, p, KERR_KAFKA_STORAGE_ERROR);
+        fetch_fail(f, p, KERR_KAFKA_STORAGE_ERROR);
         return;
     }
     if (s != NULL && f->committed) {

@@ -62,6 +62,8 @@ struct fetch {
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max);
 void fetch_fini(struct fetch *f);
 void fetch_look(struct fetch *f);
+/* This partition cannot be read any more. */
+void fetch_fail(struct fetch *f, struct fetch_part *p, enum kerr error);
 /* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
 void fetch_read(struct fetch *f);
 

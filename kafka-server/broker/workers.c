@@ -12,6 +12,8 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "shared/base/bytes.h"
+
 #define WORKERS_NICE 5
 
 struct work_list {
@@ -29,6 +31,8 @@ struct workers {
     int queued;                /* under lock: in queue */
     int queue_max;
     int busy; /* loop thread: submitted, not reaped */
+    int busy_in[2]; /* of these: by generation, the present and the one before */
+    unsigned generation;
     uint64_t submitted;
     int thread_count;
     pthread_t threads[WORKERS_THREADS_MAX];
@@ -131,6 +135,7 @@ static void reap_list(struct workers *w, struct work *first)
     while (first != NULL) {
         struct work *next = first->next;
         w->busy--;
+        w->busy_in[first->generation % 2]--;
         first->done(first);
         first = next;
     }
@@ -164,6 +169,7 @@ bool workers_closing(const struct workers *w)
 enum err workers_submit(struct workers *w, struct work *work)
 {
     enum err e = OK;
+    work->generation = w->generation;
     pthread_mutex_lock(&w->lock);
     if (w->queued >= w->queue_max) {
         e = ERR_FULL;
@@ -174,6 +180,7 @@ enum err workers_submit(struct workers *w, struct work *work)
     }
     pthread_mutex_unlock(&w->lock);
     w->busy += e == OK;
+    w->busy_in[w->generation % 2] += e == OK;
     w->submitted += e == OK;
     return e;
 }
@@ -190,6 +197,17 @@ void workers_reap(struct workers *w)
 int workers_busy(const struct workers *w)
 {
     return w->busy;
+}
+
+bool workers_busy_before(const struct workers *w)
+{
+    return w->busy_in[(w->generation + 1) % 2] != 0;
+}
+
+void workers_new_generation(struct workers *w)
+{
+    ASSERT(!workers_busy_before(w));
+    w->generation++;
 }
 
 uint64_t workers_submitted(const struct workers *w)

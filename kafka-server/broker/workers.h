@@ -15,7 +15,8 @@
 struct work {
     void (*run)(struct work *w);  /* on a worker thread; may block */
     void (*done)(struct work *w); /* on the loop thread, out of workers_reap; may free w */
-    struct work *next;            /* the pool's */
+    struct work *next;            /* the pool's, as is: */
+    unsigned generation;
 };
 
 struct workers;
@@ -36,6 +37,11 @@ enum err workers_submit(struct workers *w, struct work *work) MUST_CHECK;
 void workers_reap(struct workers *w);
 /* Submitted and not reaped. Loop thread. */
 int workers_busy(const struct workers *w);
+/* From now on work is of another generation. Not while work of the one before the present one is
+ * left. */
+void workers_new_generation(struct workers *w);
+/* Is work left that was submitted before the last workers_new_generation? */
+bool workers_busy_before(const struct workers *w);
 /* Submitted since the pool was opened. Loop thread. */
 uint64_t workers_submitted(const struct workers *w);
 

@@ -372,6 +372,11 @@ void net_conn_close(struct net_conn *c, const char *why)
     }
 }
 
+void net_conn_abort(struct net_conn *c, const char *why)
+{
+    conn_complain(c, NET_SLOW, why);
+}
+
 /* --- the turn -------------------------------------------------------------------------------- */
 
 static void feed_starved(struct net *n)

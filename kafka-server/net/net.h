@@ -106,6 +106,10 @@ void net_conn_skip_reply(struct net_conn *c);
  * silently). */
 void net_conn_close(struct net_conn *c, const char *why);
 
+/* Closes from outside, whatever it is doing: `gone` is called if a frame is out. What is queued may
+ * be lost. */
+void net_conn_abort(struct net_conn *c, const char *why);
+
 void net_conn_set_user(struct net_conn *c, void *user);
 void *net_conn_user(const struct net_conn *c);
 const char *net_conn_peer(const struct net_conn *c); /* "127.0.0.1" */

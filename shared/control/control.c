@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #define ANSWER_MS (CONTROL_COMMAND_MS + 2000)
+#define STEP_MS   100 /* between two looks at *stop */
 #define TALK_MS   2000 /* for the bytes of one message */
 #define BACKLOG   16
 
@@ -182,7 +184,18 @@ static enum err connect_to(const char *data, int *fd, struct errmsg *m)
     return e;
 }
 
-enum err control_call(const char *data, json_t *command, json_t **answer, struct errmsg *m)
+static bool has_answer(int fd, const _Atomic bool *stop)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int waited = 0;
+    while (waited < ANSWER_MS && !atomic_load(stop) && poll(&p, 1, STEP_MS) == 0) {
+        waited += STEP_MS;
+    }
+    return p.revents != 0;
+}
+
+enum err control_call(const char *data, json_t *command, const _Atomic bool *stop, json_t **answer,
+                      struct errmsg *m)
 {
     int fd;
     json_t *got = NULL;
@@ -190,8 +203,10 @@ enum err control_call(const char *data, json_t *command, json_t **answer, struct
     if (e) {
         json_decref(command);
     } else {
-        set_timeout(fd, SO_RCVTIMEO, ANSWER_MS);
         e = put(fd, command, m);
+        if (!e && !has_answer(fd, stop)) {
+            e = err_set(m, ERR_AGAIN, "the broker does not answer");
+        }
         if (!e && receive(fd, &got, m)) {
             e = ERR_AGAIN;
         }

@@ -18,6 +18,8 @@
 #define CULEX_CONTROL_CONTROL_H
 
 #include <jansson.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #include "shared/base/err.h"
 
@@ -38,8 +40,8 @@ void control_answer(int connection, enum err e, const char *why, json_t *more);
 /* Sends a command (its reference is taken) and waits for the answer: the answer's error, with its
  * sentence in m. *answer (may be NULL) is the caller's reference, also after such an error; NULL
  * where there was none: ERR_AGAIN when nobody listens (the broker is down, or its writer) or the
- * answer does not come in time. Blocks, for CONTROL_COMMAND_MS and a little. */
-enum err control_call(const char *data, json_t *command, json_t **answer,
+ * answer does not come in time. Blocks, for CONTROL_COMMAND_MS and a little, or until *stop. */
+enum err control_call(const char *data, json_t *command, const _Atomic bool *stop, json_t **answer,
                       struct errmsg *m) MUST_CHECK;
 
 #endif

@@ -200,6 +200,9 @@ static enum err unzstd(struct slice in, struct buf *out, struct errmsg *m)
         return too_large(out, m);
     }
     size_t room = claim != ZSTD_CONTENTSIZE_UNKNOWN ? (size_t)claim : in.len * RATIO_GUESS;
+    /* Java says no size. Room that is there already costs nothing, and spares another try. */
+    size_t free_now = out->cap - out->len;
+    room = claim == ZSTD_CONTENTSIZE_UNKNOWN && free_now > room ? free_now : room;
     for (;;) {
         room = room < ROOM_BYTES_MIN ? ROOM_BYTES_MIN : room;
         room = room > left ? left : room;

@@ -370,7 +370,6 @@ enum record_fault record_validate(struct record_validator *v, uint8_t *data, siz
 {
     struct judge j = {.v = v, .rules = rules, .out = out, .max_timestamp = NO_TIMESTAMP};
     *out = (struct record_verdict){.append_time = -1};
-    buf_trim(&v->plain, RECORD_KEEP_BYTES);
     buf_trim(&v->out, RECORD_KEEP_BYTES);
     buf_reset(&v->errors);
     enum record_fault f = judge_form(&j, slice_make(data, data ? len : 0));
@@ -378,7 +377,9 @@ enum record_fault record_validate(struct record_validator *v, uint8_t *data, siz
     f = f == RECORD_FINE ? judge_header(&j) : f;
     f = f == RECORD_FINE ? judge_codec(&j) : f;
     f = f == RECORD_FINE ? judge_records(&j) : f;
-    return f == RECORD_FINE ? make_ready(&j, data) : f;
+    f = f == RECORD_FINE ? make_ready(&j, data) : f;
+    buf_trim(&v->plain, RECORD_KEEP_BYTES); /* nobody borrows it */
+    return f;
 }
 
 void record_error_text(const struct record_error *e, const struct record_rules *rules,

@@ -72,8 +72,8 @@ struct record_validator {
 
 /* plain_bytes_max bounds what a batch may hold decompressed, and with it the memory that a zip bomb
  * gets: at most that for plain and, where the codec changes, as much again. Usually
- * BATCH_PLAIN_BYTES_MAX. Nothing is allocated before it is needed; what is above
- * RECORD_KEEP_BYTES is given back at the next call. */
+ * BATCH_PLAIN_BYTES_MAX. Nothing is allocated before it is needed; of each buffer no more than
+ * RECORD_KEEP_BYTES is kept between calls (but a batch that the verdict lends). */
 void record_validator_init(struct record_validator *v, size_t plain_bytes_max);
 void record_validator_fini(struct record_validator *v);
 #define RECORD_KEEP_BYTES (4u << 20)

@@ -32,6 +32,7 @@
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
+#include "shared/record/control.h"
 #include "shared/record/rewrite.h"
 
 #define MAP_READ_BYTES (1u << 20)
@@ -154,8 +155,6 @@ struct cleaning {
     struct clean_run *run;
     rocksdb_readoptions_t *read; /* pins nothing: a run may be large */
     struct buf plain, out;
-    uint8_t *stays; /* of each record of a batch */
-    size_t stays_cap;
     struct errmsg m;
 };
 
@@ -303,112 +302,46 @@ static bool is_aborted(const struct clean_part *p, const struct batch_header *h)
     return false;
 }
 
-#define MARKER_COMMIT 1 /* a marker's key: version i16 | type i16 (0: abort) */
-
-static enum verdict judge_marker(const struct cleaning *c, const struct batch_header *h,
-                                 struct slice records)
+/* Whether a marker is a commit that nobody needs to see any more. What cannot be read stays. */
+static bool marker_may_go(const struct cleaning *c, struct slice batch)
 {
-    struct record_cursor at = record_cursor_make(records, h->record_count);
-    struct raw_record r;
-    bool commit = record_next(&at, &r, NULL) == OK && r.key.len >= 4 &&
-                  be16_get(r.key.data + 2) == MARKER_COMMIT;
-    bool old = h->max_timestamp < c->c->now_ms - c->part->delete_retention_ms;
-    return commit && old ? BATCH_DEAD : BATCH_STAYS;
+    struct txn_marker t;
+    return txn_marker_read(batch, &t, NULL) == OK && t.commit &&
+           t.timestamp < c->c->now_ms - c->part->delete_retention_ms;
 }
 
-/* Which records stay; *some: how many, *tombs: how many of them have a null value. */
-static enum err judge_records(struct cleaning *c, const struct batch_header *h,
-                              struct slice records, int32_t *some, int32_t *tombs)
+static bool record_stays(void *arg, const struct batch_header *h, const struct raw_record *r)
 {
-    size_t count = (size_t)h->record_count;
-    if (count > c->stays_cap) {
-        uint8_t *grown = realloc(c->stays, count);
-        if (!grown) {
-            return ERR_NOMEM;
-        }
-        c->stays = grown;
-        c->stays_cap = count;
-    }
+    const struct cleaning *c = arg;
+    bool newest = r->key.data == NULL || key_map_get(c->map, c->part->uid, r->key) <=
+                                             batch_offset_of(h, r->offset_delta);
     bool passed = (h->attributes & BATCH_DELETE_HORIZON) && c->c->now_ms >= h->base_timestamp;
-    struct record_cursor at = record_cursor_make(records, h->record_count);
-    struct raw_record r;
-    enum err e;
-    *some = *tombs = 0;
-    for (size_t i = 0; (e = record_next(&at, &r, NULL)) == OK; i++) {
-        bool newest = r.key.data == NULL || key_map_get(c->map, c->part->uid, r.key) <=
-                                                h->base_offset + r.offset_delta;
-        bool stays = newest && !(passed && r.value.data == NULL);
-        c->stays[i] = stays;
-        *some += stays;
-        *tombs += stays && r.value.data == NULL;
-    }
-    return e == ERR_NOT_FOUND ? OK : e;
-}
-
-/* The batch with those records that stay, in c->out. */
-static enum err rewrite_batch(struct cleaning *c, struct batch_header *h, struct slice records,
-                              bool horizon)
-{
-    struct batch_rewrite w;
-    struct record_cursor at = record_cursor_make(records, h->record_count);
-    struct raw_record r;
-    int64_t base = horizon ? c->c->now_ms + c->part->delete_retention_ms : h->base_timestamp;
-    buf_reset(&c->out);
-    enum err e = batch_rewrite_begin(&w, &c->out,
-                                     (enum batch_codec)(h->attributes & BATCH_CODEC_MASK),
-                                     BATCH_LEVEL_DEFAULT, base);
-    if (e != OK) {
-        return e;
-    }
-    for (size_t i = 0; e == OK && record_next(&at, &r, NULL) == OK; i++) {
-        if (c->stays[i]) {
-            int64_t ts = (int64_t)((uint64_t)h->base_timestamp + (uint64_t)r.timestamp_delta);
-            e = batch_rewrite_add(&w, &r, r.offset_delta, ts);
-        }
-    }
-    if (e != OK) {
-        batch_rewrite_drop(&w);
-        return e;
-    }
-    if (!(h->attributes & BATCH_TIMESTAMP_APPEND)) {
-        h->max_timestamp = w.max_timestamp;
-    }
-    if (horizon) {
-        h->attributes |= BATCH_DELETE_HORIZON;
-    }
-    return batch_rewrite_end(&w, h, &c->m);
+    return newest && !(passed && r->value.data == NULL);
 }
 
 /* *h becomes that of the batch in c->out when it is changed. What cannot be read stays. */
 static enum err judge(struct cleaning *c, struct slice batch, struct batch_header *h,
                       enum verdict *v)
 {
-    struct slice records;
-    int32_t some, tombs;
-    *v = h->record_count == 0 || (is_aborted(c->part, h) && !(h->attributes & BATCH_CONTROL))
-             ? BATCH_DEAD
-             : BATCH_STAYS;
-    if (*v == BATCH_DEAD) {
+    *v = BATCH_STAYS;
+    if (h->attributes & BATCH_CONTROL) {
+        *v = h->record_count == 0 || marker_may_go(c, batch) ? BATCH_DEAD : BATCH_STAYS;
         return OK;
     }
-    enum err e = batch_plain(batch, &c->plain, &records, &c->m);
-    if (e == OK && (h->attributes & BATCH_CONTROL)) {
-        *v = judge_marker(c, h, records);
-        return OK;
-    }
-    if (e == OK) {
-        e = judge_records(c, h, records, &some, &tombs);
-    }
-    bool horizon = e == OK && tombs > 0 && !(h->attributes & BATCH_DELETE_HORIZON);
-    if (e == OK && some == 0) {
+    if (h->record_count == 0 || is_aborted(c->part, h)) {
         *v = BATCH_DEAD;
-    } else if (e == OK && (some < h->record_count || horizon)) {
-        struct batch_header changed = *h;
-        e = rewrite_batch(c, &changed, records, horizon);
-        if (e == OK) {
-            *v = BATCH_CHANGED;
-            *h = changed;
-        }
+        return OK;
+    }
+    struct batch_filter f = {.keep = record_stays,
+                             .arg = c,
+                             .plain_bytes_max = WALK_BYTES_MAX,
+                             .delete_horizon_ms = c->c->now_ms + c->part->delete_retention_ms};
+    struct batch_filtered r;
+    buf_reset(&c->out);
+    enum err e = batch_filter(batch, &f, &c->out, &r, &c->m);
+    if (e == OK && !r.same) {
+        *v = r.kept == 0 ? BATCH_DEAD : BATCH_CHANGED;
+        *h = r.kept == 0 ? *h : r.h;
     }
     return e == ERR_NOMEM ? e : OK;
 }
@@ -632,7 +565,6 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_fini(&c.plain);
     buf_fini(&c.out);
     buf_fini(&c.held.bytes);
-    free(c.stays);
     plan_unref(c.plan);
     key_map_free(c.map);
     rocksdb_readoptions_destroy(c.read);

@@ -9,7 +9,10 @@
  *                       ├ 2.1M - 1.0M ───────┼ read ──────────────────┤
  *
  * So what is deleted already and lies in the same interval as the log start is counted, as Kafka
- * counts what is left of a segment. */
+ * counts what is left of a segment.
+ *
+ * Rows count what was appended. Of what compaction has cleaned, the partition's clean row says what
+ * is left; the index rows then count from there on. */
 #include "shared/store/store_int.h"
 
 #define SIZE_READ_BYTES (1u << 20) /* of one read */
@@ -23,6 +26,24 @@ static bool row_before(rocksdb_iterator_t *it, uint32_t uid, int64_t offset, str
     return rocksdb_iter_valid(it) && index_row_get(row, iter_key(it), iter_value(it), uid);
 }
 
+/* How far the partition is clean; false: compaction has not seen it. */
+static bool clean_row(rocksdb_iterator_t *it, uint32_t uid, struct clean_state *c)
+{
+    uint8_t key[UID_KEY_BYTES];
+    uid_key_put(key, ROW_CLEAN, uid);
+    iter_seek(it, key, sizeof key);
+    if (!rocksdb_iter_valid(it)) {
+        return false;
+    }
+    struct slice k = iter_key(it), v = iter_value(it);
+    if (k.len != sizeof key || memcmp(k.data, key, sizeof key) != 0 || v.len != CLEAN_ROW_BYTES) {
+        return false;
+    }
+    *c = (struct clean_state){(int64_t)be64_get(v.data), be64_get(v.data + 8),
+                              be64_get(v.data + 16)};
+    return true;
+}
+
 /* What the rows know; *from is where they end. */
 static enum err count_rows(struct store *s, uint32_t uid, const struct store_offsets *o,
                            uint64_t *bytes, int64_t *from, struct errmsg *m)
@@ -33,10 +54,18 @@ static enum err count_rows(struct store *s, uint32_t uid, const struct store_off
     }
     rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
     struct index_row first, last;
+    struct clean_state clean;
+    uint64_t bytes_at = 0; /* where the rows are counted from */
     *from = o->log_start;
-    if (row_before(it, uid, o->log_start, &first) && row_before(it, uid, o->end, &last) &&
-        last.offset > o->log_start && last.bytes >= first.bytes) {
-        *bytes = last.bytes - first.bytes;
+    if (clean_row(it, uid, &clean) && clean.to > o->log_start) {
+        *bytes = clean.live;
+        bytes_at = clean.bytes_at;
+        *from = clean.to;
+    } else if (row_before(it, uid, o->log_start, &first)) {
+        bytes_at = first.bytes;
+    }
+    if (row_before(it, uid, o->end, &last) && last.offset > *from && last.bytes >= bytes_at) {
+        *bytes += last.bytes - bytes_at;
         *from = last.offset;
     }
     enum err e = iter_error(it, s->dir, m);
@@ -59,7 +88,7 @@ enum err store_partition_bytes(struct store *s, uint32_t uid, size_t *read_max, 
         return OK;
     }
     e = count_rows(s, uid, &o, bytes, &from, m);
-    while (e == OK && from<o.end && * read_max> 0) {
+    while (*read_max > 0 && e == OK && from < o.end) {
         struct store_slices *x;
         e = store_read(s, uid, from, SIZE_READ_BYTES, true, &x, m);
         if (e != OK) {

@@ -245,6 +245,74 @@ def test_a_repeated_batch_is_answered_as_the_first_and_stored_once(server, wire)
     assert [r.value for r in read_all(server.bootstrap, "t")] == [b"a", b"b", b"c", b"d"]
 
 
+# --- transactions, as their readers see them --------------------------------------------------------
+
+
+def list_end(w, topic, isolation, timestamp=-1):
+    a = w.call("ListOffsets", 6, ReplicaId=-1, IsolationLevel=isolation, Topics=[
+        {"Name": topic, "Partitions": [{"PartitionIndex": 0, "Timestamp": timestamp}]}])
+    p = a["Topics"][0]["Partitions"][0]
+    assert p["ErrorCode"] == NONE
+    return p["Offset"]
+
+
+def fetched(w, topic, offset, isolation, wait_ms=0):
+    w.send("Fetch", 12, MaxWaitMs=wait_ms, MinBytes=1, MaxBytes=1 << 20, IsolationLevel=isolation, SessionEpoch=-1, Topics=[
+        {"Topic": topic, "Partitions": [{"Partition": 0, "FetchOffset": offset, "PartitionMaxBytes": 1 << 20}]}])
+    return lambda: w.recv("Fetch", 12)["Responses"][0]["Partitions"][0]
+
+
+def committed_values(bootstrap, topic, count, isolation):
+    from confluent_kafka import TopicPartition
+    from harness import consumer
+    c = consumer(bootstrap, **{"isolation.level": isolation})
+    try:
+        c.assign([TopicPartition(topic, 0, 0)])
+        return [m.value() for m in (c.poll(20) for _ in range(count))]
+    finally:
+        c.close()
+
+
+def test_readers_of_committed_records_wait_for_the_end_of_a_transaction_and_skip_aborted_ones(server, wire):
+    from confluent_kafka import Producer
+    make_topic(wire, "t")
+    p = Producer({"bootstrap.servers": server.bootstrap, "transactional.id": "x", "linger.ms": 0})
+    p.init_transactions(20)
+    produce(wire, {"t": {0: batch([b"before"])}})
+    p.begin_transaction()
+    p.produce("t", b"open", partition=0)
+    assert p.flush(20) == 0
+    produce(wire, {"t": {0: batch([b"behind"])}})
+    assert (list_end(wire, "t", 0), list_end(wire, "t", 1)) == (3, 1)
+    assert list_end(wire, "t", 1, timestamp=int(time.time() * 1000) + 1) == -1
+    a = fetched(wire, "t", 0, 1)()
+    assert (a["HighWatermark"], a["LastStableOffset"], a["AbortedTransactions"]) == (3, 1, [])
+    assert b"before" in a["Records"] and b"open" not in a["Records"]
+    a = fetched(wire, "t", 0, 0)()
+    assert a["LastStableOffset"] == 1 and a["AbortedTransactions"] is None and b"behind" in a["Records"]
+    with Wire(server.server.port) as reader:
+        later = fetched(reader, "t", 1, 1, wait_ms=20000)
+        p.abort_transaction(20)
+        a = later()
+    assert (a["HighWatermark"], a["LastStableOffset"]) == (4, 4)
+    assert [x["FirstOffset"] for x in a["AbortedTransactions"]] == [1] and b"behind" in a["Records"]
+    p.begin_transaction()
+    p.produce("t", b"committed", partition=0)
+    p.commit_transaction(20)
+    assert committed_values(server.bootstrap, "t", 3, "read_committed") == [b"before", b"behind", b"committed"]
+    assert committed_values(server.bootstrap, "t", 4, "read_uncommitted") == [b"before", b"open", b"behind", b"committed"]
+
+
+def test_a_transactional_batch_needs_its_transaction(server, wire):
+    make_topic(wire, "t")
+    r = batch([b"x"], is_transactional=1, producer_id=4711, producer_epoch=0, base_sequence=0)
+    assert produce(wire, {"t": {0: r}})["t"][0]["ErrorCode"] == 53
+    topics = [{"Name": "t", "PartitionData": [{"Index": 0, "Records": r}]}]
+    a = wire.call("Produce", 9, TransactionalId="nobody", Acks=-1, TimeoutMs=1000, TopicData=topics)
+    assert a["Responses"][0]["PartitionResponses"][0]["ErrorCode"] in (48, 49)
+    assert stored(server.bootstrap, "t") == 0
+
+
 # --- configs of a stream --------------------------------------------------------------------------
 
 

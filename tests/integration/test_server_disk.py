@@ -109,3 +109,44 @@ def test_server_starts_on_a_full_disk_serves_history_and_heals(culex_factory, sm
         k.close()
     assert committed(c) == 7
     assert commit(c, 8) is True
+
+
+def test_full_disk_takes_nothing_back_that_was_answered_and_writing_goes_on_when_there_is_room(culex_factory, small_disk):
+    """Producers with Kafka's default patience see a pause. Readers wait meanwhile, also for more: what they hold of the
+    store must not keep it from being opened again."""
+    from confluent_kafka import Producer
+    c = culex_factory(start=False, streams=[])
+    os.symlink(small_disk, c.data / "server")
+    c.server.start()
+    said, failed = {}, []
+
+    def answered(err, m):
+        if err is None:
+            said[m.offset()] = m.value()
+        else:
+            failed.append(err)
+
+    p = Producer({"bootstrap.servers": c.bootstrap, "linger.ms": 1, "retry.backoff.max.ms": 100})
+    p.produce("free", b"first", on_delivery=answered)
+    assert p.flush(20) == 0
+    reader = consumer(c.bootstrap, **{"fetch.min.bytes": 1 << 20, "fetch.wait.max.ms": 5000})
+    try:
+        reader.assign([TopicPartition("free", 0, 1)])
+        reader.poll(0)
+        fill(small_disk)
+        for i in range(40):
+            p.produce("free", b"%d " % i + bytes(20000), on_delivery=answered)
+            p.poll(0.05)
+        c.server.wait_log(r"own store is broken")
+        os.remove(small_disk / "fill")
+        assert p.flush(60) == 0 and failed == []
+        p.produce("free", b"last", on_delivery=answered)
+        assert p.flush(30) == 0 and failed == []
+        got = read_all(c.bootstrap, "free")
+        assert {r.offset: r.value for r in got}.items() >= said.items()
+        assert got[-1].value == b"last" and len(said) == 42
+        c.server.kill9()
+        c.server.start()
+        assert {r.offset: r.value for r in read_all(c.bootstrap, "free")}.items() >= said.items()
+    finally:
+        reader.close()

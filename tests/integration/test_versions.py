@@ -29,11 +29,19 @@ ERRORS = {
     "UpdateFeatures": {0, 95},
     "CreateTopics": {36, 42},
     "DeleteTopics": {3, 42, 44},
-    "DeleteRecords": {44},
+    "DeleteRecords": {0, 1},
     "CreatePartitions": {42, 44},
     "AlterConfigs": {42, 44},
     "IncrementalAlterConfigs": {42, 44},
     "ListConfigResources": {0, 35},
+    "Metadata": {0, 42},
+    "InitProducerId": {0, 42},
+    "AddPartitionsToTxn": {0, 3, 44, 49, 55},
+    "AddOffsetsToTxn": {49},
+    "EndTxn": {49},
+    "TxnOffsetCommit": {49},
+    "WriteTxnMarkers": {44},
+    "DescribeTransactions": {105},
 }
 # What Kafka 4.1 serves: a version less would be noticed by a client, a gap too.
 OFFERED = {
@@ -46,7 +54,9 @@ OFFERED = {
     "ListPartitionReassignments": (0, 0), "DescribeClientQuotas": (0, 1), "DescribeUserScramCredentials": (0, 0),
     "DescribeQuorum": (0, 2), "UpdateFeatures": (0, 2), "CreateTopics": (2, 7), "DeleteTopics": (1, 6),
     "DeleteRecords": (0, 2), "CreatePartitions": (0, 3), "AlterConfigs": (0, 2), "IncrementalAlterConfigs": (0, 1),
-    "ListConfigResources": (0, 1),
+    "ListConfigResources": (0, 1), "InitProducerId": (0, 5), "AddPartitionsToTxn": (0, 5), "AddOffsetsToTxn": (0, 4),
+    "EndTxn": (0, 5), "WriteTxnMarkers": (1, 1), "TxnOffsetCommit": (0, 5), "DescribeProducers": (0, 0),
+    "DescribeTransactions": (0, 0), "ListTransactions": (0, 2),
 }
 
 

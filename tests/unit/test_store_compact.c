@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "shared/base/clock.h"
+#include "shared/record/control.h"
 #include "shared/record/rewrite.h"
 #include "shared/store/store_int.h"
 
@@ -191,6 +192,15 @@ static struct seen check(struct kit *k, struct store *s, const struct model *m, 
     return q;
 }
 
+/* Its size is that of what was read. */
+static void check_size(struct kit *k, struct store *s, const struct model *m, uint64_t bytes)
+{
+    size_t read_max = SIZE_MAX;
+    uint64_t size;
+    KIT_OK(store_partition_bytes(s, m->uid, &read_max, &size, &k->m));
+    assert_int_equal(size, bytes);
+}
+
 /* Lookups by time against what is left. */
 static void check_times(struct kit *k, struct store *s, const struct model *m)
 {
@@ -257,6 +267,7 @@ static void test_last_value_of_each_key_is_left(void **state)
             assert_int_equal(w.kept, p ? 20 : 500);
             assert_true(r.kept == w.kept);
             assert_true(w.bytes * 4 < before[p]);
+            check_size(&k, s, m[p], w.bytes);
             check_times(&k, s, m[p]);
         }
         kit_read_all(&k, s, plain.uid, 0, plain_end, 1 << 20);
@@ -270,7 +281,7 @@ static void test_last_value_of_each_key_is_left(void **state)
         check(&k, s, m[p], m[p]->end, 1 << 20);
         put_random(&k, s, m[p], 20, ts, 100); /* and it goes on */
         kit_commit(&k, s);
-        check(&k, s, m[p], 0, 1 << 20);
+        check_size(&k, s, m[p], check(&k, s, m[p], 0, 1 << 20).bytes);
         free(m[p]);
     }
     store_close(s);
@@ -373,6 +384,16 @@ static void append_as(struct kit *k, struct store *s, struct model *m, int64_t p
     m->end++;
 }
 
+static void append_marker(struct store *s, struct model *m, int64_t producer, bool commit)
+{
+    struct txn_marker t = {.producer_id = producer, .commit = commit, .timestamp = 1000};
+    uint8_t batch[TXN_MARKER_BYTES];
+    int64_t base;
+    txn_marker_write(&t, batch);
+    assert_int_equal(store_append(s, m->uid, batch, sizeof batch, &base), OK);
+    m->end++;
+}
+
 static bool put_offset(void *arg, const struct record *r)
 {
     struct buf *b = arg;
@@ -398,8 +419,7 @@ static void offsets_left(struct kit *k, struct store *s, const struct model *m, 
 
 static void test_transactions_are_cleaned_as_their_owner_says(void **state)
 {
-    static const uint8_t commit[] = {0, 0, 0, 1}, abort_[] = {0, 0, 0, 0};
-    const int16_t txn = BATCH_TRANSACTIONAL, control = BATCH_TRANSACTIONAL | BATCH_CONTROL;
+    const int16_t txn = BATCH_TRANSACTIONAL;
     struct kit k;
     kit_init(&k);
     struct store *s = kit_open(&k, &k.writer);
@@ -411,10 +431,10 @@ static void test_transactions_are_cleaned_as_their_owner_says(void **state)
     append_as(&k, s, m, 8, txn, slice_str("a"));                     /* 0: superseded by 7 */
     append_as(&k, s, m, 7, txn, slice_str("b"));                     /* 1: aborted */
     append_as(&k, s, m, 8, txn, slice_str("b"));                     /* 2 */
-    append_as(&k, s, m, 7, control, slice_make(abort_, 4));          /* 3 */
-    append_as(&k, s, m, 8, control, slice_make(commit, 4));          /* 4 */
+    append_marker(s, m, 7, false);                                   /* 3 */
+    append_marker(s, m, 8, true);                                    /* 4 */
     append_as(&k, s, m, 7, txn, slice_str("c"));                     /* 5: its next, committed */
-    append_as(&k, s, m, 7, control, slice_make(commit, 4));          /* 6 */
+    append_marker(s, m, 7, true);                                    /* 6 */
     append_as(&k, s, m, -1, 0, slice_str("a"));                      /* 7 */
     append_as(&k, s, m, 7, txn, slice_str("a"));                     /* 8: open */
     append_as(&k, s, m, 7, txn, slice_str("c"));                     /* 9: open */
@@ -428,7 +448,7 @@ static void test_transactions_are_cleaned_as_their_owner_says(void **state)
     }
     offsets_left(&k, s, m, left);
     assert_string_equal(left, "2 3 4 5 6 7 8 9 ");
-    append_as(&k, s, m, 7, control, slice_make(commit, 4)); /* 10 */
+    append_marker(s, m, 7, true);                                    /* 10 */
     kit_commit(&k, s);
     o.last_stable = 11;
     now_ms = 2001; /* markers of 1000 are old */

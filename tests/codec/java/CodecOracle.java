@@ -182,15 +182,15 @@ public final class CodecOracle {
     private void set(Object m, Method setter, Type type) throws Exception {
         String name = snake(setter.getName().substring(3));
         boolean left = wild && !NEVER_WILD.contains(name) && random.nextBoolean();
-        if (!left && fixed.containsKey(name) && fits(fixed.get(name), setter.getParameterTypes()[0])) {
+        if (!left && fixed.containsKey(name) && fits(fixed.get(name), setter.getParameterTypes()[0], type)) {
             setter.invoke(m, fixed.get(name));
             return;
         }
         setter.invoke(m, value(type, setter.getParameterTypes()[0], setter.getGenericParameterTypes()[0]));
     }
 
-    private static boolean fits(Object value, Class<?> c) {
-        return value == null ? !c.isPrimitive()
+    private static boolean fits(Object value, Class<?> c, Type type) {
+        return value == null ? type.isNullable()
             : c.isInstance(value) || c == int.class && value instanceof Integer
                 || c == long.class && value instanceof Long || c == short.class && value instanceof Short
                 || c == byte.class && value instanceof Byte;
@@ -428,7 +428,7 @@ public final class CodecOracle {
                 if (getter.getParameterCount() > 0 || getter.getDeclaringClass() != o.getClass()) {
                     continue;
                 }
-                if (getter.getName().equals("errorCode")) {
+                if (getter.getName().equals("errorCode") || getter.getName().equals("partitionErrorCode")) {
                     errors.add((Short) getter.invoke(o));
                 } else if (Collection.class.isAssignableFrom(getter.getReturnType())) {
                     collectErrors(getter.invoke(o), errors);
