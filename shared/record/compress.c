@@ -11,6 +11,8 @@
 #include <zstd.h>
 
 #define XERIAL_BLOCK_BYTES (32u << 10)
+#define LZ4_LEVEL_FAST     9  /* Kafka's default */
+#define LZ4_LEVEL_THOROUGH 3
 #define LZ4_LEVEL_MAX      17 /* Kafka's; liblz4 takes all above its own for its own */
 
 static int32_t level_within(int32_t level, int32_t low, int32_t high)
@@ -30,8 +32,7 @@ static uint8_t *room_for(struct buf *out, size_t n, enum err *e)
 static enum err gzip(int32_t level, struct slice in, struct buf *out)
 {
     z_stream z = {0};
-    int zlib_level = level == BATCH_LEVEL_DEFAULT ? Z_DEFAULT_COMPRESSION
-                                                  : level_within(level, 1, 9);
+    int zlib_level = level < 1 ? Z_DEFAULT_COMPRESSION : level_within(level, 1, 9);
     /* 16: with gzip's header; 8 is zlib's default of memory */
     if (in.len > INT32_MAX || deflateInit2(&z, zlib_level, Z_DEFLATED, 16 + MAX_WBITS, 8,
                                            Z_DEFAULT_STRATEGY) != Z_OK) {
@@ -80,12 +81,14 @@ static enum err snappy(int32_t level, struct slice in, struct buf *out)
     return OK;
 }
 
+/* To Kafka the level 9 is the fast compressor, any other the thorough one at that level; to liblz4
+ * the thorough one begins at 3. */
 static enum err lz4(int32_t level, struct slice in, struct buf *out)
 {
+    bool fast = level == BATCH_LEVEL_DEFAULT || level == LZ4_LEVEL_FAST;
     LZ4F_preferences_t how = {
         .frameInfo = {.blockSizeID = LZ4F_max64KB, .blockMode = LZ4F_blockIndependent},
-        .compressionLevel =
-            level == BATCH_LEVEL_DEFAULT ? 0 : level_within(level, 1, LZ4_LEVEL_MAX),
+        .compressionLevel = fast ? 0 : level_within(level, LZ4_LEVEL_THOROUGH, LZ4_LEVEL_MAX),
     };
     enum err e;
     size_t room = LZ4F_compressFrameBound(in.len, &how);

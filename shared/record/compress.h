@@ -6,8 +6,9 @@
 
 #include "shared/record/record.h"
 
-/* Appends in, compressed, to out. level is the codec's own or BATCH_LEVEL_DEFAULT; one out of its
- * range is brought into it. BATCH_CODEC_NONE copies. ERR_TOO_LARGE: out is full. ERR_NOMEM. Any
+/* Appends in, compressed, to out. level is what Kafka's compression.<codec>.level means by it (-1
+ * is gzip's default, 9 lz4's) or BATCH_LEVEL_DEFAULT; one out of range is brought into it.
+ * BATCH_CODEC_NONE copies. ERR_TOO_LARGE: out is full. ERR_NOMEM. On an error out is as it was. Any
  * thread. */
 enum err compress_records(enum batch_codec codec, int32_t level, struct slice in, struct buf *out,
                           struct errmsg *m) MUST_CHECK;

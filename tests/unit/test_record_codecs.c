@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 
 #include "shared/base/clock.h"
+#include "shared/record/compress.h"
 #include "shared/record/decompress.h"
 #include "shared/record/record.h"
 #include "tests/unit/record_help.h"
@@ -183,6 +184,61 @@ static void test_frames_one_after_the_other_are_one_stream(void **state)
     }
 }
 
+static void pack(enum batch_codec codec, int32_t level, struct slice plain, struct buf *packed)
+{
+    struct errmsg m;
+    buf_init(packed, 4 << 20);
+    assert_int_equal(compress_records(codec, level, plain, packed, &m), OK);
+    assert_unpacks(codec, buf_slice(packed), plain);
+}
+
+/* What Kafka's compression.<codec>.level says by default is the codec's default, and another level
+ * is another result. */
+static void test_levels_mean_what_kafka_means(void **state)
+{
+    static const struct {
+        enum batch_codec codec;
+        int32_t usual, other;
+    } levels[] = {{BATCH_CODEC_GZIP, -1, 1}, {BATCH_CODEC_LZ4, 9, 12}, {BATCH_CODEC_ZSTD, 3, 19}};
+    struct buf plain, by_default, usual, other;
+    buf_init(&plain, 1 << 20);
+    for (uint32_t i = 0, x = 1; i < 100000; i++) {
+        x = x * 1103515245 + 12345;
+        buf_put_u8(&plain, (uint8_t)"{\"temp\": 0123456789}, "[x >> 16 & 15]);
+    }
+    for (size_t i = 0; i < sizeof levels / sizeof levels[0]; i++) {
+        pack(levels[i].codec, BATCH_LEVEL_DEFAULT, buf_slice(&plain), &by_default);
+        pack(levels[i].codec, levels[i].usual, buf_slice(&plain), &usual);
+        pack(levels[i].codec, levels[i].other, buf_slice(&plain), &other);
+        assert_true(slice_eq(buf_slice(&by_default), buf_slice(&usual)));
+        assert_false(slice_eq(buf_slice(&by_default), buf_slice(&other)));
+        buf_fini(&by_default);
+        buf_fini(&usual);
+        buf_fini(&other);
+    }
+    buf_fini(&plain);
+}
+
+/* Full to the last byte is right, one byte less is too little, and leaves nothing behind. */
+static void test_what_does_not_fit_is_not_compressed_by_half(void **state)
+{
+    struct buf plain, out;
+    struct errmsg m;
+    buf_init(&plain, 1 << 20);
+    put_plain(&plain, 100000);
+    for (int codec = BATCH_CODEC_NONE; codec <= BATCH_CODEC_ZSTD; codec++) {
+        buf_init(&out, 1000);
+        buf_put(&out, "before", 6);
+        assert_int_equal(compress_records((enum batch_codec)codec, BATCH_LEVEL_DEFAULT,
+                                          buf_slice(&plain), &out, &m),
+                         ERR_TOO_LARGE);
+        assert_int_equal(out.len, 6);
+        assert_true(buf_ok(&out));
+        buf_fini(&out);
+    }
+    buf_fini(&plain);
+}
+
 static void test_streams_cut_anywhere_are_corrupt(void **state)
 {
     struct buf plain, packed, out;
@@ -331,6 +387,8 @@ int main(void)
         cmocka_unit_test(test_every_codec_gives_back_what_was_packed_at_every_size),
         cmocka_unit_test(test_streams_without_a_size_are_unpacked),
         cmocka_unit_test(test_frames_one_after_the_other_are_one_stream),
+        cmocka_unit_test(test_levels_mean_what_kafka_means),
+        cmocka_unit_test(test_what_does_not_fit_is_not_compressed_by_half),
         cmocka_unit_test(test_streams_cut_anywhere_are_corrupt),
         cmocka_unit_test(test_bytes_after_the_end_are_corrupt),
         cmocka_unit_test(test_snappy_claims_that_cannot_be_are_corrupt),
