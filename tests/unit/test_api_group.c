@@ -102,6 +102,9 @@ static void start(void)
         .offsets_retention_minutes = 1000,
         .offsets_retention_check_interval_ms = 600000,
         .offset_metadata_max_bytes = 4096,
+        .group_consumer_session_timeout_ms = 45000,
+        .group_consumer_heartbeat_interval_ms = 5000,
+        .group_consumer_max_size = 100,
     };
     server.config.server = cfg;
     server.journal = memory_journal();
@@ -737,6 +740,40 @@ static void test_parked_join_whose_connection_goes_away_is_forgotten(void **stat
     assert_int_equal(p->members_count, 1);
 }
 
+/* --- the consumer protocol ------------------------------------------------------------------- */
+
+static void test_consumer_groups_in_each_version(void **state)
+{
+    const struct cgroup_topic topic = {slice_str(demo.name), demo.id, demo.partition_count};
+    struct kstr name = kstr_make("demo"), group = kstr_make("g");
+    for (int version = 0; version <= 1; version++) {
+        struct consumer_group_heartbeat_request q;
+        renew();
+        coordinator_set_topics(server.coordinator, &topic, 1);
+        codec_init(&consumer_group_heartbeat_request_message, &q);
+        q.group_id = group;
+        q.member_id = kstr_make(version == 0 ? "" : "m"); /* of version 0: it is given one */
+        q.rebalance_timeout_ms = 30000;
+        q.subscribed_topic_names = &name;
+        q.subscribed_topic_names_count = 1;
+        q.topic_partitions_count = 0;
+        const struct consumer_group_heartbeat_response *p =
+            ask(KAFKA_API_CONSUMER_GROUP_HEARTBEAT, version, api_consumer_group_heartbeat, &q);
+        assert_int_equal(p->error_code, KERR_NONE);
+        assert_int_equal(p->member_epoch, 1);
+        assert_int_equal(p->heartbeat_interval_ms, 5000);
+        assert_int_equal(p->member_id.len, version == 0 ? 22 : 1);
+        assert_int_equal(p->assignment->topic_partitions[0].partitions_count, 4);
+        struct consumer_group_describe_request d = {.group_ids = &group, .group_ids_count = 1};
+        const struct consumer_group_describe_response *r =
+            ask(KAFKA_API_CONSUMER_GROUP_DESCRIBE, version, api_consumer_group_describe, &d);
+        assert_kstr(r->groups[0].group_state, "Stable");
+        assert_kstr(r->groups[0].members[0].subscribed_topic_names[0], "demo");
+        assert_kstr(r->groups[0].members[0].assignment.topic_partitions[0].topic_name, "demo");
+        assert_int_equal(r->groups[0].members[0].member_type, version >= 1 ? 1 : -1);
+    }
+}
+
 /* --- spoiled requests ------------------------------------------------------------------------ */
 
 #define SPOILED       40000
@@ -850,6 +887,7 @@ int main(void)
         T(test_find_coordinator_in_every_version),
         T(test_without_a_coordinator_every_request_is_told_to_try_again),
         T(test_parked_join_whose_connection_goes_away_is_forgotten),
+        T(test_consumer_groups_in_each_version),
         T(test_spoiled_requests_are_answered_once_or_parked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
