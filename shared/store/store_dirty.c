@@ -274,6 +274,7 @@ enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebat
             p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
                                             done->bytes};
             put_clean_row(s, b, done->uid, &p->clean);
+            tail_forget(s, done->uid, done->end);
         }
     }
     return e;

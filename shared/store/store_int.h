@@ -242,10 +242,13 @@ const struct store_catalog *catalog_empty(void);
 /* --- the tail --------------------------------------------------------------------------------- */
 
 #define TAIL_FRAME_HEADER 4 /* uid */
+#define TAIL_FORGET_BYTES (TAIL_FRAME_HEADER + 8)
 
 struct tail;
 struct tail *tail_new(void);
 void tail_free(struct tail *t);
+/* Writer: readers do not take batches below this offset from the ring any more. */
+void tail_forget(struct store *s, uint32_t uid, int64_t offset);
 
 /* --- the store -------------------------------------------------------------------------------- */
 

@@ -8,7 +8,8 @@
  *   DIR/db       RocksDB: column families `default` (the log) and `meta`
  *   DIR/wal      RocksDB's write-ahead log
  *   DIR/page     store_page.c: ends of the partitions, shared memory
- *   DIR/tail     the tail ring: a frame is uid u32 and one batch
+ *   DIR/tail     the tail ring: a frame is uid u32 and one batch, or uid u32 and an offset u64:
+ *                what was below it has been compacted
  *
  * All numbers big endian, so that keys sort as numbers.
  *

@@ -6,6 +6,9 @@
  * given up. An index that has lost its place (overrun, another ring, no memory) begins again at the
  * ring's low end: nothing depends on it but speed.
  *
+ * What was compacted lies in the ring as it was before. So a frame that holds an offset and no
+ * batch says: below it, forget what you know of this partition (tail_forget).
+ *
  * The ring may be overwritten while we copy. So: copy, then ask ring_valid; a copy that fails is
  * taken back and the answer is ERR_NOT_FOUND, as for everything older. And a batch is only given
  * out if it begins where the one before it ended and ends below the published end. */
@@ -158,11 +161,37 @@ static void start_over(struct tail *t)
     t->pos = ring_low(&t->ring);
 }
 
+void tail_forget(struct store *s, uint32_t uid, int64_t offset)
+{
+    uint8_t *frame;
+    if (ring_reserve(&s->ring, TAIL_FORGET_BYTES, false, &frame) == OK) {
+        be32_put(frame, uid);
+        be64_put(frame + TAIL_FRAME_HEADER, (uint64_t)offset);
+        ring_commit(&s->ring, TAIL_FORGET_BYTES);
+    }
+}
+
+static void forget_below(struct tail *t, struct slice frame, uint64_t pos)
+{
+    struct queue *q = queue_find(t, be32_get(frame.data));
+    int64_t offset = (int64_t)be64_get(frame.data + TAIL_FRAME_HEADER);
+    if (q && ring_valid(&t->ring, pos)) {
+        while (q->count > 0 && queue_at(q, 0)->base < offset) {
+            q->first++;
+            q->count--;
+        }
+    }
+}
+
 /* Out of memory: false. What the frame says is not trusted beyond this: a reader checks it
  * again. */
 static bool index_frame(struct tail *t, struct slice frame, uint64_t pos, uint64_t low)
 {
     struct batch_header h;
+    if (frame.len == TAIL_FORGET_BYTES) {
+        forget_below(t, frame, pos);
+        return true;
+    }
     if (frame.len < TAIL_FRAME_HEADER ||
         batch_read_header(slice_make(frame.data + TAIL_FRAME_HEADER, frame.len - TAIL_FRAME_HEADER),
                           &h) != OK ||

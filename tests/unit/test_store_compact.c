@@ -320,16 +320,24 @@ static void test_tombstones_go_after_their_time(void **state)
     struct model *m = model_new(t.uid);
     int64_t now_ms = 1000000;
     const int32_t one[] = {1, 2, 3}, none[] = {-1, 9};
+    int64_t next;
+    struct buf b;
+    buf_init(&b, 1 << 20);
     put(&k, s, m, one, 3, false, 5000, 10);
     put(&k, s, m, one, 2, true, 6000, 0);
     put(&k, s, m, none, 2, false, 6500, 10); /* what has no key stays */
     kit_commit(&k, s);
+    assert_int_equal(store_read_tail(s, m->uid, 0, 1 << 20, true, &b, &next), OK);
+    buf_reset(&b);
     KIT_OK(segment_switch(s, now_ms, &k.m));
     while (part_get(s, m->uid)->clean.to < m->end) { /* the clock stands: the horizon is not near */
         s->dirty_look_ms = 0;
         KIT_OK(store_tick(s, now_ms, &k.m));
         sched_yield();
     }
+    /* The ring has it all, but as it was. */
+    assert_int_equal(store_read_tail(s, m->uid, 0, 1 << 20, true, &b, &next), ERR_NOT_FOUND);
+    buf_fini(&b);
     struct seen w = check(&k, s, m, m->end, 1 << 20);
     assert_int_equal(w.kept, 5); /* 3, two tombstones, 9, and that */
     for (int i = 0; i < 2; i++) {
