@@ -369,12 +369,13 @@ void control_work(struct writer *w, bool ready)
     }
     if (state == COMMAND_WANTED && ready) {
         begin(w);
+    } else if (state == COMMAND_WANTED) {
+        err_set(&k->why, ERR_AGAIN, "the log cannot be written: %.400s", w->link->error);
+        finish(k, ERR_AGAIN);
     } else if (state == COMMAND_ASKED && reloaded && ready && !orders_wait(w)) {
         complete(w); /* the configuration came before the broker's word about it */
     } else if (clock_mono_ms() > k->deadline_ms) {
-        if (state == COMMAND_ASKED) {
-            write_back(w);
-        }
+        write_back(w);
         err_set(&k->why, ERR_AGAIN, ready ? "the broker does not come round to it"
                                           : "the log cannot be written");
         finish(k, ERR_AGAIN);
