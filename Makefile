@@ -248,8 +248,9 @@ check-tree:
 .PHONY: check check-tree
 
 # --- configuration's documentation ------------------------------------------------------------------------
-$(B)/optdoc: tests/tools/optdoc.c $(B)/libculex.a
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
+OPTDOC_O := $(call obj,kafka-server/broker/topic_config.c)
+$(B)/optdoc: tests/tools/optdoc.c $(OPTDOC_O) $(B)/libculex.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(OPTDOC_O) $(B)/libculex.a $(LDLIBS_STORE)
 docs: $(B)/optdoc
 	@mkdir -p docs
 	$(B)/optdoc > docs/configuration.md

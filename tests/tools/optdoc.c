@@ -1,4 +1,6 @@
-/* Writes docs/configuration.md to stdout, from the rows of shared/config/options.c. */
+/* Writes docs/configuration.md to stdout, from the rows of shared/config/options.c and of
+ * kafka-server/broker/topic_config.c. */
+#include "kafka-server/broker/topic_config.h"
 #include "shared/config/config.h"
 
 #include <inttypes.h>
@@ -84,6 +86,31 @@ static void put_cell(const char *text)
     }
 }
 
+static const char topics_intro[] =
+    "\n## Configs of a topic\n"
+    "\n"
+    "Of a stream that a Kafka client makes; Kafka's names, types, defaults and bounds.\n"
+    "`kafka-configs` shows and changes them. The default is the server's where it has a setting of\n"
+    "the name in the third column, else Kafka's. *Without effect* is accepted, kept and shown. A\n"
+    "stream of `streams` has its retention and cleanup from there.\n"
+    "\n"
+    "| config | default | of the server | |\n|---|---|---|---|\n";
+
+static void put_topic_configs(void)
+{
+    fputs(topics_intro, stdout);
+    for (size_t i = 0; i < topic_config_count; i++) {
+        const struct topic_config *row = &topic_configs[i];
+        printf("| `%s` | `%s` | ", row->name, row->usual[0] != '\0' ? row->usual : "\"\"");
+        if (row->synonym != NULL) {
+            printf("`%s` ", row->synonym);
+        }
+        printf("| ");
+        put_cell(row->doc);
+        printf(" |\n");
+    }
+}
+
 int main(void)
 {
     fputs(intro, stdout);
@@ -105,5 +132,6 @@ int main(void)
             printf("%s |\n", v.reload ? " *reload*" : "");
         }
     }
+    put_topic_configs();
     return 0;
 }
