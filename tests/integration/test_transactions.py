@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness import CLIENTS, ROOT, consumer, kill_pid, wait_until
-from test_produce import batch, make_topic, produce
+from test_clients import tool
+from test_produce import batch, make_topic
+from test_server_disk import fill, small_disk  # noqa: F401 (a fixture)
 from wire import Wire
 
 NONE, UNKNOWN_TOPIC, INVALID_REQUEST, POLICY = 0, 3, 42, 44
@@ -276,6 +278,59 @@ def test_a_topic_is_deleted_and_made_anew_under_an_open_transaction(server, wire
     assert values(server, "t") == [b"plain"] and values(server, "u") == [b"v"]
 
 
+def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(culex_factory, small_disk):  # noqa: F811
+    culex = culex_factory(start=False, streams=[])
+    os.symlink(small_disk, culex.data / "server")
+    culex.server.start()
+    retriable = {15, 19, 56}  # COORDINATOR_NOT_AVAILABLE, NOT_ENOUGH_REPLICAS, KAFKA_STORAGE_ERROR
+    with Wire(culex.server.port) as w:
+        make_topic(w, "t")
+        _, pid, epoch = init(w, "x")
+        sent = []
+
+        def try_one():
+            value = bytes([len(sent)]) * 300000
+            error, _ = write(w, "t", [value], pid, epoch, len(sent), "x", 12)
+            if error == NONE:
+                sent.append(value)
+            return error
+        assert try_one() == NONE
+        fill(small_disk)
+        error = next(e for e in (try_one() for _ in range(200)) if e != NONE)
+        assert error in retriable
+        assert end(w, "x", pid, epoch, True, 5)[0] in retriable
+        assert init(w, "y")[0] in retriable
+        os.remove(small_disk / "fill")
+
+        def goes_on():
+            e = try_one()
+            assert e in retriable | {NONE}
+            return e == NONE
+        wait_until("batches are taken again", goes_on, 30, every=0.2)
+        assert end(w, "x", pid, epoch, True, 5) == (NONE, pid, epoch + 1)
+    assert values(culex, "t") == sent
+    culex.server.kill9()
+    culex.server.start()
+    assert values(culex, "t") == sent
+
+
+def test_kafka_transactions_lists_describes_and_aborts(server, wire):
+    make_topic(wire, "t")
+    _, pid, epoch = init(wire, "x", timeout=900000)
+    assert write(wire, "t", [b"v"], pid, epoch, 0, "x", 12)[0] == NONE
+
+    def run(*args):
+        return tool("TransactionsCommand", "--bootstrap-server", server.bootstrap, *args)
+    assert run("list").splitlines()[-1].split() == ["x", "1", str(pid), "Ongoing"]
+    described = run("describe", "--transactional-id", "x").splitlines()[-1].split()
+    assert "Ongoing" in described and "t-0" in described and str(pid) in described
+    assert str(pid) in run("describe-producers", "--topic", "t", "--partition", "0").splitlines()[-1].split()
+    run("abort", "--topic", "t", "--partition", "0", "--start-offset", "0")
+    assert values(server, "t") == [] and values(server, "t", "read_uncommitted") == [b"v"]
+    assert write(wire, "t", [b"after"], -1, -1, -1)[0] == NONE
+    assert values(server, "t") == [b"after"]
+
+
 # --- clients ------------------------------------------------------------------------------------
 
 
@@ -380,14 +435,17 @@ def copier(culex, source, to, *more):
 
 @pytest.mark.broker
 @pytest.mark.timeout(300)
-def test_captured_messages_are_copied_exactly_once(culex):
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_captured_messages_are_copied_exactly_once(culex_factory, protocol):
     """Java reads a captured stream and writes a free one in transactions. Server and copier are killed."""
+    culex = culex_factory(server={"group.consumer.session.timeout.ms": 6000})
+    more = [protocol] if protocol == "consumer" else []
     count = 3000
     culex.publish("demo/t", [f"{i:06}" for i in range(count // 2)])
     rng = random.Random(11)
     with Wire(culex.server.port) as w:
         make_topic(w, "copy")
-    c = copier(culex, "demo", "copy")
+    c = copier(culex, "demo", "copy", *more)
     try:
         wait_until("the first are copied", lambda: len(values(culex, "copy")) > 0, 90, every=0.2)
         for i in range(ROUNDS):
@@ -395,7 +453,7 @@ def test_captured_messages_are_copied_exactly_once(culex):
             if i % 2:
                 kill_pid(c.pid)
                 c.wait()
-                c = copier(culex, "demo", "copy")
+                c = copier(culex, "demo", "copy", *more)
             else:
                 culex.server.kill9()
                 culex.server.start()
