@@ -24,6 +24,7 @@
 #define METADATA_BY_ID           12   /* first version that takes topics by id */
 #define OPERATIONS_NOT_ASKED     INT32_MIN
 #define ENDPOINT_BROKERS         1
+#define ENDPOINT_CONTROLLERS     2
 
 /* Bits of org.apache.kafka.common.acl.AclOperation: what anyone may do here. Nobody but MQTT
  * writes to a captured topic, or changes it. */
@@ -345,9 +346,9 @@ void api_describe_cluster(struct request *rq)
     const struct describe_cluster_request *q = rq->body;
     struct describe_cluster_response p;
     codec_init(&describe_cluster_response_message, &p);
-    p.endpoint_type = q->endpoint_type;
     if (q->endpoint_type != ENDPOINT_BROKERS) {
-        p.error_code = KERR_UNSUPPORTED_ENDPOINT_TYPE;
+        p.error_code = q->endpoint_type == ENDPOINT_CONTROLLERS ? KERR_MISMATCHED_ENDPOINT_TYPE
+                                                                : KERR_UNSUPPORTED_ENDPOINT_TYPE;
         p.error_message = kstr_make("this endpoint is a broker's");
         request_reply(rq, &p);
         return;

@@ -44,11 +44,11 @@ void api_find_coordinator(struct request *rq)
         .host = ok ? kstr_make(request_advertised_host(rq)) : kstr_make(""),
         .port = ok ? request_advertised_port(rq) : -1,
         .error_code = (int16_t)e,
-        .error_message = kstr_make(why),
+        .error_message = kstr_make(ok ? "" : why),
     };
     if (rq->header.api_version < 4) {
         p.error_code = at.error_code;
-        p.error_message = at.error_message;
+        p.error_message = ok ? kstr_make("NONE") : at.error_message; /* Kafka's word for it */
         p.node_id = at.node_id;
         p.host = at.host;
         p.port = at.port;
@@ -260,9 +260,20 @@ static void sync_send(struct group_call *call, enum kerr e)
     }
 }
 
+enum { SYNC_NAMES_PROTOCOL = 5 }; /* from this version on the protocol must be named (KIP-559) */
+
 void api_sync_group(struct request *rq)
 {
     const struct sync_group_request *q = rq->body;
+    if (rq->header.api_version >= SYNC_NAMES_PROTOCOL &&
+        (q->protocol_type.len < 0 || q->protocol_name.len < 0)) {
+        struct sync_group_response p;
+        codec_init(&sync_group_response_message, &p);
+        p.error_code = KERR_INCONSISTENT_GROUP_PROTOCOL;
+        p.assignment = (struct kbytes){(const uint8_t *)"", 0};
+        request_reply(rq, &p);
+        return;
+    }
     struct parked *x = park(rq);
     struct group_assignment *list =
         arena_array(&rq->arena, (size_t)q->assignments_count, sizeof *list);

@@ -17,7 +17,7 @@
 #include "kafka_messages.h"
 #include "shared/base/log.h"
 
-/* Times that are no times (ListOffsets). */
+/* Times that are no times (ListOffsets), each known from a version of its own on. */
 enum {
     TIME_LATEST = -1,
     TIME_EARLIEST = -2,
@@ -25,6 +25,20 @@ enum {
     TIME_EARLIEST_LOCAL = -4, /* all of the log is local: the same as earliest */
     TIME_LATEST_TIERED = -5,  /* nothing is tiered: no offset */
 };
+
+static bool time_known(int64_t time, int16_t version)
+{
+    switch (time) {
+    case TIME_MAX:
+        return version >= 7; /* KIP-734 */
+    case TIME_EARLIEST_LOCAL:
+        return version >= 8; /* KIP-405 */
+    case TIME_LATEST_TIERED:
+        return version >= 9; /* KIP-1005 */
+    default:
+        return time >= TIME_EARLIEST;
+    }
+}
 
 /* The partition's offsets; KERR_NONE when the client may be told something. */
 static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch,
@@ -34,7 +48,8 @@ static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch
         store_offsets(t->store, store_topic_uid(t->row, partition), o) != OK) {
         return KERR_UNKNOWN_TOPIC_OR_PARTITION;
     }
-    return fetch_check_epoch(epoch, o->leader_epoch);
+    /* -1 is no epoch. Fetch takes all that are below 0 for none, Kafka has it so. */
+    return epoch < -1 ? KERR_FENCED_LEADER_EPOCH : fetch_check_epoch(epoch, o->leader_epoch);
 }
 
 /* --- ListOffsets ----------------------------------------------------------------------------- */
@@ -85,14 +100,17 @@ static void fill_lookup(const struct lookup *l)
         l->out->offset = l->offset;
         l->out->timestamp = l->timestamp;
         break;
-    case ERR_NOT_FOUND: /* no record so late: no offset, and no error */
+    case ERR_NOT_FOUND: /* no record so late: no offset, no epoch, and no error */
         l->out->offset = l->out->timestamp = -1;
+        l->out->leader_epoch = -1;
         break;
     case ERR_AGAIN: /* clients ask again */
         l->out->error_code = KERR_LEADER_NOT_AVAILABLE;
+        l->out->leader_epoch = -1;
         break;
     default:
         l->out->error_code = KERR_KAFKA_STORAGE_ERROR;
+        l->out->leader_epoch = -1;
         break;
     }
 }
@@ -131,6 +149,10 @@ static bool answer_now(const struct request *rq, const struct topic *t,
     if (out->error_code != KERR_NONE) {
         return false;
     }
+    if (!time_known(q->timestamp, version)) {
+        out->error_code = KERR_UNSUPPORTED_VERSION;
+        return false;
+    }
     if (version >= 4) {
         out->leader_epoch = o.leader_epoch;
     }
@@ -148,12 +170,9 @@ static bool answer_now(const struct request *rq, const struct topic *t,
         out->offset = o.log_start;
         return false;
     case TIME_LATEST_TIERED:
+        out->leader_epoch = -1;
         return false;
     default:
-        if (q->timestamp < 0 && q->timestamp != TIME_MAX) {
-            out->error_code = KERR_UNSUPPORTED_VERSION;
-            return false;
-        }
         return true;
     }
 }

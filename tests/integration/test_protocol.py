@@ -160,9 +160,11 @@ def batches(records):
 
 
 def list_offsets(w, topic, partition, when, epoch=-1):
-    i = w.call(2, 4, Out().put("ibi", -1, 0, 1).string(topic).put("iiiq", 1, partition, epoch, when).b)
-    assert i.get("i") == 0 and i.get("i") == 1 and i.string() == topic and i.get("i") == 1
+    o = Out().put("ib", -1, 0).uvarint(2).compact(topic).uvarint(2).put("iiq", partition, epoch, when)
+    i = w.call(2, 7, o.raw(b"\0\0\0").b, flexible=True)
+    assert i.get("i") == 0 and i.uvarint() == 2 and i.compact() == topic and i.uvarint() == 2
     index, error, timestamp, offset, leader_epoch = i.get("ihqqi")
+    assert i.raw(3) == b"\0\0\0"
     i.end()
     return error, offset, timestamp
 
