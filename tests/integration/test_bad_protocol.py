@@ -8,7 +8,7 @@ import struct
 
 import pytest
 from harness import api_versions, frame, read_all, recv_frame, request_header, wait_until
-from wire import APIS
+from wire import APIS, ask, sample
 
 pytestmark = pytest.mark.sanitized
 SEED = int(os.environ.get("SEED", "20251121"))
@@ -142,6 +142,12 @@ def test_reader_that_never_reads_its_answers_does_not_fill_memory(c):
         assert api_versions(c.server.port) is not None
 
 
+def samples():
+    """A request of each API that the schema has, in its first, its first flexible and its last version."""
+    return [sample(a.name, v) for a in APIS.values()
+            for v in sorted({a.span[0], min(a.flexible, a.span[1]), a.span[1]})]
+
+
 def valid_requests():
     """Bodies of real requests, to be spoiled."""
     topic = struct.pack(">h", 4) + b"demo"
@@ -172,9 +178,21 @@ def exchange(s, body):
         return False
 
 
+def test_samples_are_answered(c):
+    """So that what is spoiled below was sound."""
+    served = {k["ApiKey"]: k["MaxVersion"] for k in ask(c.server.port, "ApiVersions", 0)["ApiKeys"]}
+    closed = []
+    for body in samples():
+        key, version = struct.unpack(">hh", body[:4])
+        with connect(c) as s:
+            if version <= served.get(key, -1) and not exchange(s, body):
+                closed.append((key, version))
+    assert not closed
+
+
 def test_valid_requests_cut_at_every_byte(c):
     s = connect(c)
-    for body in valid_requests():
+    for body in valid_requests() + samples():
         for cut in range(len(body)):
             if not exchange(s, body[:cut]):
                 s.close()
@@ -185,7 +203,7 @@ def test_valid_requests_cut_at_every_byte(c):
 def test_ten_thousand_random_frames(c):
     """Half are noise behind a true header, half are true requests with bytes spoiled."""
     rng = random.Random(SEED)
-    real = valid_requests()
+    real = valid_requests() + samples()
     s = connect(c)
     for n in range(10000):
         if n % 2:
