@@ -138,8 +138,8 @@ size_t store_pending_bytes(const struct store *s);
 /* Writer. All that was committed before is on disk when this is OK, without waiting for the next
  * interval. A failure breaks the store. Any thread. Blocks. */
 enum err store_sync(struct store *s, struct errmsg *m) MUST_CHECK;
-/* Raises the log start of a partition (DeleteRecords); never lowers it. Own WriteBatch. ERR_RANGE
- * beyond the end. */
+/* Raises the log start of a partition (DeleteRecords); never lowers it. Own WriteBatch, whatever is
+ * pending. ERR_RANGE beyond the end, to which what is pending does not belong yet. */
 enum err store_trim(struct store *s, uint32_t uid, int64_t log_start, struct errmsg *m) MUST_CHECK;
 
 /* --- compaction (writer) ---------------------------------------------------------------------- */

@@ -287,19 +287,29 @@ static enum err hold_dead(struct cleaning *c, uint32_t segment, uint32_t uid, si
 
 enum verdict { BATCH_STAYS, BATCH_CHANGED, BATCH_DEAD };
 
+static int compare_aborted(const void *a, const void *b)
+{
+    const struct store_aborted *x = a, *y = b;
+    return x->producer_id != y->producer_id ? (x->producer_id < y->producer_id ? -1 : 1)
+           : x->first != y->first           ? (x->first < y->first ? -1 : 1)
+                                            : 0;
+}
+
+/* A producer has one transaction at a time: the last one that began at or before the batch. */
 static bool is_aborted(const struct clean_part *p, const struct batch_header *h)
 {
-    if (!(h->attributes & BATCH_TRANSACTIONAL)) {
-        return false;
-    }
-    for (size_t i = 0; i < p->aborted_count; i++) {
-        const struct store_aborted *a = &p->aborted[i];
-        if (a->producer_id == h->producer_id && h->base_offset >= a->first &&
-            h->base_offset <= a->last) {
-            return true;
+    size_t lo = 0, hi = h->attributes & BATCH_TRANSACTIONAL ? p->aborted_count : 0;
+    struct store_aborted at = {h->producer_id, h->base_offset, 0};
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (compare_aborted(&p->aborted[mid], &at) <= 0) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
         }
     }
-    return false;
+    const struct store_aborted *a = lo > 0 ? &p->aborted[lo - 1] : NULL;
+    return a && a->producer_id == h->producer_id && h->base_offset <= a->last;
 }
 
 /* Whether a marker is a commit that nobody needs to see any more. What cannot be read stays. */
@@ -514,6 +524,10 @@ static enum err map_all(struct cleaning *c)
     size_t n = 0;
     while (n < k->part_count && e == OK && !full) {
         c->part = &k->parts[n++];
+        if (c->part->aborted_count > 0) {
+            qsort(c->part->aborted, c->part->aborted_count, sizeof *c->part->aborted,
+                  compare_aborted);
+        }
         e = map_part(c, &full);
     }
     for (size_t i = n; i < k->part_count; i++) {

@@ -198,9 +198,6 @@ static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t no
 enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                     struct compaction **out)
 {
-    if (s->no_space) {
-        return OK; /* a rewrite needs room for a segment */
-    }
     struct compaction *k = calloc(1, sizeof *k);
     if (!k) {
         return ERR_NOMEM;
@@ -211,7 +208,8 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
         k->runs = calloc(s->segment_count + 1, sizeof *k->runs);
         e = k->runs ? OK : ERR_NOMEM;
     }
-    if (e != OK || k->part_count == 0) {
+    /* A rewrite needs room for a segment. */
+    if (e != OK || k->part_count == 0 || space_check(s, NULL) != OK) {
         compaction_free(k);
         return e;
     }

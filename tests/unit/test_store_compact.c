@@ -362,16 +362,16 @@ static void test_tombstones_go_after_their_time(void **state)
 /* A model of what the owner knows of transactions. */
 struct owner {
     int64_t last_stable;
-    struct store_aborted aborted;
+    struct store_aborted aborted[3];
 };
 
 static enum err tell_stability(void *arg, uint32_t uid, struct store_stability *out)
 {
     const struct owner *o = arg;
     out->last_stable = o->last_stable;
-    out->aborted = malloc(sizeof *out->aborted);
-    *out->aborted = o->aborted;
-    out->aborted_count = 1;
+    out->aborted = malloc(sizeof o->aborted);
+    memcpy(out->aborted, o->aborted, sizeof o->aborted);
+    out->aborted_count = 3;
     return OK;
 }
 
@@ -433,7 +433,7 @@ static void test_transactions_are_cleaned_as_their_owner_says(void **state)
     struct store *s = kit_open(&k, &k.writer);
     struct store_topic t = compacted(&k, s, "a", 1);
     struct model *m = model_new(t.uid);
-    struct owner o = {.last_stable = 8, .aborted = {7, 1, 3}};
+    struct owner o = {.last_stable = 8, .aborted = {{8, 20, 30}, {7, 1, 3}, {7, 20, 30}}};
     char left[100];
     store_set_stability(s, tell_stability, &o);
     append_as(&k, s, m, 8, txn, slice_str("a"));                     /* 0: superseded by 7 */
