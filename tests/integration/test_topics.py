@@ -285,6 +285,60 @@ def test_a_session_hears_that_its_topic_was_made_anew(w):
     assert new != old
 
 
+def test_topics_are_deleted_and_made_anew_under_producers(server):
+    """Producers hear of it and go on; what the newest topic answered is there, dense, and nothing of the older ones."""
+    from confluent_kafka import Consumer, Producer, TopicPartition
+    stop = threading.Event()
+    acked, errors = [], []
+
+    def write():
+        p = Producer({"bootstrap.servers": server.bootstrap, "message.timeout.ms": 3000, "linger.ms": 1,
+                      "topic.metadata.refresh.interval.ms": 50})
+        n = 0
+        while not stop.is_set():
+            n += 1
+            try:
+                p.produce("t", str(n).encode(), partition=0,
+                          on_delivery=lambda e, m: errors.append(e.name()) if e else acked.append((m.offset(), m.value())))
+            except BufferError:
+                pass
+            p.poll(0.001)
+        p.flush(10)
+
+    with Wire(server.server.port) as w:
+        made(w, "t")
+        writers = [threading.Thread(target=write) for _ in range(3)]
+        for t in writers:
+            t.start()
+        ids = set()
+        for _ in range(15):
+            seen = len(acked)
+            wait_until("some are written", lambda: len(acked) > seen + 20)
+            assert delete(w, "t")[0]["ErrorCode"] == NONE
+            t = create(w, wanted("t"))["t"]
+            assert t["ErrorCode"] in (NONE, EXISTS)  # a producer that asks for it makes it, too
+            ids.add(t["TopicId"])
+        assert len(ids - {NO_ID}) > 1
+        last = len(acked)
+        wait_until("some are written to the last one", lambda: len(acked) > last + 50)
+        stop.set()
+        for t in writers:
+            t.join(30)
+        (_, end) = end_offsets(server.bootstrap, "t")[0]
+    assert {"MSG_TIMED_OUT"} >= {e.lstrip("_") for e in errors} - {"UNKNOWN_TOPIC_OR_PART", "UNKNOWN_TOPIC_ID", "UNKNOWN_TOPIC"}
+    c = Consumer({"bootstrap.servers": server.bootstrap, "group.id": "g"})
+    c.assign([TopicPartition("t", 0, 0)])
+    got = []
+    while len(got) < end:
+        m = c.poll(10)
+        assert m is not None and m.error() is None
+        got.append((m.offset(), m.value()))
+    c.close()
+    assert [o for o, _ in got] == list(range(end))
+    assert len(set(got) & set(acked)) >= 50
+    assert server.server.running() and " error " not in server.server.log()
+
+
 # --- partitions and records --------------------------------------------------------------------------
 
 

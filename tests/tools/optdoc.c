@@ -101,7 +101,8 @@ static void put_topic_configs(void)
     fputs(topics_intro, stdout);
     for (size_t i = 0; i < topic_config_count; i++) {
         const struct topic_config *row = &topic_configs[i];
-        printf("| `%s` | `%s` | ", row->name, row->usual[0] != '\0' ? row->usual : "\"\"");
+        const char *usual = row->usual[0] != '\0' ? row->usual : "\"\"";
+        printf("| `%s` | `%s` | ", row->name, usual);
         if (row->synonym != NULL) {
             printf("`%s` ", row->synonym);
         }
