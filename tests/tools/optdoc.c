@@ -90,9 +90,9 @@ static const char topics_intro[] =
     "\n## Configs of a topic\n"
     "\n"
     "Of a stream that a Kafka client makes; Kafka's names, types, defaults and bounds.\n"
-    "`kafka-configs` shows and changes them. The default is the server's where it has a setting of\n"
-    "the name in the third column, else Kafka's. *Without effect* is accepted, kept and shown. A\n"
-    "stream of `streams` has its retention and cleanup from there.\n"
+    "`kafka-configs` shows and changes them. The default is the server's where it has a\n"
+    "setting of the name in the third column, else Kafka's. *Without effect* is accepted, kept\n"
+    "and shown. A stream of `streams` has its retention and cleanup from there.\n"
     "\n"
     "| config | default | of the server | |\n|---|---|---|---|\n";
 
