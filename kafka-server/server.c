@@ -52,7 +52,9 @@
 #define STOP_GRACE_MS  (SERVER_STOP_MS - 500) /* for replies; the rest is for closing */
 #define TRIM_MS        3000         /* quiet for so long: memory kept for reads goes back … */
 #define TRIM_BYTES     (8u << 20)   /* … if it is worth the walk */
-#define TURNS_MAX      16           /* of commit and write, before events get their turn again */
+#define TURNS_MAX      16           /* of commit and write, before events get their turn again … */
+#define TURN_MS        10           /* … and no more after so long */
+#define DISPATCH_US    2000         /* handlers run for so long, then what they did is committed */
 #define SESSIONS_BYTES (128u << 20) /* of what fetch sessions remember */
 
 enum { ON_TERM, ON_INT, ON_HUP, SIGNALS };
@@ -559,7 +561,8 @@ static void on_term(evutil_socket_t fd, short what, void *arg)
 static void turn(struct server *s)
 {
     bool more = true;
-    for (int i = 0; i < TURNS_MAX && more; i++) {
+    int64_t began_ms = clock_mono_ms();
+    for (int i = 0; i < TURNS_MAX && more && clock_mono_ms() - began_ms < TURN_MS; i++) {
         if (s->journal != NULL) {
             journal_flush(s->journal);
         }
@@ -589,12 +592,29 @@ enum err server_run(struct server *s)
 
 /* --- open and close -------------------------------------------------------------------------- */
 
+/* A hundred connections that all have a large request must not make one turn: those that were not
+ * heard in it are the first of the next. */
+static struct event_base *loop_new(void)
+{
+    struct event_config *c = event_config_new();
+    if (c == NULL) {
+        return NULL;
+    }
+    struct timeval most = {0, DISPATCH_US};
+    struct event_base *base = NULL;
+    if (event_config_set_max_dispatch_interval(c, &most, -1, 0) == 0) {
+        base = event_base_new_with_config(c);
+    }
+    event_config_free(c);
+    return base;
+}
+
 static enum err open_loop(struct server *s, struct errmsg *m)
 {
     struct server_internal *in = s->in;
     static const event_callback_fn handlers[SIGNALS] = {on_term, on_term, on_hup};
     static const int numbers[SIGNALS] = {SIGTERM, SIGINT, SIGHUP};
-    s->base = event_base_new();
+    s->base = loop_new();
     in->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (s->base == NULL || in->wake_fd < 0) {
         return err_set(m, ERR_IO, "no event loop: %s", strerror(errno));

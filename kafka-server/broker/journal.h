@@ -74,7 +74,7 @@ enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t 
  * (journal_wait) and appends after it: so no turn grows without a bound, and fetches and heartbeats
  * have their turn. */
 size_t journal_bytes(const struct journal *j);
-#define JOURNAL_TURN_BYTES (4u << 20)
+#define JOURNAL_TURN_BYTES (1u << 20)
 /* An owner cannot write what it must: this flush fails with e. */
 void journal_fail(struct journal *j, enum err e);
 /* Asks for a flush although nothing was put yet: an owner has something to write. */

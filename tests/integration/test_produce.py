@@ -313,6 +313,38 @@ def test_a_transactional_batch_needs_its_transaction(server, wire):
     assert stored(server.bootstrap, "t") == 0
 
 
+def test_readers_of_committed_records_stop_where_they_should_on_disk_too(culex_factory):
+    """The tail ring holds 64 kB of the 2 MB that are written around the open transaction."""
+    from confluent_kafka import Producer
+    c = culex_factory(start=False, streams=[], server={"store.tail.bytes": 65536})
+    c.server.start()
+    with Wire(c.server.port) as w:
+        make_topic(w, "t")
+        p = Producer({"bootstrap.servers": c.bootstrap, "transactional.id": "x", "linger.ms": 0})
+        p.init_transactions(20)
+        for i in range(100):
+            produce(w, {"t": {0: batch([b"before %d " % i + bytes(10000)])}})
+        p.begin_transaction()
+        p.produce("t", b"open", partition=0)
+        assert p.flush(20) == 0
+        for i in range(100):
+            produce(w, {"t": {0: batch([b"behind %d " % i + bytes(10000)])}})
+        a, records, offset = None, b"", 0
+        while offset < 100:
+            w.send("Fetch", 12, MaxWaitMs=0, MinBytes=1, MaxBytes=8 << 20, IsolationLevel=1, SessionEpoch=-1, Topics=[
+                {"Topic": "t", "Partitions": [{"Partition": 0, "FetchOffset": offset, "PartitionMaxBytes": 8 << 20}]}])
+            a = w.recv("Fetch", 12)["Responses"][0]["Partitions"][0]
+            assert a["ErrorCode"] == NONE and a["Records"]
+            records += a["Records"]
+            offset = records.count(b"before ")
+        assert (a["HighWatermark"], a["LastStableOffset"], offset) == (201, 100, 100)
+        assert b"open" not in records and b"behind" not in records
+        assert fetched(w, "t", 100, 1)()["Records"] == b""
+        p.abort_transaction(20)
+        a = fetched(w, "t", 99, 1)()
+        assert [x["FirstOffset"] for x in a["AbortedTransactions"]] == [100] and b"behind 0 " in a["Records"]
+
+
 # --- configs of a stream --------------------------------------------------------------------------
 
 
