@@ -141,6 +141,21 @@ assignor-test: $(B)/assignor_peer $(B)/assignor/AssignorOracle.class
 	@echo "1 passed"
 .PHONY: assignor-test
 
+# --- Kafka Streams, killed and started again; not in make test: make ecosystem [ECOSYSTEM='--server kafka streams'] ---
+ECOSYSTEM ?=
+ECO := build/ecosystem
+$(ECO)/lib/.done: tests/ecosystem/pom.xml
+	@mkdir -p $(@D)
+	set -- -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)); \
+	mvn -o "$$@" >/dev/null 2>&1 || mvn "$$@"
+	@touch $@
+$(ECO)/classes/.done: tests/ecosystem/streams/Streams.java $(ECO)/lib/.done
+	javac -encoding UTF-8 -cp '$(ECO)/lib/*' -d $(@D) $<
+	@touch $@
+ecosystem: $(ECO)/classes/.done $(B)/culex-server
+	BUILD=$(B) python3 tests/ecosystem/run.py $(ECOSYSTEM)
+.PHONY: ecosystem
+
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
