@@ -10,14 +10,14 @@ import subprocess
 import pytest
 from harness import ROOT
 
-# What each API may say. 25: nobody is a member yet; 42: asked for twice, or senseless; 44: not allowed here; 69: no such
-# group; 79: join again with the id given.
+# What each API may say. 23: no protocol is named; 25: nobody is a member yet; 42: asked for twice, or senseless; 44: not
+# allowed here; 69: no such group; 79: join again with the id given.
 ERRORS = {
     "Produce": {44},
     "JoinGroup": {0, 79},
     "Heartbeat": {25},
     "LeaveGroup": {0, 25},
-    "SyncGroup": {25},
+    "SyncGroup": {23, 25},
     "DescribeGroups": {0, 69},
     "DeleteGroups": {69},
     "OffsetDelete": {69},
