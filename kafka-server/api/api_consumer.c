@@ -202,8 +202,7 @@ static bool describe_member(struct request *rq, const struct cgroup_member *m,
     out->member_epoch = m->epoch;
     out->client_id = slice_kstr_or_empty(m->client_id);
     out->client_host = slice_kstr_or_empty(m->client_host);
-    out->subscribed_topic_regex =
-        m->regex.len > 0 ? slice_kstr(m->regex) : slice_kstr(slice_make(NULL, 0));
+    out->subscribed_topic_regex = slice_kstr_or_empty(m->regex);
     out->member_type = m->protocols != NULL ? MEMBER_CLASSIC : MEMBER_CONSUMER;
     out->subscribed_topic_names =
         arena_array(&rq->arena, topics > 0 ? (size_t)topics : 1, sizeof(struct kstr));
@@ -228,8 +227,10 @@ static bool describe_group(struct request *rq, struct consumer_group_describe_re
     out->group_state = out->assignor_name = kstr_make("");
     if (c == NULL || g == NULL) {
         bool classic = c != NULL && coordinator_find(c, str_slice(id)) != NULL;
-        out->error_code = c == NULL ? KERR_COORDINATOR_NOT_AVAILABLE : KERR_GROUP_ID_NOT_FOUND;
-        out->error_message = kstr_make(c == NULL ? NULL
+        out->error_code = c == NULL     ? KERR_COORDINATOR_NOT_AVAILABLE
+                          : id.len == 0 ? KERR_INVALID_GROUP_ID
+                                        : KERR_GROUP_ID_NOT_FOUND;
+        out->error_message = kstr_make(c == NULL || id.len == 0 ? NULL
                                        : classic ? "The group is not a consumer group."
                                                  : "There is no such group.");
         return true;

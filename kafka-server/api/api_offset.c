@@ -250,6 +250,10 @@ static bool fetch_group(struct request *rq, const struct offset_fetch_request_gr
     offsets = e == KERR_NONE ? offsets : NULL;
     out->group_id = from->group_id;
     out->error_code = (int16_t)e;
+    if (e != KERR_NONE && rq->server->coordinator != NULL) {
+        out->topics_count = 0; /* what is wrong is said of the group alone */
+        return true;
+    }
     if (from->topics_count < 0) {
         return fetch_all(rq, str_slice(from->group_id), offsets, out);
     }

@@ -90,9 +90,8 @@ static const char *check_fields(const struct cgroup_heartbeat *ev, bool id_requi
         return "MemberEpoch is invalid.";
     }
     if (ev->member_id.len > GROUP_NAME_BYTES_MAX || ev->instance_id.len > GROUP_NAME_BYTES_MAX ||
-        ev->rack_id.len > GROUP_NAME_BYTES_MAX || ev->topic_count > CGROUP_TOPICS_MAX ||
-        ev->rebalance_timeout_ms < -1) {
-        return "A name or a list is too long, or a timeout is negative.";
+        ev->rack_id.len > GROUP_NAME_BYTES_MAX || ev->topic_count > CGROUP_TOPICS_MAX) {
+        return "A name or a list is too long.";
     }
     return ev->member_epoch == CGROUP_JOIN_EPOCH ? check_join(ev) : NULL;
 }
@@ -252,8 +251,10 @@ static bool update(struct cgroup *g, struct cgroup_member *m, const struct cgrou
     cgroup_slice_set(g, &m->client_id, ev->client_id, &any);
     cgroup_slice_set(g, &m->client_host, ev->client_host, &any);
     cgroup_slice_set(g, &m->assignor, ev->assignor, &any);
-    if (ev->rebalance_timeout_ms >= 0 && ev->rebalance_timeout_ms != m->rebalance_timeout_ms) {
-        m->rebalance_timeout_ms = ev->rebalance_timeout_ms;
+    /* Below -1 is no time at all, and no mistake in Kafka. */
+    int32_t timeout_ms = ev->rebalance_timeout_ms > 0 ? ev->rebalance_timeout_ms : 0;
+    if (ev->rebalance_timeout_ms != -1 && timeout_ms != m->rebalance_timeout_ms) {
+        m->rebalance_timeout_ms = timeout_ms;
         any = true;
     }
     if (m->protocols != NULL) { /* from here on it speaks the consumer protocol */
