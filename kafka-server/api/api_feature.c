@@ -95,7 +95,7 @@ static struct kstr refusal(struct request *rq,
         return request_text(rq, "Local controller %d does not support this feature.", node);
     }
     if (level != f->level) {
-        return request_text(rq, "Local controller %d only supports versions %d-%d", node, f->min,
+        return request_text(rq, "Local controller %d only supports versions %d-%d", node, f->level,
                             f->level);
     }
     return kstr_make(NULL);

@@ -162,9 +162,10 @@ def test_features_have_one_level_each(c):
     answer = ask(c.server.port, "ApiVersions", 4, ClientSoftwareName="test", ClientSoftwareVersion="1")
     supported = {f["Name"]: (f["MinVersion"], f["MaxVersion"]) for f in answer["SupportedFeatures"]}
     finalized = {f["Name"]: (f["MinVersionLevel"], f["MaxVersionLevel"]) for f in answer["FinalizedFeatures"]}
-    assert supported == finalized and supported["metadata.version"] == (27, 27)
+    assert {name: (most, most) for name, (_, most) in supported.items()} == finalized
+    assert supported["metadata.version"] == (27, 27) and supported["group.version"] == (0, 1)
     assert answer["FinalizedFeaturesEpoch"] >= 0
-    for name, (level, _) in supported.items():
+    for name, (_, level) in supported.items():
         assert level > 0, "a level of 0 says that the feature is not there"
         for other in (0, level - 1, level + 1):
             for kind in (1, 2, 3):
@@ -178,6 +179,8 @@ def test_features_are_told_in_every_version_that_has_them(c):
     for version in (3, 4):
         answer = ask(c.server.port, "ApiVersions", version, ClientSoftwareName="test", ClientSoftwareVersion="1")
         assert "metadata.version" in {f["Name"] for f in answer["FinalizedFeatures"]}
+        # What begins at 0 is told from version 4 on: before, clients cannot read it.
+        assert ("group.version" in {f["Name"] for f in answer["SupportedFeatures"]}) == (version >= 4)
     assert "FinalizedFeatures" not in ask(c.server.port, "ApiVersions", 2)
 
 
