@@ -346,9 +346,8 @@ static void heartbeat(struct client *c, int32_t epoch)
         .topic_count = all ? names_of(c, names) : -1,
         .owned = all || c->told ? &owned : NULL,
     };
-    if (all && c->reads == 0) {
-        ev.topic_count = -1;
-        ev.regex = slice_str("t.*");
+    if (all) { /* both, or a static member would have what its former self read, too */
+        ev.regex = slice_str(c->reads == 0 ? "t.*" : "");
     }
     c->told = false; /* or it is said again: `full` */
     struct cgroup_reply r;
