@@ -209,6 +209,14 @@ static enum name_seen *asked_seen(struct request *rq, bool by_id)
     return keys != NULL ? names_seen(rq, keys, q->topics_count) : NULL;
 }
 
+/* While the own store is away, nobody knows which of its topics there are: clients that have one
+ * must ask again, and not give it up. */
+static enum kerr unknown_now(const struct server *s)
+{
+    bool away = s->own == NULL && s->journal != NULL;
+    return away ? KERR_LEADER_NOT_AVAILABLE : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+}
+
 static void fill_missing(const struct request *rq, struct metadata_response_topics *out,
                          const struct metadata_request_topics *asked, bool by_id)
 {
@@ -220,7 +228,7 @@ static void fill_missing(const struct request *rq, struct metadata_response_topi
         return;
     }
     out->name = asked->name;
-    out->error_code = topic_name_ok(kstr_slice(asked->name)) ? KERR_UNKNOWN_TOPIC_OR_PARTITION
+    out->error_code = topic_name_ok(kstr_slice(asked->name)) ? unknown_now(rq->server)
                                                              : KERR_INVALID_TOPIC_EXCEPTION;
     if (q->include_topic_authorized_operations) {
         out->topic_authorized_operations = FREE_OPERATIONS; /* what one could do, were it there */

@@ -10,6 +10,9 @@ import subprocess
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from harness import consumer, frame, read_all, recv_frame, request_header, wait_until
+from wire import ask
+
+LEADER_NOT_AVAILABLE = 5
 
 
 @pytest.fixture
@@ -138,6 +141,8 @@ def test_full_disk_takes_nothing_back_that_was_answered_and_writing_goes_on_when
             p.produce("free", b"%d " % i + bytes(20000), on_delivery=answered)
             p.poll(0.05)
         c.server.wait_log(r"own store is broken")
+        asked = ask(c.server.port, "Metadata", 9, Topics=[{"Name": "free"}], AllowAutoTopicCreation=True)
+        assert asked["Topics"][0]["ErrorCode"] == LEADER_NOT_AVAILABLE  # and not that there is no such topic
         os.remove(small_disk / "fill")
         assert p.flush(60) == 0 and failed == []
         p.produce("free", b"last", on_delivery=answered)
