@@ -1,4 +1,4 @@
-"""Compacted streams shrink to the last value of each key, while they are read."""
+"""Compacted streams shrink to the last value of each key, while they are read; what transactions left goes by its outcome."""
 
 import pytest
 from harness import wait_until
@@ -59,3 +59,23 @@ def test_stream_shrinks_to_the_last_values(server):
     server.server.stop()
     server.server.start()
     assert len(read_from_beginning(server.bootstrap, "table", "read_uncommitted")) == KEYS
+
+
+def test_what_was_aborted_goes_and_what_was_committed_stays(server):
+    from confluent_kafka import Producer
+    make_compacted(server.bootstrap, "table")
+    p = Producer({"bootstrap.servers": server.bootstrap, "transactional.id": "t"})
+    p.init_transactions(20)
+    for value, end in (b"first", p.commit_transaction), (b"never", p.abort_transaction), (b"done", p.commit_transaction):
+        p.begin_transaction()
+        for k in range(50 if value == b"first" else 2):
+            p.produce("table", value, key=b"k%d" % k, partition=0)
+        p.flush(20)
+        end(20)
+    want = {b"k%d" % k: b"done" if k < 2 else b"first" for k in range(50)}
+    assert len(read_from_beginning(server.bootstrap, "table", "read_committed")) == 52
+    assert len(read_from_beginning(server.bootstrap, "table", "read_uncommitted")) == 54
+    wait_until("one record of each key",
+               lambda: len(read_from_beginning(server.bootstrap, "table", "read_uncommitted")) == 50, 60, every=0.3)
+    for isolation in "read_uncommitted", "read_committed":
+        assert {k: v for _, k, v in read_from_beginning(server.bootstrap, "table", isolation)} == want
