@@ -70,6 +70,40 @@ static uint64_t bytes_at(rocksdb_iterator_t *rows, uint32_t uid, int64_t offset)
                : 0;
 }
 
+/* --- retention of what was cleaned ------------------------------------------------------------ */
+
+/* Index rows count what was appended. How much is left of the clean part from `offset` on is taken
+ * to be its share of all that is left, as if what went had been spread evenly. */
+static uint64_t share(rocksdb_iterator_t *rows, uint32_t uid, const struct clean_state *c,
+                      int64_t start, int64_t offset)
+{
+    uint64_t from = bytes_at(rows, uid, start), at = bytes_at(rows, uid, offset);
+    if (offset >= c->to || at >= c->bytes_at || from >= c->bytes_at) {
+        return 0;
+    }
+    double part = (double)(c->bytes_at - at) / (double)(c->bytes_at - from);
+    return part < 1 ? (uint64_t)((double)c->live * part) : c->live;
+}
+
+uint64_t dirty_bytes_from(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t start,
+                          const struct index_row *row)
+{
+    const struct part *p = part_get(s, uid);
+    return row->offset >= p->clean.to
+               ? p->now.bytes - row->bytes
+               : p->now.bytes - p->clean.bytes_at + share(rows, uid, &p->clean, start, row->offset);
+}
+
+void dirty_start_raised(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                        uint32_t uid, int64_t from, int64_t to)
+{
+    struct part *p = part_get(s, uid);
+    if (from < p->clean.to) {
+        p->clean.live = share(rows, uid, &p->clean, from, to);
+        put_clean_row(s, b, uid, &p->clean);
+    }
+}
+
 /* --- what is dirty ---------------------------------------------------------------------------- */
 
 struct dirty {

@@ -448,6 +448,12 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                     struct compaction **out) MUST_CHECK;
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
                      const struct compaction *k) MUST_CHECK;
+/* Bytes from a row on to the end, for retention; start: the log's. */
+uint64_t dirty_bytes_from(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t start,
+                          const struct index_row *row);
+/* The log start moves, for which b already has the row. */
+void dirty_start_raised(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                        uint32_t uid, int64_t from, int64_t to);
 enum err dirty_load(struct store *s, rocksdb_iterator_t *it, struct errmsg *m) MUST_CHECK;
 
 /* store_retention.c: the entries of a closed segment's row; free *out. ERR_NOT_FOUND: it was closed

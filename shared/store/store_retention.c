@@ -83,12 +83,16 @@ static enum err raise_start(struct tick *t, uint32_t uid, int64_t start)
         return ERR_NOMEM;
     }
     uint8_t key[UID_KEY_BYTES], value[8];
+    int64_t before = p->start;
     p->start = start;
     t->raised.uids[t->raised.count++] = uid;
     uid_key_put(key, ROW_LOG_START, uid);
     be64_put(value, (uint64_t)start);
     batch_put(t->s->rocks, t->batch, CF_META, slice_make(key, sizeof key),
               slice_make(value, sizeof value));
+    if (before < p->clean.to) {
+        dirty_start_raised(t->s, rows(t), t->batch, uid, before, start);
+    }
     forget_rows(t, uid, p);
     return OK;
 }
@@ -115,8 +119,11 @@ static enum err apply_topic_limits(struct tick *t, uint32_t uid)
     const struct store_topic *topic = p->topic;
     int64_t start = p->start;
     for (int i = 0; i < STEPS_MAX && first_row(t, uid, p, start); i++) {
-        bool large = topic->retention_bytes >= 0 &&
-                     p->now.bytes - p->first.bytes >= (uint64_t)topic->retention_bytes;
+        uint64_t limit = (uint64_t)topic->retention_bytes;
+        bool large = topic->retention_bytes >= 0 && p->now.bytes - p->first.bytes >= limit;
+        if (large && p->first.offset < p->clean.to) {
+            large = dirty_bytes_from(t->s, rows(t), uid, p->start, &p->first) >= limit;
+        }
         bool old = topic->retention_ms >= 0 && p->first.max_ts < t->now_ms - topic->retention_ms;
         if (!large && !old) {
             break;

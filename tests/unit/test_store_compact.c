@@ -504,6 +504,41 @@ static void test_lags_say_when(void **state)
     kit_fini(&k);
 }
 
+/* With both policies, retention.bytes counts what compaction has left, not what was written. */
+static void test_retention_counts_what_is_left(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 128 << 10;
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", 1);
+    struct model *m = model_new(t.uid);
+    int64_t now_ms = 1000000;
+    for (int i = 0; i < 3000; i++) {
+        put_random(&k, s, m, 1000, 1000 + i, 100); /* 4 MB, of which 150 KB stay */
+        kit_commit(&k, s);
+    }
+    KIT_OK(segment_switch(s, now_ms, &k.m));
+    clean(&k, s, m, m->end, &now_ms);
+    t.cleanup = STORE_CLEANUP_COMPACT | STORE_CLEANUP_DELETE;
+    t.retention_bytes = 1 << 20;
+    KIT_OK(store_topic_alter(s, &t, &k.m));
+    KIT_OK(store_tick(s, now_ms, &k.m));
+    assert_int_equal(kit_offsets(s, t.uid).log_start, 0);
+    t.retention_bytes = 50 << 10;
+    KIT_OK(store_topic_alter(s, &t, &k.m));
+    for (int i = 0; i < 3; i++) {
+        KIT_OK(store_tick(s, now_ms, &k.m));
+    }
+    int64_t start = kit_offsets(s, t.uid).log_start;
+    assert_true(start > m->end / 3 && start < m->end);
+    assert_true(part_get(s, t.uid)->clean.live >= 50 << 10);
+    assert_true(part_get(s, t.uid)->clean.live < 80 << 10);
+    free(m);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -512,6 +547,7 @@ int main(void)
         cmocka_unit_test(test_tombstones_go_after_their_time),
         cmocka_unit_test(test_transactions_are_cleaned_as_their_owner_says),
         cmocka_unit_test(test_lags_say_when),
+        cmocka_unit_test(test_retention_counts_what_is_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
