@@ -222,7 +222,10 @@ static bool fill_partition(struct request *rq, const struct fetch_part *p, int64
     out->last_stable_offset = p->stable;
     out->log_start_offset = p->log_start;
     out->aborted_transactions = NULL;
-    out->aborted_transactions_count = q->isolation_level == READ_UNCOMMITTED ? -1 : 0;
+    bool unknown =
+        p->error == KERR_UNKNOWN_TOPIC_OR_PARTITION || p->error == KERR_UNKNOWN_TOPIC_ID;
+    out->aborted_transactions_count =
+        q->isolation_level == READ_UNCOMMITTED && !unknown ? -1 : 0; /* null or none, as Kafka */
     if (q->isolation_level != READ_UNCOMMITTED && fetch_part_bytes(p) != 0 &&
         !fill_aborted(rq, p, from, out)) {
         return false;

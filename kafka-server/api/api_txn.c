@@ -64,7 +64,7 @@ void api_init_producer_id(struct request *rq)
     p[0].producer_epoch = -1;
     p[1] = p[0];
     enum kerr e = KERR_INVALID_REQUEST; /* one of the two is no more than a guess */
-    if ((r.expected_id < 0) == (r.expected_epoch < 0)) {
+    if ((r.expected_id == -1) == (r.expected_epoch == -1)) {
         e = transactions_init(rq->server->transactions, &r, clock_wall_ms(), &p[0].producer_id,
                               &p[0].producer_epoch);
     }
@@ -379,6 +379,9 @@ static enum kerr may_commit(struct commit *x)
     int16_t version = x->rq->header.api_version;
     if (x->asked) {
         return x->may;
+    }
+    if (q->group_id.len <= 0) {
+        return KERR_INVALID_GROUP_ID;
     }
     enum txn_client client = version >= 5   ? TXN_CLIENT_ADDS
                              : version == 4 ? TXN_CLIENT_ABORTABLE

@@ -51,7 +51,11 @@ static bool describe_partition(struct request *rq, struct slice name, const stru
     } else if (!topic_has_partition(t, partition)) {
         out->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
     }
-    if (out->error_code != KERR_NONE || t->captured || rq->server->producers == NULL) {
+    if (out->error_code != KERR_NONE) {
+        out->error_message = kstr_make("There is no such topic or partition.");
+        return true;
+    }
+    if (t->captured || rq->server->producers == NULL) {
         return true;
     }
     struct collect c = {.out = out};

@@ -87,16 +87,18 @@ static bool append_batch(const struct append_place *at, uint32_t uid,
 {
     struct producers_duplicate d;
     enum kerr error = check_transaction(at, uid, rules, &v->h);
-    if (error == KERR_NONE) {
-        error = producers_check(at->producers, uid, &v->h,
-                                rules->produce_version >= PRODUCE_ADDS_PARTITIONS, &d);
+    if (error != KERR_NONE) {
+        out->log_start = -1; /* Kafka has not come to the log yet */
+        return refuse(out, error);
     }
+    error = producers_check(at->producers, uid, &v->h,
+                            rules->produce_version >= PRODUCE_ADDS_PARTITIONS, &d);
     if (error != KERR_NONE) {
         return refuse(out, error);
     }
     if (d.found) {
         out->base_offset = d.base_offset;
-        out->log_append_time_ms = rules->append_time ? d.timestamp : -1;
+        out->log_append_time_ms = d.timestamp; /* whoever gave it, as Kafka */
         return true;
     }
     enum err e = journal_append(at->journal, uid, v->batch, v->batch_len, &out->base_offset);

@@ -468,10 +468,11 @@ enum kerr producers_check(struct producers *p, uint32_t uid, const struct batch_
     if (h->producer_id < 0) {
         return is_transactional(h) ? KERR_INVALID_RECORD : KERR_NONE;
     }
-    if (h->producer_epoch < 0 || h->base_sequence < 0) {
-        return KERR_INVALID_RECORD;
-    }
     const struct producer *x = find(p, uid, h->producer_id);
+    if (h->producer_epoch < 0 || h->base_sequence < 0) {
+        bool fenced = x != NULL && h->base_sequence >= 0 && h->producer_epoch < x->s.epoch;
+        return fenced ? KERR_INVALID_PRODUCER_EPOCH : KERR_INVALID_RECORD;
+    }
     if (x == NULL) {
         if (v2 && is_transactional(h) && h->base_sequence != 0) {
             return KERR_OUT_OF_ORDER_SEQUENCE_NUMBER;

@@ -190,7 +190,7 @@ static bool exhausted(int16_t epoch)
 /* Is the producer that wants to go on the one that we know, or one that repeats its request? */
 static bool expected_ok(const struct txn *x, int64_t id, int16_t epoch)
 {
-    if (id < 0 || x->state == TXN_NEW) {
+    if (id == NULL_PRODUCER || x->state == TXN_NEW) {
         return true;
     }
     if (x->state == TXN_ONGOING) {
@@ -216,7 +216,7 @@ enum kerr txn_on_init(struct txn *x, int32_t timeout_ms, int64_t expected_id,
     if (!expected_ok(x, expected_id, expected_epoch)) {
         return KERR_PRODUCER_FENCED;
     }
-    bool expects = expected_id >= 0 && x->state != TXN_NEW;
+    bool expects = expected_id != NULL_PRODUCER && x->state != TXN_NEW;
     bool open = x->state == TXN_ONGOING;
     int16_t epoch = open ? (int16_t)(x->epoch + 1) : x->epoch; /* after it is aborted */
     /* Its request is repeated, or the server has aborted its transaction: it gets what there is. */

@@ -131,7 +131,7 @@ def test_sequences_are_checked_and_duplicates_answered_over_a_kill(server, wire)
             assert write(w, "t", [b"a", b"b"], pid, epoch, 2) == (NONE, 2)
             assert write(w, "t", [b"a", b"b"], pid, epoch, 0)[0] == OUT_OF_ORDER
             assert write(w, "t", [b"a"], pid, epoch, 13)[0] == OUT_OF_ORDER
-            assert write(w, "t", [b"a"], pid, epoch - 1, 12)[0] == 87  # a producer without an epoch
+            assert write(w, "t", [b"a"], pid, epoch - 1, 12)[0] == INVALID_EPOCH
         server.server.kill9()
         server.server.start()
     with Wire(server.server.port) as w:
@@ -186,8 +186,9 @@ def test_what_is_wrong_is_said(server, wire):
     assert init(wire, "x", timeout=900001)[0] == INVALID_TIMEOUT
     assert init(wire, "x", timeout=0)[0] == INVALID_TIMEOUT
     assert init(wire, "x", ProducerId=5)[0] == INVALID_REQUEST
-    assert set(add(wire, "x", 1, 0, {"t": [0]}).values()) == {INVALID_MAPPING}
-    assert end(wire, "x", 1, 0, True) == INVALID_MAPPING
+    assert init(wire, "x")[0] == NONE and init(wire, "x", ProducerId=-5, ProducerEpoch=3)[0] == FENCED
+    assert set(add(wire, "x", 1 << 40, 0, {"t": [0]}).values()) == {INVALID_MAPPING}
+    assert end(wire, "x", 1 << 40, 0, True) == INVALID_MAPPING
     _, pid, epoch = init(wire, "x")
     assert end(wire, "x", pid, epoch, True) == INVALID_STATE
     assert add(wire, "x", pid, epoch, {"t": [0, 1], "none": [0]}) == {
@@ -200,6 +201,7 @@ def test_what_is_wrong_is_said(server, wire):
                                       is_transactional=1)}]}])
     assert a["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == NO_TRANSACTIONAL_ID
     assert commit_offset(wire, "x", "g", pid, epoch, "none", 1, 5) == UNKNOWN_TOPIC
+    assert commit_offset(wire, "x", "", pid, epoch, "t", 1, 5) == 24  # INVALID_GROUP_ID
     assert commit_offset(wire, "x", "g", pid, epoch, "t", 1, 5, generation=3, member="who") != NONE
     assert values(server, "t", "read_uncommitted") == []
 
