@@ -128,9 +128,12 @@ static void test_a_block_of_ids_counts_when_it_is_stored(void **state)
     assert_int_equal(init_as(NULL, &id, &epoch), KERR_NONE);
     journal_flush(j);
     mem.fail_commit = OK;
+    assert_int_equal(init_as(NULL, &id, &epoch), KERR_NONE);
+    journal_flush(j);
     stop();
     start();
     assert_int_equal(init_as(NULL, &last, &epoch), KERR_NONE);
+    assert_true(last > id);
     journal_flush(j);
     for (int i = 0; i < 2500; i++) {
         assert_int_equal(init_as(NULL, &id, &epoch), KERR_NONE);
