@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define CONFIG_PREFIX  "mqtt."
@@ -34,6 +35,8 @@ enum command_state { COMMAND_NONE, COMMAND_WANTED, COMMAND_ASKED, COMMAND_DONE }
 
 struct control {
     int socket;
+    ino_t inode; /* of its name in the data directory … */
+    dev_t device;
     pthread_t thread;
     pthread_mutex_t lock; /* of stop, state and of how the reload went */
     pthread_cond_t done;
@@ -472,24 +475,47 @@ static void *control_main(void *arg)
     return NULL;
 }
 
-void control_start(struct writer *w)
+static bool look(const struct writer *w, struct stat *st)
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof path, "%s/" CONTROL_SOCKET, w->data);
+    errno = ENAMETOOLONG;
+    return n > 0 && (size_t)n < sizeof path && stat(path, st) == 0;
+}
+
+static void note_name(const struct writer *w, struct control *k)
+{
+    struct stat st = {0};
+    (void)look(w, &st); /* gone again: the next watch sees that */
+    k->inode = st.st_ino;
+    k->device = st.st_dev;
+}
+
+static void control_start(struct writer *w)
 {
     struct errmsg m;
     struct control *k = calloc(1, sizeof *k);
     enum err e = k ? control_listen(w->data, &k->socket, &m) : err_set(&m, ERR_NOMEM, "no memory");
     if (!e) {
+        note_name(w, k);
         pthread_mutex_init(&k->lock, NULL);
         pthread_cond_init(&k->done, NULL);
         w->control = k;
         e = pthread_create(&k->thread, NULL, control_main, w) == 0
                 ? OK
                 : err_set(&m, ERR_NOMEM, "no thread");
+        if (e) {
+            close(k->socket);
+        }
     }
     if (e) {
-        log_warn("Kafka clients cannot bind streams: %s", m.text);
+        if (!w->control_failed) {
+            log_warn("Kafka clients cannot bind streams, trying again: %s", m.text);
+        }
         w->control = NULL;
         free(k);
     }
+    w->control_failed = e != OK;
 }
 
 /* What is asked for now gets an answer that it may be asked again. */
@@ -517,4 +543,22 @@ void control_stop(struct writer *w)
     pthread_cond_destroy(&k->done);
     w->control = NULL;
     free(k);
+}
+
+/* A data directory that was put in place of another one has none, or a dead one. */
+static bool in_place(const struct writer *w)
+{
+    struct stat st;
+    return look(w, &st) ? st.st_ino == w->control->inode && st.st_dev == w->control->device
+                        : errno != ENOENT && errno != ENOTDIR;
+}
+
+void control_watch(struct writer *w)
+{
+    if (w->control && !in_place(w)) {
+        control_stop(w);
+    }
+    if (!w->control) {
+        control_start(w);
+    }
 }

@@ -415,6 +415,7 @@ static void writer_housekeeping(struct writer *w)
     }
     w->worked = false;
     writer_watch_ring(w);
+    control_watch(w);
     int interval_ms = atomic_load_explicit(&w->link->sys_interval_ms, memory_order_relaxed);
     bool show = now >= w->shown_us;
     if (show) {
@@ -565,6 +566,9 @@ static enum err open_first(struct writer *w)
     } else if (!atomic_load(&w->link->opened)) {
         e = writer_open_patiently(w, &mistakes);
     }
+    if (!e) {
+        control_watch(w); /* whoever sees the broker run may command */
+    }
     enum err sent = link_send(w->socket, LINK_OPENED, (uint32_t)e, buf_text(&mistakes), -1);
     link_due(w->link, DUE_MESSAGES);
     buf_fini(&mistakes);
@@ -602,9 +606,10 @@ int writer_run(struct link *link, int socket)
     e = e ? e : open_first(&w);
     e = e ? e : orders_listen(&w);
     if (!e) {
-        control_start(&w);
         writer_loop(&w);
-        control_stop(&w);
+    }
+    control_stop(&w);
+    if (!e) {
         orders_end(&w);
     }
     writer_free(&w);

@@ -83,6 +83,7 @@ struct writer {
     pthread_mutex_t lock;   /* for the next ones */
     struct order *orders;   /* oldest first */
     struct control *control; /* NULL: no commands can be given */
+    bool control_failed;     /* and that was said */
 };
 
 /* The writer's life, from the broker's first message to its last: 0, or an exit code. */
@@ -127,9 +128,10 @@ bool writer_leave_ring(struct writer *w);
 void writer_count_stored(struct writer *w, uint64_t from, uint64_t to);
 
 /* control.c: commands through the socket in the data directory (shared/control), one after the
- * other. A thread takes and answers them, the writer's own does what they ask. Without a socket
- * (said once) capture goes on. */
-void control_start(struct writer *w);
+ * other. A thread takes and answers them, the writer's own does what they ask. Where there is no
+ * socket (said once), or another one lies at its path, control_watch makes one; capture goes on
+ * without. */
+void control_watch(struct writer *w);
 void control_stop(struct writer *w);
 /* Is there something to do for the writer's thread? */
 bool control_waits(struct writer *w);

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from harness import wait_until
-from test_capture import make, stream  # noqa: F401
+from test_capture import fill, make, stream  # noqa: F401
 
 pytestmark = [pytest.mark.broker]
 
@@ -232,3 +232,19 @@ def test_binding_under_load_and_kills_of_the_writer_loses_nothing(make):
     assert names <= set(bound(c))
     c.stop()
     assert [int(v) for v in c.values("demo")] == list(range(3000))
+
+
+def test_a_data_directory_that_was_put_in_place_of_another_takes_commands(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "one", "one/#")["error"] == "OK"
+    c.data.rename(c.home / "aside")
+    with c.mqtt() as m:
+        wait_until("commands are taken there", lambda: answers(c) and fill(m, "demo/x", 1, size=0))
+    assert bind(c, "two", "two/#")["error"] == "OK"
+
+
+def answers(c):
+    try:
+        return command(c, command="dance")["error"] == "ERR_INVALID"
+    except OSError:
+        return False
