@@ -249,15 +249,17 @@ static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid, size_t 
     return buf_ok(&h->bytes) ? OK : ERR_NOMEM;
 }
 
-/* A batch without records: absorbed, or a header. */
+/* A batch without records: absorbed, or a header. A transactional batch absorbs nothing: readers
+ * skip one that reaches beyond the first offset of a transaction of its producer that was aborted
+ * later (Java's goes by the batch's last offset). */
 static enum err hold_dead(struct cleaning *c, uint32_t segment, uint32_t uid, size_t len,
                           const struct batch_header *dead)
 {
     struct held *h = &c->held;
     int64_t delta = batch_next_offset(dead) - 1 - h->h.base_offset;
     if (h->valid && h->segment == segment && h->uid == uid && delta <= INT32_MAX &&
-        batch_next_offset(&h->h) == dead->base_offset && !(h->h.attributes & BATCH_CONTROL) &&
-        !plan_large(c->plan)) {
+        batch_next_offset(&h->h) == dead->base_offset &&
+        !(h->h.attributes & (BATCH_CONTROL | BATCH_TRANSACTIONAL)) && !plan_large(c->plan)) {
         h->h.last_offset_delta = (int32_t)delta;
         h->changed = true;
         enum err e = note_removed(c, len);
