@@ -328,8 +328,8 @@ static enum err look_for_dead(struct tick *t, size_t i, struct clean_job *job)
                 const struct part *p = part_get(s, job->dead[k].uid);
                 job->dead[k].end = p->topic ? p->start : INT64_MAX;
             }
-            s->closed_bytes -= dead_bytes;
-            g->bytes -= dead_bytes;
+            s->closed_bytes -= dead_bytes < s->closed_bytes ? dead_bytes : s->closed_bytes;
+            g->bytes -= dead_bytes < g->bytes ? dead_bytes : g->bytes;
             return OK;
         }
     }
@@ -608,10 +608,11 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     return e;
 }
 
-/* What the cleaner has compacted. */
-static enum err take_done(struct tick *t)
+/* What the cleaner has compacted; *applied: rows have changed that this tick does not see yet. */
+static enum err take_done(struct tick *t, bool *applied)
 {
     struct compaction *k = cleaner_take_done(t->s);
+    *applied = k && k->failed == OK;
     if (!k) {
         return OK;
     }
@@ -658,8 +659,9 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     enum err failed = apply_limits(&t);
     failed = failed == OK ? apply_store_limit(&t) : failed;
     failed = failed == OK ? drop_oldest(&t) : failed;
-    failed = failed == OK ? take_done(&t) : failed;
-    failed = failed == OK ? find_work(&t, &job) : failed;
+    bool applied = false;
+    failed = failed == OK ? take_done(&t, &applied) : failed;
+    failed = failed == OK && !applied ? find_work(&t, &job) : failed;
     sweep_dead_rows(&t);
     e = tick_write(&t, m); /* also after a failure: what was decided is in memory already */
     if (e == OK && (job.to > 0 || job.compaction)) {
