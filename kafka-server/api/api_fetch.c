@@ -355,6 +355,9 @@ static void lose_store(struct fetch_wait *fw, const struct store *store)
         if (p->store == store) {
             fetch_fail(&fw->fetch, p, KERR_KAFKA_STORAGE_ERROR);
             p->store = NULL;
+            store_slices_free(p->pinned); /* they would keep the store from being opened again */
+            p->pinned = NULL;
+            buf_reset(&p->copied);
         }
     }
 }
