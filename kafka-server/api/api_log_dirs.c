@@ -12,6 +12,7 @@
 #include <sys/statvfs.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/server.h"
@@ -125,10 +126,10 @@ static bool **find_wanted(struct request *rq)
 static bool fill_topic(struct sizes *all, struct describe_log_dirs_response_results_topics *out,
                        const struct topic *t, const bool *wanted)
 {
-    out->name = kstr_make(t->row->name);
+    out->name = names_keep(all->rq, t->row->name); /* the row may go while a worker reads */
     out->partitions = codec_new_array(&describe_log_dirs_response_results_topics_partitions_message,
                                       &all->rq->arena, t->row->partition_count);
-    if (out->partitions == NULL) {
+    if (out->partitions == NULL || out->name.data == NULL) {
         return false;
     }
     for (int32_t i = 0; i < t->row->partition_count; i++) {
