@@ -133,9 +133,14 @@ static void order_bound(struct request *rq, const struct create_topics_request_t
 static bool collect_created(struct request *rq, struct bound_calls *calls, void *arg)
 {
     const struct create_topics_request *q = rq->body;
-    for (int32_t i = 0; i < q->topics_count; i++) {
-        if (!is_bound_order(&q->topics[i])) {
-            continue;
+    struct slice *names = arena_array(&rq->arena, (size_t)q->topics_count, sizeof *names);
+    for (int32_t i = 0; i < q->topics_count && names != NULL; i++) {
+        names[i] = kstr_slice(q->topics[i].name);
+    }
+    enum name_seen *seen = names != NULL ? names_seen(rq, names, q->topics_count) : NULL;
+    for (int32_t i = 0; i < q->topics_count && seen != NULL; i++) {
+        if (seen[i] != NAME_ONCE || !is_bound_order(&q->topics[i])) {
+            continue; /* what is there twice is refused, and not made before that */
         }
         struct bound_call *c = bound_add(calls, i, 0, kstr_slice(q->topics[i].name));
         if (c == NULL) {
@@ -143,7 +148,7 @@ static bool collect_created(struct request *rq, struct bound_calls *calls, void 
         }
         order_bound(rq, &q->topics[i], c);
     }
-    return true;
+    return seen != NULL;
 }
 
 static bool tell_bound(struct request *rq, const struct bound_call *c,
@@ -319,28 +324,40 @@ static bool read_deletion(struct deletion *d)
     return true;
 }
 
-/* Streams that clients have bound. */
+/* Streams that clients have bound and that are named once, in one manner: all else is refused. */
 static bool collect_deleted(struct request *rq, struct bound_calls *calls, void *arg)
 {
     const struct delete_topics_request *q = rq->body;
     const struct topics *topics = rq->server->topics;
-    for (int32_t i = 0; i < q->topics_count + q->topic_names_count; i++) {
+    int32_t max = q->topics_count + q->topic_names_count, count = 0;
+    struct slice *ids = arena_array(&rq->arena, (size_t)max, sizeof *ids);
+    const struct topic **found = arena_array(&rq->arena, (size_t)max, sizeof *found);
+    bool enabled = rq->server->config.server.delete_topic_enable;
+    for (int32_t i = 0; i < max && ids != NULL && found != NULL && enabled; i++) {
         const struct delete_topics_request_topics *in = i < q->topics_count ? &q->topics[i] : NULL;
         struct kstr name = in != NULL ? in->name : q->topic_names[i - q->topics_count];
-        const struct topic *t = name.len >= 0 ? topics_find(topics, kstr_slice(name))
-                                              : topics_find_id(topics, &in->topic_id);
-        if (t == NULL || !bound_by_client(t) || !rq->server->config.server.delete_topic_enable) {
-            continue;
+        bool both = in != NULL && name.len >= 0 && !uuid_is_zero(&in->topic_id);
+        const struct topic *t = both            ? NULL
+                                : name.len >= 0 ? topics_find(topics, kstr_slice(name))
+                                                : topics_find_id(topics, &in->topic_id);
+        if (t != NULL && bound_by_client(t)) {
+            ids[count] = slice_make(t->row->id.b, sizeof t->row->id.b);
+            found[count++] = t;
         }
-        struct bound_call *c = bound_add(calls, i, 0, slice_str(t->row->name));
-        if (c == NULL) {
+    }
+    enum name_seen *seen = ids != NULL ? names_seen(rq, ids, count) : NULL;
+    for (int32_t i = 0; i < count && seen != NULL; i++) {
+        struct bound_call *c =
+            seen[i] == NAME_ONCE ? bound_add(calls, i, 0, slice_str(found[i]->row->name)) : NULL;
+        if (c != NULL) {
+            c->id = found[i]->row->id;
+            c->command = json_pack("{s:s, s:s}", "command", "unbind", "name", c->name);
+            c->goal = BOUND_GONE;
+        } else if (seen[i] == NAME_ONCE) {
             return false;
         }
-        c->id = t->row->id;
-        c->command = json_pack("{s:s, s:s}", "command", "unbind", "name", c->name);
-        c->goal = BOUND_GONE;
     }
-    return true;
+    return seen != NULL && found != NULL;
 }
 
 static bool tell_unbound(struct deletion *d, struct kstr name, const struct bound_call *c)

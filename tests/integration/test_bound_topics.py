@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import wire
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
                                    OffsetSpec, ResourceType)
 from harness import read_all, wait_until
 
 STOP_SECONDS = 2.5
+INVALID_REQUEST = 42
 
 
 admins = {}
@@ -120,6 +122,24 @@ def test_deleting_it_ends_it_and_made_again_it_is_another(culex):
     create(culex, "s", "s/#", partitions=5)
     culex.publish("s/1", ["new"])
     assert values(culex, "s", 1) == ["new"]
+
+
+def test_what_a_request_names_twice_is_neither_made_nor_deleted(culex):
+    def ask(name, version, **what):
+        return wire.ask(culex.server.port, name, version, **what)
+    order = {"Name": "s", "NumPartitions": 1, "ReplicationFactor": 1, "Configs": [{"Name": "mqtt.filter", "Value": "s/#"}]}
+    assert [t["ErrorCode"] for t in ask("CreateTopics", 7, Topics=[order, order])["Topics"]] == [INVALID_REQUEST]
+    assert not (culex.data / "streams.json").exists()
+    create(culex, "s", "s/#")
+    culex.publish("s/1", ["kept"])
+    topic = ask("Metadata", 12, Topics=[{"Name": "s"}])["Topics"][0]["TopicId"]
+    for topics in ([{"Name": "s"}] * 2, [{"Name": "s", "TopicId": topic}], [{"Name": "s"}, {"TopicId": topic}]):
+        got = ask("DeleteTopics", 6, Topics=topics, TimeoutMs=9000)["Responses"]
+        assert {t["ErrorCode"] for t in got} == {INVALID_REQUEST}, got
+    assert values(culex, "s", 1) == ["kept"]
+    got = ask("DeleteTopics", 6, Topics=[{"TopicId": topic}], TimeoutMs=9000)["Responses"]
+    assert [(t["ErrorCode"], t["Name"]) for t in got] == [(0, "s")]
+    assert refused(configs, culex, "s")[0] == "UNKNOWN_TOPIC_OR_PART"
 
 
 def test_records_are_deleted_of_streams_of_the_file_and_of_clients(culex):
