@@ -30,6 +30,7 @@
 #define FILTER_CONFIG  CONFIG_PREFIX "filter"
 #define COMMAND_MS     (CONTROL_COMMAND_MS - 1000)
 #define STOPS          "the broker stops"
+#define ACCEPT_PAUSE_US 100000
 
 enum command_state { COMMAND_NONE, COMMAND_WANTED, COMMAND_ASKED, COMMAND_DONE };
 
@@ -282,11 +283,26 @@ static void bind_stream(struct writer *w)
     }
 }
 
+/* Of a stream that is not configured any more. */
+static enum err delete_topic(struct writer *w, const char *name)
+{
+    enum err e = store_topic_delete(w->store, slice_str(name), &w->control->why);
+    if (!e) {
+        streams_forget(w, name);
+        log_info("stream unbound and deleted stream=%s", name);
+    }
+    return e;
+}
+
 static void unbind_stream(struct writer *w)
 {
     struct control *k = w->control;
     const char *name = text_of(k, "name");
     enum err e = check_bound(w, name, true, &k->why);
+    if (e == ERR_NOT_FOUND) { /* a command before this one was killed half way, or refused */
+        finish(k, delete_topic(w, name));
+        return;
+    }
     e = e ? e : write_with(w, name, NULL, &k->why);
     if (e) {
         finish(k, e);
@@ -345,12 +361,8 @@ static void complete(struct writer *w)
     }
     const char *name = text_of(k, "name");
     if (is_command(k, "unbind")) {
-        e = store_topic_delete(w->store, slice_str(name), &k->why);
+        e = delete_topic(w, name);
         e = e == ERR_NOT_FOUND ? OK : e;
-        if (!e) {
-            streams_forget(w, name);
-            log_info("stream unbound and deleted stream=%s", name);
-        }
     } else {
         log_info("stream bound by a Kafka client stream=%s", name);
     }
@@ -468,8 +480,11 @@ static void *control_main(void *arg)
         if (connection >= 0) {
             serve(w, connection);
             close(connection);
+        } else if (errno == EINVAL) {
+            break; /* shut down */
         } else if (errno != EINTR && errno != ECONNABORTED) {
-            break; /* shut down; or out of descriptors, which nothing here can mend */
+            link_wait_us(&w->link->stop, 0, ACCEPT_PAUSE_US); /* out of descriptors: there may be
+                                                               * some again */
         }
     }
     return NULL;

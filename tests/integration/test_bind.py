@@ -134,6 +134,22 @@ def test_what_is_wrong_is_said_and_nothing_changes(make, what, error, says):
     assert c.broker.log().count("configuration read again") == 0
 
 
+def test_unbinding_that_was_cut_off_is_done_when_it_is_asked_for_again(make):
+    """Killed between the file and the log: the topic is there, and no configuration of it."""
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "s/#", partitions=1)["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish("s/x", b"gone")
+    c.broker.kill9()
+    (c.data / "streams.json").write_text('{"streams": []}')
+    c.start()
+    assert command(c, command="unbind", name="s") == {"error": "OK"}
+    assert command(c, command="unbind", name="s")["error"] == "ERR_NOT_FOUND"
+    assert bind(c, "s", "s/#", partitions=3)["error"] == "OK"
+    c.stop()
+    assert c.read("s") == []
+
+
 def test_commands_that_are_none_are_refused(make):
     c = make().configure([stream()]).start()
     assert command(c, command="dance")["error"] == "ERR_INVALID"
