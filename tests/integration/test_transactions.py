@@ -438,7 +438,7 @@ def copier(culex, source, to, *more):
 @pytest.mark.broker
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_captured_messages_are_copied_exactly_once(culex_factory, protocol):
+def test_java_copies_captured_messages_exactly_once(culex_factory, protocol):
     """Java reads a captured stream and writes a free one in transactions. Server and copier are killed."""
     culex = culex_factory(server={"group.consumer.session.timeout.ms": 6000})
     more = [protocol] if protocol == "consumer" else []
