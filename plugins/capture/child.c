@@ -3,6 +3,7 @@
  *   start ──▶ opened ──▶ runs ──ends by itself──▶ waited for ──back-off──▶ start again
  *     │                   │
  *     └─ locked, invalid ─┴─ capture_close: stop ──▶ drained, or left behind in the disk
+ *                            (none runs: one more is started, that drains)
  *
  * A writer that ends (killed, out of memory, an assertion of the database) takes nothing along:
  * publishes wait in the ring, which the broker keeps open, and the next one goes on where the store
@@ -310,18 +311,29 @@ static bool child_join(struct capture *c)
     return ch->pid == 0;
 }
 
+/* Has the writer ended without having stored the last publishes? */
+static bool child_failed(const struct capture *c, bool ran)
+{
+    return c->opened == OK && c->child.pid == 0 && (!ran || c->child.status != 0);
+}
+
 bool child_stop(struct capture *c)
 {
     struct child *ch = &c->child;
     bool ran = ch->pid != 0;
+    struct errmsg m;
     atomic_store(&c->link->stop, 1);
     link_wake_word(&c->link->stop);
     atomic_store(&c->link->sleeping, 0);
     link_wake_word(&c->link->sleeping);
     bool gone = child_join(c);
+    if (gone && child_failed(c, ran) && child_launch(c, &m) == OK) {
+        ran = true; /* it was killed just now: one more, that only stores what the ring holds */
+        gone = child_join(c);
+    }
     if (!gone) {
         log_error("the writer hangs in the disk: left behind pid=%d", (int)ch->pid);
-    } else if (ran && c->opened == OK && ch->status != 0) {
+    } else if (ran && child_failed(c, ran)) {
         describe_end(ch);
         log_error("%s when it was to store the last publishes: they are in the ring", ch->why);
     }

@@ -401,6 +401,20 @@ def test_fsync_without_a_writer_is_refused_in_bounded_time(make, place):
     assert len(c.values("demo")) == t["stored"] >= 2
 
 
+@pytest.mark.parametrize("kills", [1, 4])  # with each one, the broker waits longer until it starts another
+def test_a_broker_that_stops_when_its_writer_was_just_killed_stores_what_was_acknowledged(make, kills):
+    c = make().configure([stream()]).start()
+    with c.mqtt() as m:
+        m.publish_all([("demo/x", "before")])
+        for _ in range(kills):
+            c.broker.kill_writer()
+        m.publish_all([("demo/x", str(i)) for i in range(100)])
+    c.stop()
+    t = c.totals("demo")
+    assert t["stored"] == 101 and t["in_flight"] == 0
+    assert sorted(c.values("demo"))[-1] == "before" and len(c.values("demo")) == 101
+
+
 def test_a_broker_that_stops_without_a_writer_leaves_all_to_the_next_start(make, place):
     c = moved(make().configure([stream()]), place)
     dead_writer(c, place)
