@@ -72,7 +72,6 @@ static enum kerr kerr_of(enum err e)
     case ERR_AGAIN: /* one that clients try again after: the broker may be up then */
         return KERR_REQUEST_TIMED_OUT;
     case ERR_INVALID:
-    case ERR_TOO_LARGE:
     case ERR_CORRUPT:
         return KERR_INVALID_CONFIG;
     case ERR_EXISTS:
@@ -80,6 +79,7 @@ static enum kerr kerr_of(enum err e)
     case ERR_NOT_FOUND:
         return KERR_UNKNOWN_TOPIC_OR_PARTITION;
     case ERR_LOCKED:
+    case ERR_TOO_LARGE: /* more than can be kept of all streams */
         return KERR_POLICY_VIOLATION;
     case ERR_RANGE:
         return KERR_OFFSET_OUT_OF_RANGE;

@@ -60,26 +60,29 @@ static enum err merge(struct config *c, struct config *more)
     return OK;
 }
 
-enum err config_add_bound(struct config *c)
+enum err config_read_bound(struct config *more, const char *data)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s/" CONFIG_BOUND_FILE, c->data);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        return OK; /* whoever opens the data directory says that its name is too long */
+    int n = snprintf(path, sizeof path, "%s/" CONFIG_BOUND_FILE, data);
+    enum err e = config_init(more);
+    if (e || n < 0 || (size_t)n >= sizeof path) {
+        return e; /* whoever opens the data directory says that its name is too long */
     }
     if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
         return OK;
     }
+    return config_load_streams(more, path);
+}
+
+enum err config_add_bound(struct config *c)
+{
     struct config more;
-    enum err e = config_init(&more);
-    if (e) {
-        return e;
-    }
-    e = config_load(&more, path);
+    enum err e = config_read_bound(&more, c->data);
     if (e) {
         buf_printf(&c->mistakes, "%s", buf_text(&more.mistakes));
+    } else if (more.stream_count) {
+        e = merge(c, &more);
     }
-    e = e ? e : merge(c, &more);
     config_fini(&more);
     return e;
 }
@@ -152,6 +155,19 @@ static enum err failed_at(struct errmsg *m, const char *what, const char *path)
     return err_set(m, full ? ERR_FULL : ERR_IO, "cannot %s %s: %s", what, path, strerror(code));
 }
 
+/* A file that nobody could read again would keep the broker from starting. */
+static enum err check_size(size_t count, size_t bytes, struct errmsg *m)
+{
+    if (count > CONFIG_STREAMS_MAX) {
+        return err_set(m, ERR_TOO_LARGE, "there would be %zu streams; at most %d are allowed",
+                       count, CONFIG_STREAMS_MAX);
+    }
+    return bytes < CONFIG_FILE_BYTES_MAX
+               ? OK
+               : err_set(m, ERR_TOO_LARGE, "all bound streams together would be a file of %zu "
+                         "bytes; at most %u are allowed", bytes, CONFIG_FILE_BYTES_MAX);
+}
+
 /* The file, on the disk. */
 static enum err write_file(const char *path, const char *text, struct errmsg *m)
 {
@@ -188,7 +204,8 @@ enum err config_write_bound(const char *data, const struct config_stream *stream
     if (!text) {
         return err_set(m, ERR_NOMEM, "no memory to write %s", path);
     }
-    enum err e = write_file(next, text, m);
+    enum err e = check_size(count, strlen(text), m);
+    e = e ? e : write_file(next, text, m);
     free(text);
     if (!e && rename(next, path) != 0) {
         e = failed_at(m, "replace", path);

@@ -41,6 +41,7 @@ struct walk {
     struct json_spot root; /* its document */
     size_t mistakes, warnings;
     bool nomem;
+    bool streams_alone; /* the file of config_load_streams */
     uint8_t origin[OPTION_ROWS_MAX]; /* of a stream's rows, from plugin_opt_ lines alone */
 };
 
@@ -449,7 +450,9 @@ static void walk_document(struct walk *w, json_t *doc, const char *text, size_t 
     json_t *v;
     json_object_foreach(doc, name, v) {
         const struct option_row *row = option_find(SECTION_TOP, name);
-        if (row) {
+        if (w->streams_alone && strcmp(name, "streams") != 0) {
+            mistake_at(w, &root, name, -1, "does not belong here: this file has \"streams\" alone");
+        } else if (row) {
             walk_value(w, &root, row, w->c, v);
         } else if (strcmp(name, "store") == 0) {
             walk_section(w, &root, name, v, SECTION_STORE);
@@ -653,9 +656,11 @@ static void walk_together(struct walk *w)
 /* Everything that is not the document. */
 static enum err walk_end(struct walk *w)
 {
-    walk_environment(w);
-    warn_variables(w);
-    walk_together(w);
+    if (!w->streams_alone) {
+        walk_environment(w);
+        warn_variables(w);
+        walk_together(w);
+    }
     if (w->nomem) {
         mistake(w, 0, "", "no memory to read it");
         return ERR_NOMEM;
@@ -676,22 +681,33 @@ enum err config_init(struct config *c)
     return OK;
 }
 
-enum err config_load(struct config *c, const char *path)
+static enum err load(struct walk *w, const char *path)
 {
-    struct walk w = {.c = c, .where = path ? path : ENVIRONMENT, .lines = path != NULL};
     struct buf text;
     buf_init(&text, CONFIG_FILE_BYTES_MAX);
     enum err e = OK;
     if (path) {
-        c->path = strdup(path);
-        e = c->path ? read_file(&w, path, &text) : ERR_NOMEM;
+        w->c->path = strdup(path);
+        e = w->c->path ? read_file(w, path, &text) : ERR_NOMEM;
         if (!e) {
-            walk_file_text(&w, &text);
+            walk_file_text(w, &text);
         }
     }
-    e = e ? e : walk_end(&w);
+    e = e ? e : walk_end(w);
     buf_fini(&text);
     return e;
+}
+
+enum err config_load(struct config *c, const char *path)
+{
+    struct walk w = {.c = c, .where = path ? path : ENVIRONMENT, .lines = path != NULL};
+    return load(&w, path);
+}
+
+enum err config_load_streams(struct config *c, const char *path)
+{
+    struct walk w = {.c = c, .where = path, .lines = true, .streams_alone = true};
+    return load(&w, path);
 }
 
 enum err config_give_data(struct config *c, const char *option, const char *dir)

@@ -140,6 +140,9 @@ enum err config_init(struct config *c) MUST_CHECK;
  * to 1024". ERR_NOT_FOUND, ERR_IO: the file, with a line. path NULL: the environment alone. c is
  * fit for config_fini only after a failure. */
 enum err config_load(struct config *c, const char *path) MUST_CHECK;
+/* The same for a file that has "streams" alone, each with all that it needs: the environment and
+ * what the rows of a whole configuration must be together do not concern it. */
+enum err config_load_streams(struct config *c, const char *path) MUST_CHECK;
 /* One stream from options as mosquitto.conf gives them (plugin_opt_NAME VALUE), for the smallest
  * case. Same names, same checks; `where` names the file in sentences. Unknown names: a mistake.
  * `config FILE` alone is config_load of that file. */
@@ -148,13 +151,18 @@ enum err config_from_options(struct config *c, const char *where, const char *co
 /* The data directory as the command line's option gives it, over all that config_load has read.
  * ERR_INVALID: c->mistakes has a line that names the option. */
 enum err config_give_data(struct config *c, const char *option, const char *dir) MUST_CHECK;
+/* The streams of DATA/streams.json into `more`, which is initialised here and config_fini's
+ * afterwards, whatever came of it. No file: OK and none. ERR_INVALID, ERR_IO: sentences in
+ * more->mistakes. */
+enum err config_read_bound(struct config *more, const char *data) MUST_CHECK;
 /* Adds the streams of DATA/streams.json, which Kafka clients have bound to filters: the file has
  * "streams" as this one, and only the writer writes it. A name that stands in c already stays what
  * it is there, with a warning. No file: OK. ERR_INVALID, ERR_IO: sentences in c->mistakes, and
  * nothing was added. */
 enum err config_add_bound(struct config *c) MUST_CHECK;
-/* Puts the bound ones of these streams into DATA/streams.json, in place of what is there, whole and
- * on the disk or not at all. ERR_FULL, ERR_IO with a sentence; ERR_NOMEM. Blocks. */
+/* Puts the bound ones of these streams, which are all that there are, into DATA/streams.json, in
+ * place of what is there, whole and on the disk or not at all. ERR_TOO_LARGE: more than can be read
+ * again. ERR_FULL, ERR_IO with a sentence; ERR_NOMEM. Blocks. */
 enum err config_write_bound(const char *data, const struct config_stream *streams, size_t count,
                             struct errmsg *m) MUST_CHECK;
 void config_fini(struct config *c);
@@ -182,7 +190,8 @@ enum err config_stream_add_filter(struct config_stream *s, const char *text, str
 void config_stream_shrink(struct config_stream *s);
 
 /* A stream's partitions are fixed once it exists with `have` of them: adds a line to `out` when
- * c->streams[i] says something else. */
+ * c->streams[i] says something else. Nobody edits the file of bound streams: of them the log's
+ * number holds. */
 void config_check_partitions(const struct config *c, size_t i, int32_t have, struct buf *out);
 
 /* A row as others see it (help, docs, DescribeConfigs). */

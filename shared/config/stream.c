@@ -114,12 +114,10 @@ void config_stream_shrink(struct config_stream *s)
 void config_check_partitions(const struct config *c, size_t i, int32_t have, struct buf *out)
 {
     const struct config_stream *s = &c->streams[i];
-    if (s->partitions == have) {
+    if (s->partitions == have || s->bound) {
         return;
     }
-    if (s->bound) {
-        buf_printf(out, "%s/" CONFIG_BOUND_FILE ":%d: partitions", c->data, s->line);
-    } else if (c->path) {
+    if (c->path) {
         buf_printf(out, "%s:%d: streams[%zu].partitions", c->path, s->line, i);
     } else {
         buf_printf(out, "mosquitto.conf: plugin_opt_partitions");

@@ -147,6 +147,95 @@ static void test_a_mistake_in_the_file_is_named_and_nothing_is_added(void **stat
     config_fini(&c);
 }
 
+/* Variables are the whole configuration's: beside defaults they may be wrong together. */
+static void test_the_environment_is_not_this_files(void **state)
+{
+    static const char *const variables[][2] = {
+        {"CULEX_ADVERTISED_LISTENERS", "HOST://me:9092"},
+        {"CULEX_GROUP_MAX_SESSION_TIMEOUT_MS", "5000"},
+        {"CULEX_QUEUED_MAX_REQUEST_BYTES", "1048576"},
+    };
+    struct config_stream s;
+    struct config c;
+    struct errmsg m;
+    fill(&s, "one");
+    assert_int_equal(config_write_bound(dir, &s, 1, &m), OK);
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
+        assert_int_equal(setenv(variables[i][0], variables[i][1], 1), 0);
+    }
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), OK);
+    assert_int_equal(c.stream_count, 1);
+    assert_int_equal(c.warnings.len, 0);
+    for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
+        unsetenv(variables[i][0]);
+    }
+    config_fini(&c);
+    config_stream_fini(&s);
+}
+
+static void test_nothing_else_stands_in_the_file(void **state)
+{
+    struct config c;
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs("{\"streams\": [],\n\"defaults\": {}}", f);
+    fclose(f);
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), ERR_INVALID);
+    assert_non_null(strstr(buf_text(&c.mistakes), CONFIG_BOUND_FILE ":2: defaults: does not"));
+    config_fini(&c);
+}
+
+/* Or the broker could not start with it. */
+static void test_what_could_not_be_read_again_is_not_written(void **state)
+{
+    struct config_stream s, *many = calloc(CONFIG_STREAMS_MAX + 1, sizeof *many);
+    struct errmsg m;
+    fill(&s, "one");
+    for (size_t i = 0; many && i <= CONFIG_STREAMS_MAX; i++) {
+        many[i] = s;
+        many[i].bound = i == 0;
+    }
+    assert_int_equal(config_write_bound(dir, many, CONFIG_STREAMS_MAX, &m), OK);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(config_write_bound(dir, many, CONFIG_STREAMS_MAX + 1, &m), ERR_TOO_LARGE);
+    char *filter = malloc(1 << 15), *filters[CONFIG_FILTERS_MAX];
+    assert_non_null(filter);
+    memset(filter, 'x', (1 << 15) - 1);
+    filter[(1 << 15) - 1] = '\0';
+    for (size_t i = 0; i < CONFIG_FILTERS_MAX; i++) {
+        filters[i] = filter;
+    }
+    many[0].filters = filters;
+    many[0].filter_count = CONFIG_FILTERS_MAX;
+    assert_int_equal(config_write_bound(dir, many, 1, &m), ERR_TOO_LARGE);
+    assert_non_null(strstr(m.text, "would be a file of 33"));
+    assert_int_not_equal(access(path, F_OK), 0);
+    free(filter);
+    free(many);
+    config_stream_fini(&s);
+}
+
+/* The log's number holds: nobody edits the file, so a broker that did not start would stay so. */
+static void test_partitions_of_a_bound_stream_contradict_nothing(void **state)
+{
+    struct config c;
+    struct buf out;
+    buf_init(&out, 4096);
+    config_in_dir(&c);
+    c.streams = calloc(1, sizeof *c.streams);
+    c.stream_count = 1;
+    fill(&c.streams[0], "one");
+    config_check_partitions(&c, 0, 7, &out);
+    assert_int_equal(out.len, 0);
+    c.streams[0].bound = false;
+    config_check_partitions(&c, 0, 7, &out);
+    assert_true(out.len > 0);
+    buf_fini(&out);
+    config_fini(&c);
+}
+
 static void test_a_directory_that_is_not_there_is_an_error_of_writing(void **state)
 {
     struct errmsg m;
@@ -162,6 +251,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_the_configuration_is_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_mistake_in_the_file_is_named_and_nothing_is_added,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_environment_is_not_this_files, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_nothing_else_stands_in_the_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_could_not_be_read_again_is_not_written, setup,
+                                        teardown),
+        cmocka_unit_test(test_partitions_of_a_bound_stream_contradict_nothing),
         cmocka_unit_test(test_a_directory_that_is_not_there_is_an_error_of_writing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
