@@ -159,7 +159,18 @@ static struct transactions_options transactions_options_of(const struct config_s
         c->transaction_abort_interval_ms, c->transaction_remove_interval_ms};
 }
 
-/* Groups, offsets, producers, transactions: read when the own store is open for the first time. */
+static void close_groups(struct server *s)
+{
+    if (s->coordinator != NULL) {
+        coordinator_close(s->coordinator);
+        s->coordinator = NULL;
+    }
+}
+
+/* Groups, offsets, producers, transactions. What memory has of them is as of the last commit that
+ * succeeded, and one that failed may have landed all the same (store_commit): groups that went on
+ * while the store was away give way to what the rows say. Members see a coordinator that started
+ * again. */
 enum err own_state_open(struct server *s, struct errmsg *m)
 {
     enum err e = find_cluster_id(s, m);
@@ -168,7 +179,8 @@ enum err own_state_open(struct server *s, struct errmsg *m)
     } else if (e == OK) {
         e = journal_open(&s->journal, s->own, m);
     }
-    if (e == OK && s->coordinator == NULL) {
+    if (e == OK) {
+        close_groups(s);
         e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
         if (e == OK) {
             tell_topics(s);
@@ -234,10 +246,7 @@ void own_state_close(struct server *s)
 {
     transactions_close(s->transactions);
     s->transactions = NULL;
-    if (s->coordinator != NULL) {
-        coordinator_close(s->coordinator);
-        s->coordinator = NULL;
-    }
+    close_groups(s);
     producers_close(s->producers);
     s->producers = NULL;
     if (s->journal != NULL) {

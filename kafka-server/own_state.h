@@ -1,6 +1,6 @@
 /* What the server keeps in memory and in rows of its own store: groups and their offsets,
- * producers, transactions. Read when the own store is open for the first time; kept while it is
- * away.
+ * producers, transactions. Read each time that the own store is opened; groups go on in memory
+ * while it is away.
  *
  * The part of server.c that knows all of them; each knows itself. Loop thread only. */
 #ifndef CULEX_OWN_STATE_H
@@ -11,7 +11,7 @@
 /* s->own is open: (again) it is where the rows go. Blocks. */
 enum err own_state_open(struct server *s, struct errmsg *m) MUST_CHECK;
 /* s->own broke and goes away: what a commit that failed may have left there shows when it is open
- * again, so producers and transactions are read anew then. */
+ * again. */
 void own_state_away(struct server *s);
 /* Topics that are deleted take along what belongs to them. */
 void own_state_watch_topics(struct server *s);

@@ -17,7 +17,7 @@ from wire import Wire
 NONE, UNKNOWN_TOPIC, INVALID_REQUEST, POLICY = 0, 3, 42, 44
 OUT_OF_ORDER, INVALID_EPOCH, INVALID_STATE, INVALID_MAPPING, INVALID_TIMEOUT = 45, 47, 48, 49, 50
 NOT_ATTEMPTED, UNSTABLE, FENCED, ID_NOT_FOUND, ABORTABLE, BAD_PATTERN = 55, 88, 90, 105, 120, 128
-NO_TRANSACTIONAL_ID = 53
+NO_TRANSACTIONAL_ID, ILLEGAL_GENERATION = 53, 22
 ROUNDS = int(os.environ.get("ROUNDS", "4"))
 
 
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_said(server, wire):
     assert a["Responses"][0]["PartitionResponses"][0]["ErrorCode"] == NO_TRANSACTIONAL_ID
     assert commit_offset(wire, "x", "g", pid, epoch, "none", 1, 5) == UNKNOWN_TOPIC
     assert commit_offset(wire, "x", "", pid, epoch, "t", 1, 5) == 24  # INVALID_GROUP_ID
-    assert commit_offset(wire, "x", "g", pid, epoch, "t", 1, 5, generation=3, member="who") != NONE
+    assert commit_offset(wire, "x", "g", pid, epoch, "t", 1, 5, generation=3, member="who") == ILLEGAL_GENERATION
     assert values(server, "t", "read_uncommitted") == []
 
 
@@ -297,6 +297,7 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
                 sent.append(value)
             return error
         assert try_one() == NONE
+        assert commit_offset(w, "x", "g", pid, epoch, "t", 1, 5) == NONE
         fill(small_disk)
         error = next(e for e in (try_one() for _ in range(200)) if e != NONE)
         assert error in retriable
@@ -309,11 +310,16 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
             assert e in retriable | {NONE}
             return e == NONE
         wait_until("batches are taken again", goes_on, 30, every=0.2)
+        assert committed_offset(w, "g", "t") == -1 and committed_offset(w, "g", "t", stable=True) == UNSTABLE
+        assert commit_offset(w, "x", "h", pid, epoch, "t", 2, 5) == NONE
         assert end(w, "x", pid, epoch, True, 5) == (NONE, pid, epoch + 1)
+        assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
     assert values(culex, "t") == sent
     culex.server.kill9()
     culex.server.start()
     assert values(culex, "t") == sent
+    with Wire(culex.server.port) as w:
+        assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
 
 
 def test_kafka_transactions_lists_describes_and_aborts(server, wire):

@@ -1,0 +1,112 @@
+/* What the server keeps in memory of its own store, when that store broke and is opened again. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/transactions.h"
+#include "kafka-server/own_state.h"
+#include "tests/unit/store_kit.h"
+
+struct world {
+    struct kit kit;
+    struct server s;
+};
+
+static void open_store(struct world *w)
+{
+    w->s.own = kit_open(&w->kit, &w->kit.writer);
+    KIT_OK(own_state_open(&w->s, &w->kit.m));
+}
+
+static int setup(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+    kit_init(&w->kit);
+    assert_int_equal(config_init(&w->s.config), OK);
+    w->s.topics = topics_new();
+    open_store(w);
+    *state = w;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct world *w = *state;
+    own_state_close(&w->s);
+    topics_free(w->s.topics);
+    store_close(w->s.own);
+    config_fini(&w->s.config);
+    kit_fini(&w->kit);
+    free(w);
+    return 0;
+}
+
+static void commit_offset(struct world *w, const char *topic, int64_t offset)
+{
+    const struct offset_row row = {.offset = offset, .expire_ms = -1};
+    struct coordinated *g;
+    assert_int_equal(coordinator_commit(w->s.coordinator, slice_str("g"), -1, slice_make(NULL, 0),
+                                        slice_make(NULL, 0), true, &g),
+                     KERR_NONE);
+    assert_int_equal(
+        coordinator_commit_put(w->s.coordinator, g, slice_str(topic), 0, &row, -1), KERR_NONE);
+    journal_flush(w->s.journal);
+}
+
+static int64_t offset_of(const struct world *w, const char *topic)
+{
+    const struct offsets *o = coordinator_offsets(w->s.coordinator, slice_str("g"));
+    const struct offset_entry *e = o != NULL ? offsets_find(o, slice_str(topic), 0) : NULL;
+    return e != NULL ? e->row.offset : -1;
+}
+
+/* What a commit has left in the store that the journal was told has failed. */
+static void land(struct world *w, const char *topic, int64_t offset)
+{
+    const struct offset_row row = {.offset = offset, .expire_ms = -1, .commit_ms = 1700000000000};
+    struct buf key, value;
+    buf_init(&key, ROW_KEY_BYTES_MAX);
+    buf_init(&value, OFFSET_ROW_BYTES_MAX);
+    offset_row_key(&key, slice_str("g"), slice_str(topic), 0);
+    offset_row_encode(&row, &value);
+    assert_int_equal(store_put(w->s.own, buf_slice(&key), buf_slice(&value)), OK);
+    kit_commit(&w->kit, w->s.own);
+    buf_fini(&key);
+    buf_fini(&value);
+}
+
+static void test_a_commit_that_failed_and_landed_counts(void **state)
+{
+    struct world *w = *state;
+    struct store *broken = w->s.own;
+    commit_offset(w, "a", 50);
+    commit_offset(w, "b", 7);
+    own_state_away(&w->s);
+    w->s.own = NULL;
+    assert_int_equal(offset_of(w, "a"), 50); /* readers go on meanwhile */
+    w->s.own = broken;
+    land(w, "a", 100);
+    land(w, "c", 3);
+    store_close(broken);
+    open_store(w);
+    assert_int_equal(offset_of(w, "a"), 100);
+    assert_int_equal(offset_of(w, "b"), 7);
+    assert_int_equal(offset_of(w, "c"), 3);
+    commit_offset(w, "a", 101);
+    assert_int_equal(offset_of(w, "a"), 101);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_a_commit_that_failed_and_landed_counts),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
