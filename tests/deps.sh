@@ -124,11 +124,11 @@ make_python() {
 }
 
 make_node() {
-    local dir=$clients/node sources=("$here/clients/node/package-lock.json" "$here/clients/node/driver.js" "$here/clients/node/writer.js")
+    local dir=$clients/node sources=("$here/clients/node/package-lock.json" "$here"/clients/node/*.js)
     fresh "$dir/.stamp" "${sources[@]}" && return
     say "Node: kafkajs"
     mkdir -p "$dir"
-    cp "$here/clients/node/"{package.json,package-lock.json,.npmrc,driver.js,writer.js} "$dir"
+    cp "$here/clients/node/"{package.json,package-lock.json,.npmrc,*.js} "$dir"
     again npm --prefix "$dir" ci --no-audit --no-fund --loglevel=error >&2
     stamp "$dir/.stamp" "${sources[@]}"
 }

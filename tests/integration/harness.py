@@ -653,16 +653,28 @@ def driver_argv(client):
     return [str(a) for a in table[client]]
 
 
+def copier_argv(client):
+    argv = driver_argv(client)
+    if client in ("franz-go", "sarama"):
+        return [argv[0], "copy-" + argv[1]]
+    if client == "kafkajs":
+        return [argv[0], str(CLIENTS / "node" / "copier.js")]
+    return [argv[0], str(ROOT / "tests" / "clients" / "python" / "copier.py"), "--client", client]
+
+
 class Driver:
     """A client driver under observation. Its own stamps say when something happened: lines of two drivers may arrive here in
     another order."""
 
-    def __init__(self, client, bootstrap, topic, group, count=0, name=None, **options):
+    program = staticmethod(driver_argv)
+
+    def __init__(self, client, bootstrap, topic, group, count=None, name=None, **options):
         self.name = name or client
-        argv = driver_argv(client) + ["--bootstrap", bootstrap, "--topic", topic, "--group", group,
-                                      "--count", str(count)]
+        argv = self.program(client) + ["--bootstrap", bootstrap, "--topic", topic, "--group", group]
+        if count is not None:
+            argv += ["--count", str(count)]
         for k, v in options.items():
-            argv += ["--" + k.replace("_", "-"), str(v)]
+            argv += ["--" + k.replace("_", "-")] + ([] if v is True else [str(v)])
         self.events = []  # (monotonic seconds, dict)
         self.cond = threading.Condition()
         self.proc = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -750,6 +762,23 @@ class Driver:
     def committed(self):
         got = self.last("committed")
         return None if got is None else {int(p): o for p, o in got.items() if o is not None and o >= 0}
+
+
+class Copier(Driver):
+    """A stream is copied into another in transactions that carry the offsets: tests/clients/README.md."""
+
+    program = staticmethod(copier_argv)
+
+    def __init__(self, client, bootstrap, topic, to, group, name, hold=False):
+        super().__init__(client, bootstrap, topic, group, name=f"{client} {name}", to=to, id=name,
+                         **({"hold": True} if hold else {}))
+
+    def wait_said(self, what, seconds=READ_SECONDS):
+        self.wait_for(what, lambda ev: any(what in e for _, e in ev), seconds)
+
+    def go_on(self):
+        self.proc.stdin.write(b"\n")
+        self.proc.stdin.flush()
 
 
 def run_driver(client, bootstrap, topic, group, count, seconds=READ_SECONDS, **options):

@@ -333,10 +333,22 @@ def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     described = run("describe", "--transactional-id", "x").splitlines()[-1].split()
     assert "Ongoing" in described and "t-0" in described and str(pid) in described
     assert str(pid) in run("describe-producers", "--topic", "t", "--partition", "0").splitlines()[-1].split()
+
+    def hanging():
+        """What is open in a log and not at the coordinator, however young it is."""
+        head, *rows = run("find-hanging", "--broker-id", "1", "--max-transaction-timeout", "0").splitlines()
+        assert "ProducerId" in head
+        return rows
+    assert hanging() == []
     run("abort", "--topic", "t", "--partition", "0", "--start-offset", "0")
     assert values(server, "t") == [] and values(server, "t", "read_uncommitted") == [b"v"]
     assert write(wire, "t", [b"after"], -1, -1, -1)[0] == NONE
     assert values(server, "t") == [b"after"]
+    # The coordinator was not asked: its transaction goes on, and what comes now belongs to it again.
+    assert write(wire, "t", [b"rest"], pid, epoch, 1, "x", 12)[0] == NONE
+    assert hanging() == []
+    assert end(wire, "x", pid, epoch, True, 5) == (NONE, pid, epoch + 1)
+    assert values(server, "t") == [b"after", b"rest"]
 
 
 # --- clients ------------------------------------------------------------------------------------

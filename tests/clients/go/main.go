@@ -16,9 +16,9 @@ import (
 
 type options struct {
 	bootstrap, topic, group, instanceID, assignor string
-	codec                                         string
+	codec, to, id                                 string
 	count, rate                                   int
-	idempotent                                    bool
+	idempotent, hold                              bool
 }
 
 type header struct {
@@ -108,8 +108,9 @@ func main() {
 	writers := map[string]func(options) error{
 		"write-franz": writeFranz, "write-sarama": writeSarama, "write-kafka-go": writeKafkaGo,
 	}
-	if len(os.Args) < 2 || (drivers[os.Args[1]] == nil && writers[os.Args[1]] == nil) {
-		fail(fmt.Errorf("usage: driver [write-]franz|sarama|kafka-go --bootstrap … --topic … --group … --count …"))
+	copiers := map[string]func(options, *input) error{"copy-franz": copyFranz, "copy-sarama": copySarama}
+	if len(os.Args) < 2 || (drivers[os.Args[1]] == nil && writers[os.Args[1]] == nil && copiers[os.Args[1]] == nil) {
+		fail(fmt.Errorf("usage: driver [write-|copy-]franz|sarama|kafka-go --bootstrap … --topic … --group … --count …"))
 	}
 	var o options
 	flags := flag.NewFlagSet(os.Args[1], flag.ExitOnError)
@@ -121,12 +122,22 @@ func main() {
 	flags.IntVar(&o.count, "count", 0, "")
 	flags.StringVar(&o.codec, "codec", "none", "")
 	flags.IntVar(&o.rate, "rate", 0, "")
+	flags.StringVar(&o.to, "to", "", "")
+	flags.StringVar(&o.id, "id", "", "")
+	flags.BoolVar(&o.hold, "hold", false, "")
 	idempotent := flags.String("idempotent", "true", "")
 	flags.Parse(os.Args[2:])
 	o.idempotent = *idempotent == "true"
 	if write := writers[os.Args[1]]; write != nil {
 		if err := write(o); err != nil {
 			fail(err)
+		}
+		return
+	}
+	if copies := copiers[os.Args[1]]; copies != nil {
+		if err := copies(o, readInput()); err != nil {
+			emit(map[string]any{"error": err.Error()})
+			os.Exit(1)
 		}
 		return
 	}
