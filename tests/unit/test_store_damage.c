@@ -3,6 +3,7 @@
 #include "tests/unit/store_kit.h"
 
 #include <dirent.h>
+#include <dlfcn.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -162,9 +163,33 @@ static void test_follower_of_a_damaged_log_waits_for_the_writer(void **state)
     kit_fini(&k);
 }
 
+/* The store puts its checksum in the place of the library's. A log that was written with one is
+ * read with the other. */
+static void test_the_checksum_of_the_log_is_the_librarys(void **state)
+{
+    const char *name = "_ZN7rocksdb6crc32c6ExtendEjPKcm";
+    typedef uint32_t extend(uint32_t, const char *, size_t);
+    extend *ours, *theirs;
+    *(void **)&ours = dlsym(RTLD_DEFAULT, name);
+    *(void **)&theirs = dlsym(RTLD_NEXT, name);
+    assert_non_null(ours);
+    assert_non_null(theirs);
+    assert_ptr_not_equal(ours, theirs);
+    char data[5000];
+    for (size_t i = 0; i < sizeof data; i++) {
+        data[i] = (char)(i * 2654435761u >> 13);
+    }
+    uint32_t crc = 0;
+    for (size_t len = 0, at = 0; at + len < sizeof data; at = (at + 7) % 64, len++) {
+        assert_int_equal(ours(crc, data + at, len), theirs(crc, data + at, len));
+        crc = ours(crc, data + at, len);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_checksum_of_the_log_is_the_librarys),
         cmocka_unit_test(test_garbage_behind_the_log_costs_nothing),
         cmocka_unit_test(test_torn_last_write_is_not_there),
         cmocka_unit_test(test_lost_records_are_counted_and_fenced),
