@@ -7,9 +7,8 @@
  * Readers see stored offsets only. */
 #include "kafka-server/broker/coordinator_int.h"
 
-#include <stdlib.h>
-
 #include "shared/base/clock.h"
+#include "shared/base/list.h"
 #include "shared/base/log.h"
 
 /* --- staging --------------------------------------------------------------------------------- */
@@ -32,17 +31,7 @@ static void stage(struct coordinator *c, struct coordinated *g, struct offset_en
 /* Room for one more; false: without memory. */
 static bool stage_room(struct coordinator *c)
 {
-    if (c->staged_count < c->staged_room) {
-        return true;
-    }
-    size_t room = c->staged_room > 0 ? c->staged_room * 2 : 64;
-    struct staged *p = realloc(c->staged, room * sizeof *p);
-    if (p == NULL) {
-        return false;
-    }
-    c->staged = p;
-    c->staged_room = room;
-    return true;
+    return list_reserve(&c->staged, &c->staged_room, c->staged_count + 1, sizeof *c->staged);
 }
 
 void coordinator_staged_done(struct coordinator *c, enum err e)

@@ -25,6 +25,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "shared/base/list.h"
 #include "shared/base/log.h"
 
 #define STATE_PREFIX   PRODUCER_ROW_PREFIX "s"
@@ -216,28 +217,11 @@ static void used(struct producers *p, struct producer *x, int64_t wall_ms)
     DL_APPEND2(p->idle, x, idle_prev, idle_next);
 }
 
-/* Room for one more of `size` bytes; false: without memory. */
-static bool grow(void **list, size_t count, size_t *room, size_t size)
-{
-    if (count < *room) {
-        return true;
-    }
-    size_t more = *room > 0 ? *room * 2 : 16;
-    void *q = realloc(*list, more * size);
-    if (q == NULL) {
-        return false;
-    }
-    *list = q;
-    *room = more;
-    return true;
-}
-
 static bool aborted_push(struct producers *p, struct partition *t,
                          const struct producers_aborted *a)
 {
-    void *list = t->aborted;
-    bool ok = grow(&list, t->aborted_count, &t->aborted_room, sizeof *t->aborted);
-    t->aborted = list;
+    bool ok = list_reserve(&t->aborted, &t->aborted_room, t->aborted_count + 1,
+                           sizeof *t->aborted);
     if (ok) {
         t->aborted[t->aborted_count++] = *a;
         p->aborted_count++;
@@ -332,10 +316,7 @@ static bool remember(struct producers *p, struct producer *x)
     if (x->changed) {
         return true;
     }
-    void *list = p->changes;
-    bool ok = grow(&list, p->change_count, &p->change_room, sizeof *p->changes);
-    p->changes = list;
-    if (!ok) {
+    if (!list_reserve(&p->changes, &p->change_room, p->change_count + 1, sizeof *p->changes)) {
         journal_fail(p->journal, ERR_NOMEM);
         return false;
     }
@@ -557,15 +538,10 @@ enum kerr producers_check_marker(const struct producers *p, uint32_t uid,
 static void note_abort(struct producers *p, struct producer *x, const struct producers_marker *k)
 {
     struct partition *t = x->partition;
-    void *list = p->aborts, *index = t->aborted;
-    size_t pending = t->aborted_count + p->abort_count; /* all of them may be of this partition */
-    bool ok = grow(&list, p->abort_count, &p->abort_room, sizeof *p->aborts);
-    p->aborts = list;
-    while (ok && pending >= t->aborted_room) {
-        ok = grow(&index, t->aborted_room, &t->aborted_room, sizeof *t->aborted);
-        t->aborted = index;
-    }
-    if (!ok) {
+    size_t pending = p->abort_count + 1; /* all of them may be of this partition */
+    if (!list_reserve(&p->aborts, &p->abort_room, pending, sizeof *p->aborts) ||
+        !list_reserve(&t->aborted, &t->aborted_room, t->aborted_count + pending,
+                      sizeof *t->aborted)) {
         journal_fail(p->journal, ERR_NOMEM);
         return;
     }

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <utlist.h>
 
+#include "shared/base/list.h"
 #include "shared/base/log.h"
 #include "shared/record/control.h"
 
@@ -159,22 +160,6 @@ static void drop(struct transactions *t, struct held *h)
     free(h);
 }
 
-/* Room for one more of `size` bytes; false: without memory. */
-static bool grow(void **list, size_t count, size_t *room, size_t size)
-{
-    if (count < *room) {
-        return true;
-    }
-    size_t more = *room > 0 ? *room * 2 : 16;
-    void *q = realloc(*list, more * size);
-    if (q == NULL) {
-        return false;
-    }
-    *list = q;
-    *room = more;
-    return true;
-}
-
 static struct unstable *unstable_get(struct transactions *t, struct slice key)
 {
     struct unstable *u = NULL;
@@ -244,11 +229,9 @@ static bool remember(struct transactions *t, struct held *h)
     if (h->changed) {
         return true;
     }
-    void *list = t->changes;
-    bool ok = grow(&list, t->change_count, &t->change_room, sizeof *t->changes);
-    t->changes = list;
     struct change c = {.held = h};
-    if (!ok || txn_copy(&c.before, &h->x) != OK) {
+    if (!list_reserve(&t->changes, &t->change_room, t->change_count + 1, sizeof *t->changes) ||
+        txn_copy(&c.before, &h->x) != OK) {
         return false;
     }
     t->changes[t->change_count++] = c;
@@ -259,11 +242,8 @@ static bool remember(struct transactions *t, struct held *h)
 
 static bool offset_change_room(struct transactions *t)
 {
-    void *list = t->offset_changes;
-    bool ok = grow(&list, t->offset_change_count, &t->offset_change_room,
-                   sizeof *t->offset_changes);
-    t->offset_changes = list;
-    return ok;
+    return list_reserve(&t->offset_changes, &t->offset_change_room, t->offset_change_count + 1,
+                        sizeof *t->offset_changes);
 }
 
 static void write_rows(struct journal_owner *o, struct journal *j)

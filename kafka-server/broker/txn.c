@@ -18,6 +18,8 @@
 
 #include <stdlib.h>
 
+#include "shared/base/list.h"
+
 #define ROW_VERSION   1
 #define ROW_FLAG_V2   1
 #define NULL_PRODUCER (-1)
@@ -83,17 +85,7 @@ bool txn_has_partition(const struct txn *x, uint32_t uid)
 
 static bool uid_room(struct txn *x, size_t more)
 {
-    size_t want = x->uid_count + more, room = x->uid_room > 0 ? x->uid_room : 4;
-    while (room < want) {
-        room *= 2;
-    }
-    uint32_t *p = room > x->uid_room ? realloc(x->uids, room * sizeof *p) : x->uids;
-    if (p == NULL) {
-        return false;
-    }
-    x->uids = p;
-    x->uid_room = room;
-    return true;
+    return list_reserve(&x->uids, &x->uid_room, x->uid_count + more, sizeof *x->uids);
 }
 
 /* There is room. */
