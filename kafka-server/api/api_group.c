@@ -9,6 +9,7 @@
 #include "kafka_messages.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/transactions.h"
 #include "kafka-server/server.h"
 
 static const char no_memory[] = "no memory for its answer";
@@ -525,6 +526,9 @@ void api_delete_groups(struct request *rq)
     for (int32_t i = 0; i < q->groups_names_count; i++) {
         enum kerr e =
             coordinator_delete_group(rq->server->coordinator, str_slice(q->groups_names[i]));
+        if (e == KERR_NONE) {
+            transactions_group_gone(rq->server->transactions, str_slice(q->groups_names[i]));
+        }
         p->results[i].group_id = failed->results[i].group_id = q->groups_names[i];
         p->results[i].error_code = (int16_t)e;
         failed->results[i].error_code =

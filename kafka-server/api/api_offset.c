@@ -368,6 +368,7 @@ static bool delete_topic(struct request *rq, struct coordinated *g,
                          const struct offset_delete_request_topics *from,
                          struct offset_delete_response_topics *out)
 {
+    struct slice group_id = str_slice(((const struct offset_delete_request *)rq->body)->group_id);
     const struct topic *t = topics_find(rq->server->topics, str_slice(from->name));
     out->name = from->name;
     out->partitions = codec_new_array(&offset_delete_response_topics_partitions_message, &rq->arena,
@@ -382,6 +383,10 @@ static bool delete_topic(struct request *rq, struct coordinated *g,
         if (topic_has_partition(t, partition)) {
             e = coordinator_delete_offset(rq->server->coordinator, g, slice_str(t->row->name),
                                           partition);
+        }
+        if (e == KERR_NONE) {
+            transactions_offset_gone(rq->server->transactions, group_id, slice_str(t->row->name),
+                                     partition);
         }
         out->partitions[k].partition_index = partition;
         out->partitions[k].error_code = (int16_t)e;

@@ -62,13 +62,16 @@ static struct coordinated *add(struct coordinator *c, struct group *group, struc
     return g;
 }
 
-struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice id)
+struct coordinated *coordinated_find_or_restore(struct coordinator *c, struct slice id)
 {
     struct coordinated *g = coordinated_find(c, id);
-    if (g == NULL && HASH_COUNT(c->groups) < COORDINATOR_GROUPS_MAX) {
-        g = add(c, group_new(id, &c->limits), NULL);
-    }
-    return g;
+    return g != NULL ? g : add(c, group_new(id, &c->limits), NULL);
+}
+
+struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice id)
+{
+    bool room = HASH_COUNT(c->groups) < COORDINATOR_GROUPS_MAX;
+    return room ? coordinated_find_or_restore(c, id) : coordinated_find(c, id);
 }
 
 static void drop(struct coordinator *c, struct coordinated *g)
@@ -76,6 +79,7 @@ static void drop(struct coordinator *c, struct coordinated *g)
     HASH_DELETE(hh, c->groups, g);
     c->bytes -= g->bytes;
     c->offset_count -= g->offsets.count;
+    c->held -= g->held;
     group_free(g->group);
     cgroup_free(g->consumer);
     offsets_fini(&g->offsets);
@@ -87,7 +91,7 @@ static void drop(struct coordinator *c, struct coordinated *g)
 static bool has_nothing(const struct coordinated *g)
 {
     return g->group->state == GROUP_EMPTY && g->consumer == NULL && g->group->pending_count == 0 &&
-           g->offsets.count == 0 && g->staged == 0 && !g->listed;
+           g->offsets.count == 0 && g->staged == 0 && g->held == 0 && !g->listed;
 }
 
 void coordinated_forget_if_new(struct coordinator *c, struct coordinated *g)
@@ -515,7 +519,7 @@ static bool expired(const struct coordinator *c, const struct coordinated *x,
 
 static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)
 {
-    if (g->group->state == GROUP_DEAD || g->staged > 0) {
+    if (g->group->state == GROUP_DEAD || g->staged > 0 || g->held > 0) {
         return; /* busy: the next sweep looks again */
     }
     size_t left = g->offsets.count;
@@ -641,7 +645,7 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
         l->corrupt++;
         return true;
     }
-    struct coordinated *g = coordinated_find_or_make(l->c, id);
+    struct coordinated *g = coordinated_find_or_restore(l->c, id);
     struct offset_entry *e = g != NULL ? offset_entry_new(topic, partition, &row) : NULL;
     if (e == NULL) {
         l->e = ERR_NOMEM;

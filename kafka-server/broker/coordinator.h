@@ -108,11 +108,16 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
  * instance may, whoever is in the group. */
 enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, int32_t generation,
                                  struct slice member_id, struct slice instance_id);
-/* An offset of a transaction that is committed in this turn: as coordinator_commit_put, of a group
- * that is made if need be. */
-enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
-                                     struct slice topic, int32_t partition,
-                                     const struct offset_row *row);
+/* An offset is put into a transaction: its group, made if need be, lives and has room for it until
+ * coordinator_txn_let_go, once for each. known: nothing more than what is held already. The errors
+ * of coordinator_commit_put. */
+enum kerr coordinator_txn_hold(struct coordinator *c, struct slice group_id, struct slice topic,
+                               int32_t partition, bool known);
+void coordinator_txn_let_go(struct coordinator *c, struct slice group_id);
+/* An offset, held, of a transaction that is committed in this turn. ERR_NOMEM. */
+enum err coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
+                                    struct slice topic, int32_t partition,
+                                    const struct offset_row *row) MUST_CHECK;
 /* May this member read offsets, with this epoch? member_id.data NULL: no member, anybody may. */
 enum kerr coordinator_offset_fetch(const struct coordinator *c, struct slice group_id,
                                    int32_t epoch, struct slice member_id);

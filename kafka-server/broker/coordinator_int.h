@@ -17,6 +17,7 @@ struct coordinated {
     bool listed;             /* in c->dirty */
     bool deleting;           /* the commit that is going on deletes it */
     size_t staged;           /* how many of c->staged are its own */
+    size_t held;             /* offsets in open transactions: it has room for them */
     size_t bytes;            /* what c->bytes counts of it */
     struct coordinated *dirty_next;
     UT_hash_handle hh;
@@ -44,6 +45,7 @@ struct coordinator {
     size_t staged_count, staged_room;
     size_t bytes;              /* metadata and assignments of all groups */
     size_t offset_count;       /* of all groups */
+    size_t held;               /* of all groups */
     int64_t wake_ms, sweep_ms; /* mono */
     int64_t grace_ms;          /* mono: no session ends before; see held_up */
     struct buf key, value;     /* of the row at hand */
@@ -54,6 +56,8 @@ struct coordinator {
 struct coordinated *coordinated_find(const struct coordinator *c, struct slice id);
 /* NULL: without memory, or there are too many. */
 struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice id);
+/* However many there are: what is stored already needs it. NULL: without memory. */
+struct coordinated *coordinated_find_or_restore(struct coordinator *c, struct slice id);
 /* After each call of the machine. */
 void coordinated_touched(struct coordinator *c, struct coordinated *g);
 enum kerr coordinator_check_call(const struct coordinator *c, struct slice group_id);

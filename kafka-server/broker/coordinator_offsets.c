@@ -84,18 +84,18 @@ enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32
     return e;
 }
 
-enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
-                                 int32_t partition, const struct offset_row *row,
-                                 int64_t retention_ms)
+/* Room that is held for a transaction counts as taken. */
+static bool is_full(const struct coordinator *c, const struct coordinated *g, struct slice topic,
+                    int32_t partition)
 {
-    if (row->metadata.len > (size_t)c->metadata_bytes_max) {
-        return KERR_OFFSET_METADATA_TOO_LARGE;
-    }
-    bool full = g->offsets.count + g->staged >= OFFSETS_PER_GROUP_MAX ||
-                c->offset_count + c->staged_count >= COORDINATOR_OFFSETS_MAX;
-    if (full && offsets_find(&g->offsets, topic, partition) == NULL) {
-        return KERR_POLICY_VIOLATION;
-    }
+    bool full = g->offsets.count + g->staged + g->held >= OFFSETS_PER_GROUP_MAX ||
+                c->offset_count + c->staged_count + c->held >= COORDINATOR_OFFSETS_MAX;
+    return full && offsets_find(&g->offsets, topic, partition) == NULL;
+}
+
+static enum err stage_commit(struct coordinator *c, struct coordinated *g, struct slice topic,
+                             int32_t partition, const struct offset_row *row, int64_t retention_ms)
+{
     int64_t wall_ms = clock_wall_ms();
     struct offset_row now = *row;
     now.commit_ms = wall_ms;
@@ -103,10 +103,25 @@ enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, s
         retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1;
     struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &now) : NULL;
     if (e == NULL) {
-        return KERR_COORDINATOR_NOT_AVAILABLE;
+        return ERR_NOMEM;
     }
     stage(c, g, e, false);
-    return KERR_NONE;
+    return OK;
+}
+
+enum kerr coordinator_commit_put(struct coordinator *c, struct coordinated *g, struct slice topic,
+                                 int32_t partition, const struct offset_row *row,
+                                 int64_t retention_ms)
+{
+    if (row->metadata.len > (size_t)c->metadata_bytes_max) {
+        return KERR_OFFSET_METADATA_TOO_LARGE;
+    }
+    if (is_full(c, g, topic, partition)) {
+        return KERR_POLICY_VIOLATION;
+    }
+    return stage_commit(c, g, topic, partition, row, retention_ms) == OK
+               ? KERR_NONE
+               : KERR_COORDINATOR_NOT_AVAILABLE;
 }
 
 enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, int32_t generation,
@@ -132,13 +147,39 @@ enum kerr coordinator_txn_commit(struct coordinator *c, struct slice group_id, i
     return e == KERR_REBALANCE_IN_PROGRESS ? KERR_NONE : e;
 }
 
-enum kerr coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
-                                     struct slice topic, int32_t partition,
-                                     const struct offset_row *row)
+enum kerr coordinator_txn_hold(struct coordinator *c, struct slice group_id, struct slice topic,
+                               int32_t partition, bool known)
 {
-    struct coordinated *g = coordinated_find_or_make(c, group_id);
-    return g != NULL ? coordinator_commit_put(c, g, topic, partition, row, -1)
-                     : KERR_COORDINATOR_NOT_AVAILABLE;
+    struct coordinated *g = known ? coordinated_find_or_restore(c, group_id)
+                                  : coordinated_find_or_make(c, group_id);
+    if (g == NULL || g->deleting) {
+        return KERR_COORDINATOR_NOT_AVAILABLE;
+    }
+    if (!known && is_full(c, g, topic, partition)) {
+        coordinated_forget_if_new(c, g);
+        return KERR_POLICY_VIOLATION;
+    }
+    g->held++;
+    c->held++;
+    return KERR_NONE;
+}
+
+void coordinator_txn_let_go(struct coordinator *c, struct slice group_id)
+{
+    struct coordinated *g = coordinated_find(c, group_id);
+    if (g != NULL && g->held > 0) { /* else it was deleted */
+        g->held--;
+        c->held--;
+        coordinated_forget_if_new(c, g);
+    }
+}
+
+enum err coordinator_txn_commit_put(struct coordinator *c, struct slice group_id,
+                                    struct slice topic, int32_t partition,
+                                    const struct offset_row *row)
+{
+    struct coordinated *g = coordinated_find_or_restore(c, group_id);
+    return g != NULL ? stage_commit(c, g, topic, partition, row, -1) : ERR_NOMEM;
 }
 
 enum kerr coordinator_offset_fetch(const struct coordinator *c, struct slice group_id,

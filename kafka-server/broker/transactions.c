@@ -2,13 +2,11 @@
  * could not be stored.
  *
  *   key    "txn/s" transactional id                                       value  see txn.c
- *   key    "txn/o" producer id i64 | u16 length of group id | group id | topic | u32 partition
- *   value  as of a committed offset, group_row.h
  *   key    "txn/i"                                  value  u64: producer ids below it are given out
  *
  * The first change of a transactional id in a turn keeps a copy of what it was; a commit that fails
  * brings the copy back. Offsets that wait for the end of their transaction are rows of their own:
- * each is written once, and its end deletes it, beside the committed offset that it becomes.
+ * transactions_offsets.c.
  *
  * The end of a transaction, in one call and so in one commit: a marker is appended to each
  * partition that is still there, the partitions' producers are told (producers.h), the offsets
@@ -16,7 +14,7 @@
  *
  * Producer ids are taken from the store in blocks: a block is given out only when the row that says
  * so is part of the same commit as the first answer with an id of it. */
-#include "kafka-server/broker/transactions.h"
+#include "kafka-server/broker/transactions_int.h"
 
 #include <stdlib.h>
 #include <utlist.h>
@@ -27,73 +25,7 @@
 
 #define IDS_KEY           "txn/i"
 #define IDS_BLOCK         1000 /* Kafka's */
-#define OFFSET_PREFIX     "txn/o"
 #define COORDINATOR_EPOCH 0 /* there is one coordinator, and always was */
-
-/* An offset that counts when its transaction is committed. */
-struct pending {
-    int64_t producer_id;
-    struct offset_row row;      /* metadata is owned */
-    struct slice group, topic;  /* owned: in key */
-    int32_t partition;
-    struct unstable *unstable;
-    size_t key_len;
-    UT_hash_handle hh; /* of its transaction */
-    uint8_t key[];     /* that of the committed offset's row; then the metadata */
-};
-
-/* How many transactions have an offset of this partition. */
-struct unstable {
-    size_t count;
-    size_t key_len;
-    UT_hash_handle hh;
-    uint8_t key[];
-};
-
-/* A transactional id and what belongs to it. */
-struct held {
-    struct txn x;
-    struct pending *offsets;
-    bool changed;              /* it is in t->changes */
-    bool stored;               /* it has a row */
-    bool open;                 /* it is in t->open */
-    struct held *prev, *next;  /* t->open */
-    UT_hash_handle hh;
-    uint8_t id[];
-};
-
-struct change {
-    struct held *held;
-    struct txn before;
-};
-
-/* An offset that this turn put into a transaction, or took out of it. */
-struct offset_change {
-    struct held *held;
-    struct pending *added, *removed;
-};
-
-struct transactions {
-    struct journal *journal;
-    struct journal_owner owner;
-    struct producers *producers;
-    struct coordinator *groups;
-    struct transactions_options options;
-    struct txn_sink sink;
-    struct held *table;
-    struct held *open; /* those with an open transaction */
-    struct unstable *unstable;
-    size_t offset_count;
-    struct change *changes;
-    size_t change_count, change_room;
-    struct offset_change *offset_changes;
-    size_t offset_change_count, offset_change_room;
-    int64_t next_id, ids_end; /* producer ids that may be given out */
-    int64_t ids_before;       /* ids_end as it is stored; -1: nothing changed in this turn */
-    int64_t abort_ms, remove_ms; /* wall: next looks */
-    int64_t now_ms;              /* of the call that is going on */
-    struct buf key, value;       /* of the row at hand */
-};
 
 /* --- tables ----------------------------------------------------------------------------------- */
 
@@ -129,76 +61,15 @@ static void relist(struct transactions *t, struct held *h)
     h->open = open;
 }
 
-static void unstable_drop(struct transactions *t, struct unstable *u)
-{
-    if (--u->count == 0) {
-        HASH_DELETE(hh, t->unstable, u);
-        free(u);
-    }
-}
-
-static void pending_free(struct transactions *t, struct pending *o)
-{
-    unstable_drop(t, o->unstable);
-    t->offset_count--;
-    free(o);
-}
-
 static void drop(struct transactions *t, struct held *h)
 {
-    struct pending *o, *next;
-    HASH_ITER(hh, h->offsets, o, next)
-    {
-        HASH_DELETE(hh, h->offsets, o);
-        pending_free(t, o);
-    }
+    transactions_offsets_drop(t, h);
     if (h->open) {
         DL_DELETE(t->open, h);
     }
     HASH_DELETE(hh, t->table, h);
     txn_fini(&h->x);
     free(h);
-}
-
-static struct unstable *unstable_get(struct transactions *t, struct slice key)
-{
-    struct unstable *u = NULL;
-    HASH_FIND(hh, t->unstable, key.data, key.len, u);
-    if (u == NULL && (u = calloc(1, sizeof *u + key.len)) != NULL) {
-        memcpy(u->key, key.data, key.len);
-        u->key_len = key.len;
-        HASH_ADD_KEYPTR(hh, t->unstable, u->key, u->key_len, u);
-    }
-    if (u != NULL) {
-        u->count++;
-    }
-    return u;
-}
-
-static struct pending *pending_new(struct transactions *t, int64_t producer_id, struct slice group,
-                                   struct slice topic, int32_t partition,
-                                   const struct offset_row *row)
-{
-    offset_row_key(&t->key, group, topic, partition);
-    struct slice key = buf_slice(&t->key);
-    struct pending *o = buf_ok(&t->key) ? calloc(1, sizeof *o + key.len + row->metadata.len) : NULL;
-    if (o == NULL || (o->unstable = unstable_get(t, key)) == NULL) {
-        free(o);
-        return NULL;
-    }
-    memcpy(o->key, key.data, key.len);
-    o->key_len = key.len;
-    o->producer_id = producer_id;
-    bool parsed = offset_row_key_parse(slice_make(o->key, o->key_len), &o->group, &o->topic,
-                                       &o->partition);
-    ASSERT(parsed);
-    o->row = *row;
-    if (row->metadata.len > 0) {
-        memcpy(o->key + o->key_len, row->metadata.data, row->metadata.len);
-    }
-    o->row.metadata = slice_make(o->key + o->key_len, row->metadata.len);
-    t->offset_count++;
-    return o;
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -208,16 +79,6 @@ static struct slice txn_key(struct transactions *t, struct slice id)
     buf_reset(&t->key);
     buf_put(&t->key, TXN_ROW_PREFIX, strlen(TXN_ROW_PREFIX));
     buf_put(&t->key, id.data, id.len);
-    return buf_slice(&t->key);
-}
-
-static struct slice pending_key(struct transactions *t, const struct pending *o)
-{
-    size_t skip = strlen(OFFSET_ROW_PREFIX);
-    buf_reset(&t->key);
-    buf_put(&t->key, OFFSET_PREFIX, strlen(OFFSET_PREFIX));
-    buf_put_be64(&t->key, (uint64_t)o->producer_id);
-    buf_put(&t->key, o->key + skip, o->key_len - skip);
     return buf_slice(&t->key);
 }
 
@@ -240,12 +101,6 @@ static bool remember(struct transactions *t, struct held *h)
     return true;
 }
 
-static bool offset_change_room(struct transactions *t)
-{
-    return list_reserve(&t->offset_changes, &t->offset_change_room, t->offset_change_count + 1,
-                        sizeof *t->offset_changes);
-}
-
 static void write_rows(struct journal_owner *o, struct journal *j)
 {
     struct transactions *t =
@@ -264,33 +119,11 @@ static void write_rows(struct journal_owner *o, struct journal *j)
     }
 }
 
-/* The last change first, so that an offset that was put and replaced is what it was. */
-static void offsets_done(struct transactions *t, enum err e)
-{
-    while (t->offset_change_count > 0) {
-        struct offset_change *c = &t->offset_changes[--t->offset_change_count];
-        if (e == OK) {
-            if (c->removed != NULL) {
-                pending_free(t, c->removed);
-            }
-            continue;
-        }
-        if (c->added != NULL) {
-            HASH_DELETE(hh, c->held->offsets, c->added);
-            pending_free(t, c->added);
-        }
-        if (c->removed != NULL) {
-            struct pending *o = c->removed;
-            HASH_ADD_KEYPTR(hh, c->held->offsets, o->key, o->key_len, o);
-        }
-    }
-}
-
 static void commit_done(struct journal_owner *o, enum err e)
 {
     struct transactions *t =
         (struct transactions *)((char *)o - offsetof(struct transactions, owner));
-    offsets_done(t, e);
+    transactions_offsets_done(t, e);
     for (size_t i = 0; i < t->change_count; i++) {
         struct change *c = &t->changes[i];
         struct held *h = c->held;
@@ -356,30 +189,6 @@ static bool write_marker(struct transactions *t, uint32_t uid, struct producers_
     return true;
 }
 
-/* The offset becomes its group's. What the group cannot take is lost, and the log says so: a
- * transaction that is committed cannot be refused any more. */
-static void commit_offset(struct transactions *t, const struct pending *o)
-{
-    enum kerr e = coordinator_txn_commit_put(t->groups, o->group, o->topic, o->partition, &o->row);
-    if (e == KERR_COORDINATOR_NOT_AVAILABLE) {
-        journal_fail(t->journal, ERR_NOMEM);
-    } else if (e != KERR_NONE) {
-        log_error("an offset of a committed transaction is lost group=%.*s error=%d",
-                  (int)o->group.len, (const char *)o->group.data, (int)e);
-    }
-}
-
-static void take_offset(struct transactions *t, struct held *h, struct pending *o)
-{
-    if (!offset_change_room(t)) {
-        journal_fail(t->journal, ERR_NOMEM);
-        return;
-    }
-    HASH_DELETE(hh, h->offsets, o);
-    t->offset_changes[t->offset_change_count++] = (struct offset_change){h, NULL, o};
-    journal_delete(t->journal, pending_key(t, o));
-}
-
 static void end(void *arg, const struct txn *x, bool commits, int64_t producer_id, int16_t epoch)
 {
     struct transactions *t = arg;
@@ -391,14 +200,7 @@ static void end(void *arg, const struct txn *x, bool commits, int64_t producer_i
                                      .commits = commits};
         (void)write_marker(t, x->uids[i], &k); /* a topic that was deleted needs none */
     }
-    struct pending *o, *next;
-    HASH_ITER(hh, h->offsets, o, next)
-    {
-        if (commits) {
-            commit_offset(t, o);
-        }
-        take_offset(t, h, o);
-    }
+    transactions_offsets_end(t, h, commits);
 }
 
 /* --- requests --------------------------------------------------------------------------------- */
@@ -565,61 +367,6 @@ enum kerr transactions_commit(struct transactions *t, const struct transactions_
     return client == TXN_CLIENT_OLD ? KERR_INVALID_TXN_STATE : KERR_TRANSACTION_ABORTABLE;
 }
 
-enum kerr transactions_commit_put(struct transactions *t, const struct transactions_producer *who,
-                                  struct slice group_id, struct slice topic, int32_t partition,
-                                  const struct offset_row *row)
-{
-    if (t->offset_count >= TRANSACTIONS_OFFSETS_MAX) {
-        return KERR_POLICY_VIOLATION;
-    }
-    struct held *h = find(t, who->transactional_id);
-    struct pending *o = offset_change_room(t) && remember(t, h)
-                            ? pending_new(t, who->id, group_id, topic, partition, row)
-                            : NULL;
-    if (o == NULL) {
-        return KERR_COORDINATOR_NOT_AVAILABLE;
-    }
-    struct pending *old = NULL;
-    HASH_FIND(hh, h->offsets, o->key, o->key_len, old);
-    if (old != NULL) {
-        HASH_DELETE(hh, h->offsets, old);
-    }
-    HASH_ADD_KEYPTR(hh, h->offsets, o->key, o->key_len, o);
-    t->offset_changes[t->offset_change_count++] = (struct offset_change){h, o, old};
-    offset_row_encode(row, &t->value);
-    journal_fail(t->journal, buf_ok(&t->value) ? OK : ERR_NOMEM);
-    journal_put(t->journal, pending_key(t, o), buf_slice(&t->value));
-    return KERR_NONE;
-}
-
-bool transactions_unstable(const struct transactions *t, struct slice group_id, struct slice topic,
-                           int32_t partition)
-{
-    if (t == NULL || t->unstable == NULL) {
-        return false;
-    }
-    struct buf key;
-    struct unstable *u = NULL;
-    buf_init(&key, ROW_KEY_BYTES_MAX);
-    offset_row_key(&key, group_id, topic, partition);
-    HASH_FIND(hh, t->unstable, key.data, key.len, u);
-    buf_fini(&key);
-    return u != NULL;
-}
-
-void transactions_topic_gone(struct transactions *t, struct slice topic)
-{
-    for (struct held *h = t->open; h != NULL; h = h->next) {
-        struct pending *o, *next;
-        HASH_ITER(hh, h->offsets, o, next)
-        {
-            if (slice_eq(o->topic, topic)) {
-                take_offset(t, h, o);
-            }
-        }
-    }
-}
-
 enum kerr transactions_end(struct transactions *t, const struct transactions_producer *who,
                            bool commits, bool v2, int64_t wall_ms, int64_t *id, int16_t *epoch)
 {
@@ -730,40 +477,6 @@ static bool load_txn(void *arg, struct slice key, struct slice value)
     return l->e == OK;
 }
 
-static struct held *find_by_producer(const struct transactions *t, int64_t id)
-{
-    struct held *h = t->open;
-    while (h != NULL && h->x.producer_id != id) {
-        h = h->next;
-    }
-    return h;
-}
-
-static bool load_offset(void *arg, struct slice key, struct slice value)
-{
-    struct load *l = arg;
-    struct transactions *t = l->t;
-    struct reader r = reader_make(key);
-    struct offset_row row;
-    (void)reader_bytes(&r, strlen(OFFSET_PREFIX));
-    struct held *h = find_by_producer(t, (int64_t)reader_be64(&r));
-    struct slice group = reader_bytes(&r, reader_be16(&r));
-    size_t left = reader_left(&r);
-    struct slice topic = reader_bytes(&r, left > 4 ? left - 4 : left + 1);
-    int32_t partition = (int32_t)reader_be32(&r);
-    if (r.failed || h == NULL || !offset_row_decode(value, &row)) {
-        l->corrupt++;
-        return true;
-    }
-    struct pending *o = pending_new(t, h->x.producer_id, group, topic, partition, &row);
-    if (o == NULL) {
-        l->e = ERR_NOMEM;
-        return false;
-    }
-    HASH_ADD_KEYPTR(hh, h->offsets, o->key, o->key_len, o);
-    return true;
-}
-
 static bool load_ids(void *arg, struct slice key, struct slice value)
 {
     struct load *l = arg;
@@ -783,7 +496,7 @@ static enum err load_all(struct transactions *t, struct errmsg *m)
         e = journal_scan(t->journal, slice_str(TXN_ROW_PREFIX), load_txn, &l, m);
     }
     if (e == OK && l.e == OK) {
-        e = journal_scan(t->journal, slice_str(OFFSET_PREFIX), load_offset, &l, m);
+        e = transactions_offsets_load(t, &l.corrupt, m);
     }
     if (e == OK && l.e != OK) {
         e = err_set(m, l.e, "no memory for the transactions");

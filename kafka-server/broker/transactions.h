@@ -91,7 +91,7 @@ enum kerr transactions_produce(struct transactions *t, const struct transactions
 enum kerr transactions_commit(struct transactions *t, const struct transactions_producer *who,
                               enum txn_client client, struct slice group_id, int64_t wall_ms);
 /* One offset, after transactions_commit, in the same turn. It counts when the transaction is
- * committed. */
+ * committed; its group has room for it until then. POLICY_VIOLATION: too many. */
 enum kerr transactions_commit_put(struct transactions *t, const struct transactions_producer *who,
                                   struct slice group_id, struct slice topic, int32_t partition,
                                   const struct offset_row *row);
@@ -99,8 +99,12 @@ enum kerr transactions_commit_put(struct transactions *t, const struct transacti
  * RequireStable: UNSTABLE_OFFSET_COMMIT)? */
 bool transactions_unstable(const struct transactions *t, struct slice group_id, struct slice topic,
                            int32_t partition);
-/* A topic was deleted: offsets of it in open transactions are thrown away. */
+/* Deleted, and so are the offsets of it in open transactions: a topic; a group; a group's offset of
+ * one partition. */
 void transactions_topic_gone(struct transactions *t, struct slice topic);
+void transactions_group_gone(struct transactions *t, struct slice group_id);
+void transactions_offset_gone(struct transactions *t, struct slice group_id, struct slice topic,
+                              int32_t partition);
 
 /* EndTxn. v2: version 5 and later, which goes on with *id and *epoch; else those are -1. */
 enum kerr transactions_end(struct transactions *t, const struct transactions_producer *who,

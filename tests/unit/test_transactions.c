@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <cmocka.h>
 
@@ -200,6 +201,104 @@ static void test_offsets_of_an_aborted_transaction_are_thrown_away(void **state)
     assert_int_equal(mem.count, rows - 1);
 }
 
+static enum kerr put_offset_of(const char *group, const char *topic)
+{
+    const struct offset_row row = {.offset = 7, .expire_ms = -1, .metadata = slice_str("m")};
+    enum kerr e = transactions_commit(t, &x0, TXN_CLIENT_ADDS, slice_str(group), now_ms);
+    return e != KERR_NONE
+               ? e
+               : transactions_commit_put(t, &x0, slice_str(group), slice_str(topic), 0, &row);
+}
+
+/* As long as nothing is committed in them they are of memory only. */
+static void make_groups_up_to_the_maximum(void)
+{
+    char name[32];
+    struct coordinated *g;
+    const struct slice none = slice_make(NULL, 0);
+    for (size_t i = 0; coordinator_count(groups) < COORDINATOR_GROUPS_MAX; i++) {
+        snprintf(name, sizeof name, "group %zu", i);
+        assert_int_equal(
+            coordinator_commit(groups, slice_str(name), -1, none, none, true, &g), KERR_NONE);
+    }
+}
+
+static void test_an_offset_that_was_taken_has_its_place_at_the_end(void **state)
+{
+    const struct config_server smaller = {.offsets_retention_minutes = 1000000,
+                                          .offsets_retention_check_interval_ms = 1000000000,
+                                          .offset_metadata_max_bytes = 0};
+    init_x();
+    put_offset("a");
+    journal_flush(j);
+    make_groups_up_to_the_maximum();
+    coordinator_reload(groups, &smaller);
+    assert_int_equal(put_offset_of("one more", "a"), KERR_COORDINATOR_NOT_AVAILABLE);
+    assert_int_equal(put_offset_of("g", "b"), KERR_NONE);
+    int commits = mem.commits;
+    end(true);
+    assert_int_equal(mem.commits, commits + 1);
+    assert_int_equal(offset_of("a")->row.offset, 7);
+    assert_int_equal(offset_of("b")->row.offset, 7);
+    assert_null(coordinator_offsets(groups, slice_str("one more")));
+}
+
+static void test_a_group_lives_as_long_as_an_offset_waits_for_it(void **state)
+{
+    init_x();
+    put_offset("a");
+    journal_flush(j);
+    coordinator_tick(groups, coordinator_deadline_ms(groups));
+    assert_non_null(coordinator_find(groups, slice_str("g")));
+    stop();
+    start();
+    assert_non_null(coordinator_find(groups, slice_str("g")));
+    end(false);
+    assert_null(coordinator_find(groups, slice_str("g")));
+}
+
+static void test_offsets_of_a_deleted_group_are_thrown_away(void **state)
+{
+    init_x();
+    put_offset("a");
+    assert_int_equal(put_offset_of("h", "a"), KERR_NONE);
+    journal_flush(j);
+    size_t rows = mem.count;
+    mem.fail_commit = ERR_FULL;
+    assert_int_equal(coordinator_delete_group(groups, slice_str("g")), KERR_NONE);
+    transactions_group_gone(t, slice_str("g"));
+    assert_int_equal(put_offset_of("g", "b"), KERR_COORDINATOR_NOT_AVAILABLE);
+    journal_flush(j);
+    mem.fail_commit = OK;
+    assert_true(unstable("a") && mem.count == rows);
+    assert_int_equal(coordinator_delete_group(groups, slice_str("g")), KERR_NONE);
+    transactions_group_gone(t, slice_str("g"));
+    end(true); /* in the same turn */
+    assert_null(coordinator_offsets(groups, slice_str("g")));
+    assert_non_null(coordinator_offsets(groups, slice_str("h")));
+    stop();
+    start();
+    assert_null(coordinator_offsets(groups, slice_str("g")));
+}
+
+static void test_a_deleted_offset_is_thrown_away(void **state)
+{
+    struct coordinated *g;
+    init_x();
+    put_offset("a");
+    put_offset("b");
+    journal_flush(j);
+    assert_int_equal(coordinator_delete_offsets(groups, slice_str("g"), &g), KERR_NONE);
+    assert_int_equal(coordinator_delete_offset(groups, g, slice_str("a"), 0), KERR_NONE);
+    transactions_offset_gone(t, slice_str("g"), slice_str("a"), 0);
+    transactions_offset_gone(t, slice_str("g"), slice_str("none"), 0);
+    journal_flush(j);
+    assert_true(!unstable("a") && unstable("b"));
+    end(true);
+    assert_null(offset_of("a"));
+    assert_int_equal(offset_of("b")->row.offset, 7);
+}
+
 static void test_offsets_of_a_deleted_topic_are_thrown_away(void **state)
 {
     init_x();
@@ -245,6 +344,10 @@ int main(void)
         TEST(test_a_transactional_id_expires_but_not_in_a_transaction),
         TEST(test_offsets_wait_for_the_end_over_a_restart),
         TEST(test_offsets_of_an_aborted_transaction_are_thrown_away),
+        TEST(test_an_offset_that_was_taken_has_its_place_at_the_end),
+        TEST(test_a_group_lives_as_long_as_an_offset_waits_for_it),
+        TEST(test_offsets_of_a_deleted_group_are_thrown_away),
+        TEST(test_a_deleted_offset_is_thrown_away),
         TEST(test_offsets_of_a_deleted_topic_are_thrown_away),
         TEST(test_partitions_that_are_gone_need_no_marker),
         TEST(test_without_a_coordinator_clients_try_again),
