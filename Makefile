@@ -267,11 +267,16 @@ check-tree:
 OPTDOC_O := $(call obj,kafka-server/broker/topic_config.c)
 $(B)/optdoc: tests/tools/optdoc.c $(OPTDOC_O) $(B)/libculex.a
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(OPTDOC_O) $(B)/libculex.a $(LDLIBS_STORE)
-docs: $(B)/optdoc
+APIDOC_O := $(call obj,$(filter-out %/main.c,$(MAIN_SRC)))
+$(B)/apidoc: tests/tools/apidoc.c $(APIDOC_O) $(B)/libserver.a $(B)/libculex.a
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) -o $@ $< $(APIDOC_O) $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
+docs: $(B)/optdoc $(B)/apidoc
 	@mkdir -p docs
 	$(B)/optdoc > docs/configuration.md
-check-docs: $(B)/optdoc
+	$(B)/apidoc > docs/apis.md
+check-docs: $(B)/optdoc $(B)/apidoc
 	@$(B)/optdoc | cmp -s - docs/configuration.md || { echo 'docs/configuration.md is old: run make docs'; exit 1; }
+	@$(B)/apidoc | cmp -s - docs/apis.md || { echo 'docs/apis.md is old: run make docs'; exit 1; }
 .PHONY: docs check-docs
 
 # --- what a person touches first: demo, install, images, Debian 13 --------------------------------------
@@ -355,6 +360,9 @@ $(TESTTOOLS)/kafkawrite: tests/bench/kafkawrite.c
 
 test:
 	@tests/run
+# README's table of clients and programs, from what the last `make test` (and `make ecosystem`) saw.
+compatibility:
+	@python3 tests/seen.py write
 
 BENCH ?= full
 bench:
@@ -362,7 +370,7 @@ bench:
 	@$(MAKE) --no-print-directory -j2 all tools $(COMPARE)/lib/.done
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
-.PHONY: tools test bench
+.PHONY: tools test compatibility bench
 
 clean:
 	rm -rf build

@@ -85,5 +85,7 @@ inside 'make -j"$(nproc)" unit'
 say "$suite: integration"
 inside 'cmp -s tests/requirements.txt build/venv/made || { rm -rf build/venv && python3 -m venv build/venv &&
     build/venv/bin/pip install -q --retries 10 -r tests/requirements.txt && cp tests/requirements.txt build/venv/made; }'
+rm -f "$root/culex/build/test-logs/seen/matrix.jsonl"
 inside 'PYTHONDONTWRITEBYTECODE=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q -m broker -k "not java" tests/integration'
+[ "${SEEN_STEP:-}" != matrix ] || cat "$root/culex/build/test-logs/seen/matrix.jsonl" >>"$top/build/test-logs/seen/matrix.jsonl"
 printf 'debian-matrix: %s passed\n' "$suite"

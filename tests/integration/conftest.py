@@ -1,6 +1,8 @@
 """Fixtures: a running Culex per test or per module, its logs printed only when a test fails."""
 
+import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,10 +10,23 @@ import pytest
 
 import harness
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import seen  # noqa: E402
+
+
+def say_what_was_seen(item, skipped):
+    """Marks `saw`, for README's compatibility table. Other steps repeat tests for the sake of another broker."""
+    for mark in item.iter_markers("saw"):
+        client = mark.kwargs.get("client") or item.callspec.params["client"]
+        if client == "Mosquitto" or os.environ.get("SEEN_STEP") == "integration":
+            seen.saw(client, *mark.args, skipped=skipped)
+
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
+    if report.skipped or (report.when == "call" and report.passed):
+        say_what_was_seen(item, report.skipped)
     if report.failed:
         for fixture in item.funcargs.values():
             made = fixture if isinstance(fixture, harness.Culex) else getattr(fixture, "made", None)

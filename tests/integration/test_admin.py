@@ -308,6 +308,7 @@ def tool(c, name, *args, seconds=90):
     return p.returncode, p.stdout + p.stderr
 
 
+@pytest.mark.saw("describes", client="kafka-log-dirs")
 def test_kafka_log_dirs(c):
     code, said = tool(c, "LogDirsCommand", "--describe", "--topic-list", "t1")
     told = json.loads(said.splitlines()[-1])["brokers"][0]["logDirs"][0]
@@ -315,11 +316,13 @@ def test_kafka_log_dirs(c):
     assert {p["partition"] for p in told["partitions"]} == {"t1-0", "t1-1"}
 
 
+@pytest.mark.saw("lists", client="kafka-reassign-partitions")
 def test_kafka_reassign_partitions_lists_none(c):
     code, said = tool(c, "reassign.ReassignPartitionsCommand", "--list")
     assert (code, said.strip()) == (0, "No partition reassignments found.")
 
 
+@pytest.mark.saw("elects", client="kafka-leader-election")
 def test_kafka_leader_election_has_nothing_to_do(c):
     code, said = tool(c, "LeaderElectionCommand", "--election-type", "preferred", "--all-topic-partitions")
     assert (code, said.strip()) == (0, "")
@@ -327,6 +330,7 @@ def test_kafka_leader_election_has_nothing_to_do(c):
     assert code == 0 and "t1-1" in said and "Valid replica already elected" in said
 
 
+@pytest.mark.saw("describes", "upgrades", client="kafka-features")
 def test_kafka_features(c):
     code, said = tool(c, "FeatureCommand", "describe")
     assert code == 0
@@ -338,6 +342,7 @@ def test_kafka_features(c):
     assert code != 0 and "only supports versions 27-27" in said
 
 
+@pytest.mark.saw("describes", client="kafka-metadata-quorum")
 def test_kafka_metadata_quorum(c):
     code, said = tool(c, "MetadataQuorumCommand", "describe", "--status")
     assert code == 0 and "LeaderId:               1" in said and f"127.0.0.1:{c.server.port}" in said
@@ -345,6 +350,8 @@ def test_kafka_metadata_quorum(c):
     assert code == 0 and [line for line in said.splitlines() if line.startswith("1 ") and "Leader" in line]
 
 
+@pytest.mark.saw("lists endpoints", client="kafka-cluster")
+@pytest.mark.saw("lists", client="kafka-broker-api-versions")
 def test_kafka_api_versions_and_endpoints(c):
     code, said = tool(c, "BrokerApiVersionsCommand")
     assert code == 0
@@ -354,6 +361,7 @@ def test_kafka_api_versions_and_endpoints(c):
     assert code == 0 and said.splitlines()[-1].split()[:3] == ["1", "127.0.0.1", str(c.server.port)]
 
 
+@pytest.mark.saw("lists", client="kafka-client-metrics")
 def test_kafka_client_metrics_lists_none(c):
     code, said = tool(c, "ClientMetricsCommand", "--list")
     assert (code, said.strip()) == (0, "")

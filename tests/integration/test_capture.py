@@ -124,6 +124,7 @@ class Watcher:
 # --- what is captured ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.saw("captures", client="Mosquitto")
 def test_one_publish_lands_in_each_stream_that_it_matches(make):
     c = make().configure([stream("a", "x/#"), stream("b", "x/+", "x/y", "#"), stream("c", "z/#")]).start()
     with c.mqtt() as m:
@@ -197,6 +198,7 @@ def test_a_stream_that_is_no_longer_configured_stays_readable(make):
 # --- kills --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.saw("is killed and loses nothing", client="Mosquitto")
 def test_every_acknowledged_publish_survives_kills_of_the_broker_once(make):
     c = make().configure([stream(partitions=4)])
     acknowledged, number = set(), 0

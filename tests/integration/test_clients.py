@@ -87,6 +87,7 @@ def committed_by_another_client(bootstrap, group):
         c.close()
 
 
+@pytest.mark.saw("reads", "classic groups")
 @pytest.mark.parametrize("client", DRIVERS)
 def test_client_reads_everything_commits_and_goes_on(matrix, client):
     bootstrap = matrix.culex.bootstrap
@@ -113,6 +114,7 @@ def kcat(*args, seconds=60, env=None):
 KCAT_FORMAT = '{"ts":%T,"p":%p,"o":%o,"klen":%K,"vlen":%S,"k":"%k","h":"%h"}\n'
 
 
+@pytest.mark.saw("reads", client="kcat")
 def test_kcat_reads_from_the_beginning_to_the_end(matrix):
     out = kcat("-b", matrix.culex.bootstrap, "-t", "demo", "-C", "-e", "-q", "-o", "beginning", "-f",
                KCAT_FORMAT).stdout.decode()
@@ -128,6 +130,7 @@ def test_kcat_reads_from_the_beginning_to_the_end(matrix):
             assert matrix.began <= r["ts"]
 
 
+@pytest.mark.saw("classic groups", client="kcat")
 def test_kcat_in_a_group(matrix):
     group, fmt = "matrix-kcat", "%p %o\n"
     out = kcat("-b", matrix.culex.bootstrap, "-q", "-c", str(matrix.total), "-f", fmt, "-X",
@@ -202,6 +205,7 @@ def reset(bootstrap, group, *how):
     return {int(r["PARTITION"]): int(r["NEW-OFFSET"]) for r in table(out)}
 
 
+@pytest.mark.saw("reads with keys and headers", client="kafka-console-consumer")
 def test_console_consumer(matrix):
     out = tool("consumer.ConsoleConsumer", "--bootstrap-server", matrix.culex.bootstrap, "--topic", "demo",
                "--from-beginning", "--max-messages", matrix.total, "--timeout-ms", 30000, "--property",
@@ -216,6 +220,7 @@ def test_console_consumer(matrix):
         assert all(r[3] == r[4] for r in mine)
 
 
+@pytest.mark.saw("earliest, latest and by time", client="kafka-get-offsets")
 def test_get_offsets(matrix):
     def offsets(*args):
         out = tool("GetOffsetShell", "--bootstrap-server", matrix.culex.bootstrap, "--topic", "demo", *args)
@@ -233,6 +238,8 @@ def test_get_offsets(matrix):
         p: o for p, o in firsts.items() if o is not None}
 
 
+@pytest.mark.saw("resets offsets", client="kafka-consumer-groups")
+@pytest.mark.saw("describes", client="kafka-consumer-groups")
 def test_consumer_groups_tool_describes_and_resets(matrix):
     b, group = matrix.culex.bootstrap, "matrix-tool"
     run_driver("librdkafka", b, "demo", group, matrix.total)
@@ -262,6 +269,7 @@ def test_consumer_groups_tool_describes_and_resets(matrix):
     matrix.check(again.records, start={p: by_time[p] for p in matrix.ends})
 
 
+@pytest.mark.saw("lists", "deletes", client="kafka-consumer-groups")
 def test_consumer_groups_tool_lists_states_and_deletes(matrix):
     b, group = matrix.culex.bootstrap, "matrix-gone"
     run_driver("librdkafka", b, "demo", group, 1)

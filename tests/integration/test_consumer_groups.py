@@ -38,6 +38,7 @@ def end(g, publisher, culex):
     return ends
 
 
+@pytest.mark.saw("KIP-848 groups")
 @pytest.mark.parametrize("client", CLIENTS_848)
 def test_two_members_share_one_leaves_one_is_killed(live, client):
     culex, publisher = live
@@ -137,6 +138,7 @@ def test_patterns_are_the_servers_business(quick, client, pattern):
     assert len(d.records) == 40 and sum(d.committed.values()) == 40
 
 
+@pytest.mark.saw("KIP-848 groups", client="kafka-consumer-groups")
 def test_kafkas_own_tool_describes_lists_and_deletes(quick):
     quick.publish("demo/x", [str(i) for i in range(10)])
     d = Driver("java", quick.bootstrap, "demo", "new", 0, protocol="consumer", assignor="range")

@@ -37,6 +37,7 @@ def committed(culex, group, topic):
         return {p["PartitionIndex"]: p["CommittedOffset"] for p in wait_until("offsets are stable", ask)}
 
 
+@pytest.mark.saw("transactions")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_transactions_copy_exactly_once_and_fence_the_older_instance(server, client):
     to, group = f"to-{client}", f"g-{client}"

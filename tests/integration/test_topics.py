@@ -631,6 +631,7 @@ def tool(c, name, *args, fails=False):
     return p.stdout + p.stderr
 
 
+@pytest.mark.saw("creates", "describes", "adds partitions", "deletes", client="kafka-topics")
 def test_kafka_topics(server):
     def topics(*args, **kw):
         return tool(server, "org.apache.kafka.tools.TopicCommand", *args, **kw)
@@ -647,6 +648,7 @@ def test_kafka_topics(server):
     assert topics("--list").split() == ["placed"]
 
 
+@pytest.mark.saw("describes", "changes", client="kafka-configs")
 def test_kafka_configs(server):
     def configs(*args, **kw):
         return tool(server, "kafka.admin.ConfigCommand", *args, **kw)
@@ -669,6 +671,7 @@ def test_kafka_configs(server):
     assert "root=INFO" in configs("--describe", "--entity-type", "broker-loggers", "--entity-name", "1")
 
 
+@pytest.mark.saw("cuts a log", client="kafka-delete-records")
 def test_kafka_delete_records(server, tmp_path):
     with Wire(server.server.port) as w:
         made(w, "t")
@@ -680,6 +683,7 @@ def test_kafka_delete_records(server, tmp_path):
     assert end_offsets(server.bootstrap, "t") == {0: (4, 10)}
 
 
+@pytest.mark.saw("admin", client="librdkafka")
 def test_confluent_admin(server):
     from confluent_kafka import KafkaException, TopicPartition
     from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic)

@@ -322,6 +322,7 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
         assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
 
 
+@pytest.mark.saw("lists", "describes", "finds hanging ones", "aborts", client="kafka-transactions")
 def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     make_topic(wire, "t")
     _, pid, epoch = init(wire, "x", timeout=900000)
@@ -453,6 +454,7 @@ def copier(culex, source, to, *more):
     return subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE, stdout=log, stderr=log)
 
 
+@pytest.mark.saw("transactions", client="java")
 @pytest.mark.broker
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

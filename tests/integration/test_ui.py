@@ -6,11 +6,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from harness import CLIENTS, ROOT
 
 ANSWERS = Path(__file__).with_name("ui_answers.txt")
 
 
+@pytest.mark.saw("admin", client="java")
 def test_every_call_of_a_ui_is_answered_as_by_kafka(culex_factory):
     c = culex_factory(server={"node.id": 1})
     argv = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{CLIENTS}/java/lib/*",

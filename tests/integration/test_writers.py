@@ -18,7 +18,9 @@ ALL = ["none", "gzip", "snappy", "lz4", "zstd"]
 CODECS = {"librdkafka": ALL, "java": ALL, "franz-go": ALL, "sarama": ALL, "kafka-go": ALL,
           "kafka-python": ["none", "gzip"], "kafka-python-2.0.2": ["none", "gzip"], "aiokafka": ["none", "gzip"],
           "kafkajs": ["none", "gzip"]}
-MATRIX = [(client, codec) for client, codecs in CODECS.items() for codec in codecs]
+NOT_IDEMPOTENT = ("kafka-go", "kafka-python-2.0.2")  # they know no such thing
+MATRIX = [pytest.param(client, codec, marks=[] if client in NOT_IDEMPOTENT else pytest.mark.saw("idempotent"))
+          for client, codecs in CODECS.items() for codec in codecs]
 
 
 def writer_argv(client):
@@ -55,6 +57,7 @@ def server(module_factory):
     return c
 
 
+@pytest.mark.saw("writes")
 @pytest.mark.parametrize("client,codec", MATRIX)
 def test_what_a_client_writes_is_what_is_read(server, client, codec):
     topic, count = f"{client}-{codec}", 600
@@ -73,8 +76,12 @@ def test_what_a_client_writes_is_what_is_read(server, client, codec):
         assert [(r.offset, r.key, r.value, r.headers) for r in records] == \
             [(k, b"k%d" % i, value(i), [("n", b"%d" % i)]) for k, i in enumerate(mine)]
         assert [said[i] for i in mine] == [(part, k) for k in range(len(mine))]
+    with Wire(server.server.port) as w:
+        (told,) = w.call("DescribeProducers", 0, Topics=[{"Name": topic, "PartitionIndexes": [0]}])["Topics"]
+    assert bool(told["Partitions"][0]["ActiveProducers"]) == (client not in NOT_IDEMPOTENT)
 
 
+@pytest.mark.saw("writes", client="kcat")
 def test_kcat_writes(server):
     lines = [f"k{i}:v{i} ä" for i in range(500)]
     subprocess.run(["kcat", "-b", server.bootstrap, "-P", "-t", "kcat", "-p", "1", "-K:", "-z", "lz4"],
@@ -86,6 +93,7 @@ def test_kcat_writes(server):
 # --- Kafka's own tools -----------------------------------------------------------------------------
 
 
+@pytest.mark.saw("writes", client="kafka-console-producer")
 def test_console_producer(server):
     argv = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{CLIENTS}/java/lib/*",
             "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", server.bootstrap, "--topic", "console"]
@@ -95,6 +103,8 @@ def test_console_producer(server):
     assert sorted(r.value.decode() for r in read_all(server.bootstrap, "console", 300)) == sorted(lines)
 
 
+@pytest.mark.saw("reads", client="kafka-verifiable-consumer")
+@pytest.mark.saw("writes", client="kafka-verifiable-producer")
 def test_verifiable_producer_and_consumer(server):
     out = tool("VerifiableProducer", "--bootstrap-server", server.bootstrap, "--topic", "verifiable",
                "--max-messages", 2000, "--acks", -1)
@@ -107,6 +117,8 @@ def test_verifiable_producer_and_consumer(server):
     assert sum(s.get("count", 0) for s in seen if s["name"] == "records_consumed") == 2000
 
 
+@pytest.mark.saw("reads", client="kafka-consumer-perf-test")
+@pytest.mark.saw("writes", client="kafka-producer-perf-test")
 def test_producer_and_consumer_performance(server):
     out = tool("ProducerPerformance", "--topic", "perf", "--num-records", 20000, "--record-size", 100, "--throughput", -1,
                "--producer-props", f"bootstrap.servers={server.bootstrap}", "acks=all")
