@@ -27,8 +27,10 @@
  * with its new value or none, and a manual compaction of that run asks the filter for each key
  * (filter_plan). The new file takes the old one's place in one step, so a kill at any instant
  * leaves one or the other. Each compaction takes the plan when it begins, whole or not at all: a
- * batch never goes without the one that absorbs it. What was done becomes rows with the next tick;
- * a kill before that makes the same work be done again. */
+ * batch never goes without the one that absorbs it. That the filter was asked does not say that the
+ * new file came to be (the disk may be full at its last byte): done is what can then be read. What
+ * was done becomes rows with the next tick; a kill before that makes the same work be done
+ * again. */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -44,7 +46,6 @@
 struct plan_op {
     uint8_t key[LOG_KEY_BYTES];
     uint32_t len; /* of the new value; 0: the key goes */
-    _Atomic bool done;
     size_t at;    /* where it lies in plan.bytes */
 };
 
@@ -53,7 +54,6 @@ struct plan {
     struct plan_op *ops;
     size_t count, cap;
     struct buf bytes;
-    _Atomic size_t applied; /* ops */
 };
 
 static struct plan *plan_new(void)
@@ -98,14 +98,11 @@ static int compare_ops(const void *a, const void *b)
     return memcmp(a, b, LOG_KEY_BYTES);
 }
 
-enum plan_verdict plan_of(struct plan *p, const char *key, struct slice *value)
+enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *value)
 {
-    struct plan_op *op = bsearch(key, p->ops, p->count, sizeof *p->ops, compare_ops);
+    const struct plan_op *op = bsearch(key, p->ops, p->count, sizeof *p->ops, compare_ops);
     if (!op) {
         return PLAN_KEEPS;
-    }
-    if (!atomic_exchange_explicit(&op->done, true, memory_order_relaxed)) {
-        atomic_fetch_add_explicit(&p->applied, 1, memory_order_relaxed);
     }
     *value = slice_make(p->bytes.data + op->at, op->len);
     return op->len > 0 ? PLAN_CHANGES : PLAN_DROPS;
@@ -127,7 +124,6 @@ static enum err plan_add(struct plan *p, uint32_t segment, uint32_t uid, int64_t
     log_key_put(op->key, segment, uid, offset);
     op->at = p->bytes.len;
     op->len = (uint32_t)value.len; /* a batch: below 2^31 */
-    atomic_init(&op->done, false);
     buf_put(&p->bytes, value.data, value.len);
     p->count++;
     return buf_ok(&p->bytes) ? OK : ERR_NOMEM;
@@ -158,6 +154,27 @@ struct cleaning {
     struct errmsg m;
 };
 
+/* Can what the plan says be read? A batch that is gone altogether was dead for another reason. */
+static bool is_applied(struct cleaning *c, const struct plan *p)
+{
+    struct rocks *r = c->s->rocks;
+    rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, c->read, r->cf[CF_LOG]);
+    bool applied = true;
+    for (size_t i = 0; i < p->count && applied; i++) {
+        const struct plan_op *op = &p->ops[i];
+        iter_seek(it, op->key, sizeof op->key);
+        struct slice k = rocksdb_iter_valid(it) ? iter_key(it) : slice_make(NULL, 0);
+        if (k.len == sizeof op->key && memcmp(k.data, op->key, k.len) == 0) {
+            struct slice v = iter_value(it);
+            applied = op->len > 0 && v.len == op->len &&
+                      memcmp(v.data, p->bytes.data + op->at, BATCH_HEADER_BYTES) == 0;
+        }
+    }
+    applied = applied && iter_error(it, c->s->dir, &c->m) == OK;
+    rocksdb_iter_destroy(it);
+    return applied;
+}
+
 /* Rewrites the run by the plan. A file that RocksDB moves from L0 to L1 at that moment may be
  * passed over: then again. */
 static enum err apply(struct cleaning *c)
@@ -175,7 +192,7 @@ static enum err apply(struct cleaning *c)
     bool done = false;
     for (int i = 0; i < APPLY_TRIES && !done && !cleaner_stopping(c->s); i++) {
         cleaner_rewrite(c->s, c->run->from, c->run->number + 1);
-        done = atomic_load(&p->applied) == p->count && store_state(c->s) == STORE_OK;
+        done = store_state(c->s) == STORE_OK && is_applied(c, p);
     }
     plan_publish(c->s, NULL);
     c->plan = next;

@@ -440,7 +440,7 @@ void compaction_run(struct store *s, struct compaction *k);
 enum plan_verdict { PLAN_KEEPS, PLAN_CHANGES, PLAN_DROPS };
 struct plan *plan_ref(struct store *s); /* NULL: none is under way */
 void plan_unref(struct plan *p);
-enum plan_verdict plan_of(struct plan *p, const char *key, struct slice *value);
+enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *value);
 
 /* store_dirty.c: what is dirty enough becomes a job; what a job has done becomes rows of b. rows:
  * over meta, as of now */

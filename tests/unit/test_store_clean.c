@@ -1,0 +1,184 @@
+/* Compaction that meets something odd: files that cannot be written or read, a map that is full, a
+ * job that ends midway. No key may lose its newest value, nor get an older one back. */
+#include "tests/unit/store_kit.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+
+#include "shared/base/clock.h"
+#include "shared/record/control.h"
+#include "shared/store/store_int.h"
+
+#define WAIT_MS 60000
+
+/* --- a disk that fails ------------------------------------------------------------------------ */
+
+static _Atomic int syncs_fail; /* so many of files of the log fail */
+
+#pragma GCC visibility push(default)
+
+int fdatasync(int fd)
+{
+    static int (*real)(int);
+    char link[64], path[400] = {0};
+    if (!real) {
+        *(void **)&real = dlsym(RTLD_NEXT, "fdatasync");
+    }
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (atomic_load(&syncs_fail) > 0 && readlink(link, path, sizeof path - 1) > 0 &&
+        strstr(path, ".sst")) {
+        atomic_fetch_sub(&syncs_fail, 1);
+        errno = ENOSPC;
+        return -1;
+    }
+    return real(fd);
+}
+
+#pragma GCC visibility pop
+
+/* --- help ------------------------------------------------------------------------------------- */
+
+static struct store_topic compacted(struct kit *k, struct store *s, const char *name,
+                                    int64_t delete_retention_ms)
+{
+    struct store_topic t = kit_topic(s, name, 1);
+    t.cleanup = STORE_CLEANUP_COMPACT;
+    t.compaction = (struct store_compaction){true, 0.1, 0, INT64_MAX, delete_retention_ms};
+    KIT_OK(store_topic_alter(s, &t, &k->m));
+    return t;
+}
+
+/* One batch, committed: the keys first … first + count - 1. bytes: of each value; -1: null. */
+static int64_t put(struct kit *k, struct store *s, uint32_t uid, int first, int count, int bytes)
+{
+    static char value[1 << 20];
+    char key[32];
+    int64_t base = -1;
+    batch_builder_reset(&k->builder);
+    for (int i = 0; i < count; i++) {
+        snprintf(key, sizeof key, "key-%d", first + i);
+        struct record r = {.timestamp = 1000, .key = slice_str(key)};
+        r.value = bytes < 0 ? slice_make(NULL, 0) : slice_make(value, (size_t)bytes);
+        assert_int_equal(batch_add(&k->builder, &r), OK);
+    }
+    struct slice b = batch_finish(&k->builder);
+    assert_int_equal(store_append(s, uid, (uint8_t *)(uintptr_t)b.data, b.len, &base), OK);
+    kit_commit(k, s);
+    return base;
+}
+
+/* Records of a key: how many, and the offset of the last. */
+struct found {
+    const char *key;
+    int count;
+    int64_t last;
+    bool value; /* the last one has one */
+};
+
+static bool find_record(void *arg, const struct record *r)
+{
+    struct found *f = arg;
+    if (r->key.len == strlen(f->key) && memcmp(r->key.data, f->key, r->key.len) == 0) {
+        f->count++;
+        f->last = r->offset;
+        f->value = r->value.data != NULL;
+    }
+    return true;
+}
+
+static struct found find_key(struct kit *k, struct store *s, uint32_t uid, int key)
+{
+    char text[32];
+    struct found f = {.key = text, .last = -1};
+    struct store_offsets o = kit_offsets(s, uid);
+    snprintf(text, sizeof text, "key-%d", key);
+    for (int64_t at = o.log_start; at < o.end;) {
+        struct store_slices *x;
+        KIT_OK(store_read(s, uid, at, 1 << 20, true, &x, &k->m));
+        assert_true(x->count > 0);
+        for (size_t i = 0; i < x->count; i++) {
+            struct slice b = slice_make(x->iov[i].iov_base, x->iov[i].iov_len);
+            KIT_OK(batch_check(b, &k->m));
+            KIT_OK(batch_walk(b, 64u << 20, find_record, &f, &k->m));
+        }
+        at = x->next;
+        store_slices_free(x);
+    }
+    f.key = NULL;
+    return f;
+}
+
+static void tick(struct kit *k, struct store *s, int64_t now_ms)
+{
+    s->dirty_look_ms = 0;
+    KIT_OK(store_tick(s, now_ms, &k->m));
+    sched_yield();
+}
+
+/* Closes the segment and cleans, as of now_ms, until that is done. */
+static void clean(struct kit *k, struct store *s, uint32_t uid, int64_t now_ms)
+{
+    KIT_OK(segment_switch(s, now_ms, &k->m));
+    int64_t give_up = clock_mono_ms() + WAIT_MS;
+    while (part_get(s, uid)->clean.to < part_get(s, uid)->now.end || !cleaner_idle(s)) {
+        tick(k, s, now_ms);
+        assert_true(clock_mono_ms() < give_up);
+    }
+}
+
+static bool has_files(struct store *s, int cf, const char *property)
+{
+    char *text = rocksdb_property_value_cf(s->rocks->db, s->rocks->cf[cf], property);
+    bool has = text && strcmp(text, "0") != 0;
+    rocksdb_free(text);
+    return has;
+}
+
+/* Closes the segment, and returns when its memtable is a file. */
+static void settle(struct kit *k, struct store *s, int64_t now_ms)
+{
+    KIT_OK(segment_switch(s, now_ms, &k->m));
+    int64_t give_up = clock_mono_ms() + WAIT_MS;
+    for (int cf = 0; cf < CF_COUNT; cf++) {
+        while (has_files(s, cf, "rocksdb.num-immutable-mem-table") ||
+               has_files(s, cf, "rocksdb.num-running-flushes")) {
+            assert_true(clock_mono_ms() < give_up);
+            sched_yield();
+        }
+    }
+}
+
+/* --- tests ------------------------------------------------------------------------------------ */
+
+/* The filter has been asked for all of it when the new file turns out not to fit. */
+static void test_rewrite_that_does_not_fit_is_done_again(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", 1000);
+    put(&k, s, t.uid, 0, 10, 100);
+    put(&k, s, t.uid, 0, 10, 100);
+    settle(&k, s, 1000000);
+    atomic_store(&syncs_fail, 1);
+    clean(&k, s, t.uid, 1000000);
+    assert_int_equal(atomic_load(&syncs_fail), 0);
+    for (int i = 0; i < 10; i++) {
+        struct found f = find_key(&k, s, t.uid, i);
+        assert_int_equal(f.count, 1);
+        assert_int_equal(f.last, 10 + i);
+    }
+    store_close(s);
+    kit_fini(&k);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rewrite_that_does_not_fit_is_done_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
