@@ -7,7 +7,8 @@
  *
  * Which partitions, and from where to where, is decided by store_tick (store_dirty.c); this runs on
  * the cleaner's thread. Keys of all partitions of a job share one map of bounded size; what does
- * not fit waits for the next job.
+ * not fit waits for the next job. No batch counts as clean of which a key is not in the map: were
+ * it a tombstone, it would go one day, and the value before it would not.
  *
  * A record stays when no newer one has its key. (So one without a key stays, unlike in Kafka, whose
  * cleaner drops it: Produce refuses it anyway, and a captured publish must not vanish.) A null
@@ -472,7 +473,10 @@ static enum err clean_run(struct cleaning *c)
 
 /* --- the map ---------------------------------------------------------------------------------- */
 
-static enum err map_batch(struct cleaning *c, struct slice batch, const struct batch_header *h)
+/* *full: it could not take all keys. (Those that it took are of records that are there, so what
+ * they supersede may go.) */
+static enum err map_batch(struct cleaning *c, struct slice batch, const struct batch_header *h,
+                          bool *full)
 {
     struct slice records;
     if (h->record_count == 0 || (h->attributes & BATCH_CONTROL) || is_aborted(c->part, h)) {
@@ -484,12 +488,9 @@ static enum err map_batch(struct cleaning *c, struct slice batch, const struct b
     }
     struct record_cursor at = record_cursor_make(records, h->record_count);
     struct raw_record r;
-    while (record_next(&at, &r, NULL) == OK) {
-        /* A key that finds no room has its older records a little longer. */
-        if (r.key.data && !key_map_put(c->map, c->part->uid, r.key,
-                                       h->base_offset + r.offset_delta)) {
-            return OK;
-        }
+    while (!*full && record_next(&at, &r, NULL) == OK) {
+        *full = r.key.data && !key_map_put(c->map, c->part->uid, r.key,
+                                           h->base_offset + r.offset_delta);
     }
     return OK;
 }
@@ -511,11 +512,8 @@ static enum err map_part(struct cleaning *c, bool *full)
             struct batch_header h;
             struct slice batch = slice_make(x->iov[i].iov_base, x->iov[i].iov_len);
             e = batch_read_header(batch, &h);
-            *full = e == OK && key_map_room(c->map) < (size_t)h.record_count && at > p->from;
-            if (e == OK && !*full) {
-                e = map_batch(c, batch, &h);
-                at = batch_next_offset(&h);
-            }
+            e = e == OK ? map_batch(c, batch, &h, full) : e;
+            at = e == OK && !*full ? batch_next_offset(&h) : at;
         }
         bool stuck = x->count == 0;
         store_slices_free(x);
@@ -525,6 +523,7 @@ static enum err map_part(struct cleaning *c, bool *full)
         }
     }
     p->end = at;
+    p->mapped = at > p->from;
     return e;
 }
 
@@ -534,23 +533,25 @@ static int compare_parts(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Maps the parts, dirtiest first, and gives back those that found no room. */
+/* Maps the parts, dirtiest first, and gives back those of which nothing found room. */
 static enum err map_all(struct cleaning *c)
 {
     struct compaction *k = c->c;
     bool full = false;
     enum err e = OK;
     size_t n = 0;
-    while (n < k->part_count && e == OK && !full) {
-        c->part = &k->parts[n++];
-        if (c->part->aborted_count > 0) {
-            qsort(c->part->aborted, c->part->aborted_count, sizeof *c->part->aborted,
-                  compare_aborted);
+    for (size_t i = 0; i < k->part_count; i++) {
+        struct clean_part p = k->parts[i];
+        c->part = &p;
+        if (p.aborted_count > 0) {
+            qsort(p.aborted, p.aborted_count, sizeof *p.aborted, compare_aborted);
         }
-        e = map_part(c, &full);
-    }
-    for (size_t i = n; i < k->part_count; i++) {
-        free(k->parts[i].aborted);
+        e = e == OK && !full ? map_part(c, &full) : e;
+        if (p.mapped) {
+            k->parts[n++] = p;
+        } else {
+            free(p.aborted);
+        }
     }
     k->part_count = n;
     qsort(k->parts, n, sizeof *k->parts, compare_parts);

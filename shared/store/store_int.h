@@ -402,7 +402,7 @@ void janitor_stop(struct janitor *j);
 /* store_keymap.c: offsets of keys, in at most so many bytes. NULL: no memory. */
 struct key_map *key_map_new(size_t bytes_max);
 void key_map_free(struct key_map *k);
-size_t key_map_room(const struct key_map *k); /* so many more keys */
+/* False: no room or no memory for another key. */
 bool key_map_put(struct key_map *k, uint32_t uid, struct slice key, int64_t offset);
 int64_t key_map_get(const struct key_map *k, uint32_t uid, struct slice key); /* -1: unknown */
 
@@ -414,6 +414,7 @@ struct clean_part {
     struct store_aborted *aborted;
     size_t aborted_count;
     double ratio;   /* how dirty */
+    bool mapped;    /* the keys of [from, end) are in the map */
     uint64_t bytes; /* out: what is left below end */
 };
 struct clean_run { /* segments that share a row, and so a file */

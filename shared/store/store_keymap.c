@@ -134,7 +134,7 @@ static bool grow(struct key_map *k)
     return true;
 }
 
-size_t key_map_room(const struct key_map *k)
+static size_t room(const struct key_map *k)
 {
     return k->size_max / 4 * 3 - k->count;
 }
@@ -145,7 +145,7 @@ bool key_map_put(struct key_map *k, uint32_t uid, struct slice key, int64_t offs
     hash_key(k, uid, key, h);
     struct key_slot *s = slot_of(k->slots, k->size, h[0], h[1]);
     if (!s->place) {
-        if (key_map_room(k) == 0) {
+        if (room(k) == 0) {
             return false;
         }
         if (k->count >= k->size / 4 * 3) {
