@@ -23,7 +23,7 @@ struct cleaner {
     bool busy;
     _Atomic bool stop;
     struct clean_job job;
-    struct compaction *done; /* until a tick takes it */
+    struct compaction *done; /* until ticks have made rows of it */
 };
 
 enum { COMPACT_UPPER = 0, COMPACT_ALL = 2 }; /* rocksdb::BottommostLevelCompaction */
@@ -125,14 +125,23 @@ bool cleaner_idle(struct store *s)
     return idle;
 }
 
-struct compaction *cleaner_take_done(struct store *s)
+struct compaction *cleaner_done(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    struct compaction *done = c->done;
+    pthread_mutex_unlock(&c->lock);
+    return done;
+}
+
+void cleaner_drop_done(struct store *s)
 {
     struct cleaner *c = s->cleaner;
     pthread_mutex_lock(&c->lock);
     struct compaction *done = c->done;
     c->done = NULL;
     pthread_mutex_unlock(&c->lock);
-    return done;
+    compaction_free(done);
 }
 
 void cleaner_post(struct store *s, const struct clean_job *job)

@@ -29,9 +29,11 @@
  * (filter_plan). The new file takes the old one's place in one step, so a kill at any instant
  * leaves one or the other. Each compaction takes the plan when it begins, whole or not at all: a
  * batch never goes without the one that absorbs it. That the filter was asked does not say that the
- * new file came to be (the disk may be full at its last byte): done is what can then be read. What
- * was done becomes rows with the next tick; a kill before that makes the same work be done
- * again. */
+ * new file came to be (the disk may be full at its last byte): done is what can then be read.
+ *
+ * What was done becomes rows with the next ticks. A kill before that makes the same work be done
+ * again, which then finds nothing to do; so what is said of a run is not what was taken from it but
+ * what is left. */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -137,14 +139,20 @@ static enum err plan_add(struct plan *p, uint32_t segment, uint32_t uid, int64_t
 struct held {
     bool valid, changed;
     uint32_t segment, uid;
-    size_t old_len;
     struct batch_header h;
     struct buf bytes;
+};
+
+/* What is left of a partition in the run. */
+struct tally {
+    bool seen;
+    uint64_t left;
 };
 
 struct cleaning {
     struct store *s;
     struct compaction *c;
+    struct tally *tallies; /* of c->parts */
     struct key_map *map;
     struct plan *plan;
     struct held held;
@@ -204,17 +212,16 @@ static enum err apply(struct cleaning *c)
     return done ? OK : ERR_IO;
 }
 
-static enum err note_removed(struct cleaning *c, uint64_t bytes)
+static void count_left(struct cleaning *c, size_t bytes)
 {
-    struct compaction *k = c->c;
-    struct clean_change *last = k->change_count ? &k->changes[k->change_count - 1] : NULL;
-    for (size_t i = k->change_count; i-- > 0 && k->changes[i].number == c->run->number;) {
-        if (k->changes[i].uid == c->held.uid) {
-            k->changes[i].removed += bytes;
-            return OK;
-        }
-    }
-    if (!last || k->change_count == k->change_cap) {
+    struct tally *t = &c->tallies[c->part - c->c->parts];
+    t->seen = true;
+    t->left += bytes;
+}
+
+static enum err change_add(struct compaction *k, const struct clean_change *change)
+{
+    if (k->change_count == k->change_cap) {
         size_t cap = k->change_cap ? k->change_cap * 2 : 64;
         struct clean_change *grown = realloc(k->changes, cap * sizeof *grown);
         if (!grown) {
@@ -223,7 +230,7 @@ static enum err note_removed(struct cleaning *c, uint64_t bytes)
         k->changes = grown;
         k->change_cap = cap;
     }
-    k->changes[k->change_count++] = (struct clean_change){c->run->number, c->held.uid, bytes};
+    k->changes[k->change_count++] = *change;
     return OK;
 }
 
@@ -242,17 +249,15 @@ static enum err release(struct cleaning *c)
     enum err e = OK;
     h->valid = false;
     c->part->bytes += h->bytes.len;
+    count_left(c, h->bytes.len);
     if (h->changed) {
         batch_seal(h->bytes.data, h->bytes.len, &h->h);
         e = plan_add(c->plan, h->segment, h->uid, h->h.base_offset, buf_slice(&h->bytes));
     }
-    if (e == OK && h->old_len > h->bytes.len) {
-        e = note_removed(c, h->old_len - h->bytes.len);
-    }
     return e == OK && plan_large(c->plan) ? apply(c) : e;
 }
 
-static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid, size_t old_len,
+static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid,
                      const struct batch_header *header, struct slice bytes, bool changed)
 {
     struct held *h = &c->held;
@@ -260,7 +265,6 @@ static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid, size_t 
     h->changed = changed;
     h->segment = segment;
     h->uid = uid;
-    h->old_len = old_len;
     h->h = *header;
     buf_reset(&h->bytes);
     buf_put(&h->bytes, bytes.data, bytes.len);
@@ -280,9 +284,7 @@ static enum err hold_dead(struct cleaning *c, uint32_t segment, uint32_t uid, si
         !(h->h.attributes & (BATCH_CONTROL | BATCH_TRANSACTIONAL)) && !plan_large(c->plan)) {
         h->h.last_offset_delta = (int32_t)delta;
         h->changed = true;
-        enum err e = note_removed(c, len);
-        return e == OK ? plan_add(c->plan, segment, uid, dead->base_offset, slice_make(NULL, 0))
-                       : e;
+        return plan_add(c->plan, segment, uid, dead->base_offset, slice_make(NULL, 0));
     }
     enum err e = release(c);
     uint8_t empty[BATCH_HEADER_BYTES] = {0};
@@ -299,8 +301,7 @@ static enum err hold_dead(struct cleaning *c, uint32_t segment, uint32_t uid, si
                                        .base_sequence = -1};
     }
     batch_seal(empty, sizeof empty, &header);
-    return e == OK ? hold(c, segment, uid, len, &header, slice_make(empty, sizeof empty), changed)
-                   : e;
+    return e == OK ? hold(c, segment, uid, &header, slice_make(empty, sizeof empty), changed) : e;
 }
 
 /* --- judging ---------------------------------------------------------------------------------- */
@@ -386,6 +387,7 @@ static enum err look_at(struct cleaning *c, uint32_t segment, struct slice batch
         return ERR_CORRUPT;
     }
     if (batch_next_offset(&h) > c->part->end) {
+        count_left(c, batch.len);
         return release(c);
     }
     enum verdict v;
@@ -398,7 +400,7 @@ static enum err look_at(struct cleaning *c, uint32_t segment, struct slice batch
     }
     e = release(c);
     return e != OK ? e
-                   : hold(c, segment, c->part->uid, batch.len, &h,
+                   : hold(c, segment, c->part->uid, &h,
                           v == BATCH_CHANGED ? buf_slice(&c->out) : batch, v == BATCH_CHANGED);
 }
 
@@ -417,8 +419,9 @@ static struct clean_part *part_from(struct compaction *k, uint32_t uid)
     return lo < k->part_count ? &k->parts[lo] : NULL;
 }
 
-/* Puts the iterator on the next batch at or behind it that belongs to a part of ours and has
- * offsets at or above its start. False: there is none in the run. */
+/* Puts the iterator on the next batch at or behind it that belongs to a part of ours and begins
+ * below its end. What lies behind that is counted where the part has something else in the run.
+ * False: there is none in the run. */
 static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *segment)
 {
     uint8_t key[LOG_KEY_BYTES];
@@ -438,11 +441,38 @@ static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *s
             return true;
         }
         bool past = p && p->uid == uid; /* its dirty end lies behind us */
+        if (past && c->tallies[p - c->c->parts].seen) {
+            c->tallies[p - c->c->parts].left += iter_value(it).len;
+            rocksdb_iter_next(it);
+            continue;
+        }
         p = past ? part_from(c->c, uid + 1) : p;
         log_key_put(key, p ? *segment : *segment + 1, p ? p->uid : 0, 0);
         iter_seek(it, key, sizeof key);
     }
     return false;
+}
+
+/* Sizes that the run's row does not have yet become changes, in the order of its entries. (Rows of
+ * closed segments do not change while a job runs.) */
+static enum err note_changes(struct cleaning *c)
+{
+    struct rocks *r = c->s->rocks;
+    struct compaction *k = c->c;
+    struct segment_entry *entries;
+    size_t count;
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    enum err e = segment_load(rows, c->run->number, &entries, &count);
+    rocksdb_iter_destroy(rows);
+    for (size_t i = 0; i < count && e == OK; i++) {
+        const struct clean_part *p = part_from(k, entries[i].uid);
+        const struct tally *t = p ? &c->tallies[p - k->parts] : NULL;
+        if (t && p->uid == entries[i].uid && t->seen && t->left != entries[i].bytes) {
+            e = change_add(k, &(struct clean_change){c->run->number, p->uid, t->left});
+        }
+    }
+    free(entries);
+    return e == ERR_NOT_FOUND ? OK : e; /* dropped meanwhile */
 }
 
 static enum err clean_run(struct cleaning *c)
@@ -451,6 +481,7 @@ static enum err clean_run(struct cleaning *c)
     uint32_t segment;
     struct rocks *r = c->s->rocks;
     rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, c->read, r->cf[CF_LOG]);
+    memset(c->tallies, 0, c->c->part_count * sizeof *c->tallies);
     log_key_put(key, c->run->from, 0, 0);
     iter_seek(it, key, sizeof key);
     enum err e = OK;
@@ -459,7 +490,9 @@ static enum err clean_run(struct cleaning *c)
         struct batch_header h;
         e = c->c->failed;
         bool below = batch_read_header(batch, &h) == OK && batch_next_offset(&h) <= c->part->start;
-        if (e == OK && !below) {
+        if (e == OK && below) {
+            count_left(c, batch.len);
+        } else if (e == OK) {
             e = look_at(c, segment, batch);
         }
         e = cleaner_stopping(c->s) ? ERR_IO : e;
@@ -468,7 +501,8 @@ static enum err clean_run(struct cleaning *c)
     e = e == OK ? iter_error(it, c->s->dir, &c->m) : e;
     e = e == OK ? release(c) : e;
     rocksdb_iter_destroy(it);
-    return e == OK ? apply(c) : e;
+    e = e == OK ? apply(c) : e;
+    return e == OK ? note_changes(c) : e;
 }
 
 /* --- the map ---------------------------------------------------------------------------------- */
@@ -585,7 +619,8 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_init(&c.plain, WALK_BYTES_MAX);
     buf_init(&c.out, INT32_MAX);
     buf_init(&c.held.bytes, INT32_MAX);
-    k->failed = c.map && c.plan ? map_all(&c) : ERR_NOMEM;
+    c.tallies = calloc(k->part_count + 1, sizeof *c.tallies);
+    k->failed = c.map && c.plan && c.tallies ? map_all(&c) : ERR_NOMEM;
     c.part = NULL;
     for (size_t i = 0; i < k->run_count && k->failed == OK; i++) {
         c.run = &k->runs[i];
@@ -599,6 +634,7 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_fini(&c.plain);
     buf_fini(&c.out);
     buf_fini(&c.held.bytes);
+    free(c.tallies);
     plan_unref(c.plan);
     key_map_free(c.map);
     rocksdb_readoptions_destroy(c.read);

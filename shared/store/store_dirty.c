@@ -14,6 +14,7 @@
 
 #define CLEAN_PARTS_MAX    1024 /* of one job */
 #define LAG_ROWS_MAX       1024 /* index rows looked at for the lags of one partition */
+#define APPLY_ENTRIES_MAX  65536 /* entries of segments written anew in one tick, or one segment */
 #define DIRTY_RATIO        0.5  /* Kafka's defaults */
 #define DELETE_RETENTION_MS 86400000
 
@@ -256,58 +257,79 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
 
 /* --- what was done ---------------------------------------------------------------------------- */
 
-/* The row of a segment, less what was removed of it: changes [i, until). */
-static enum err shrink_segment(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                               struct segment *g, const struct clean_change *changes, size_t count)
+/* The row of a segment, with what is left of these partitions in it. *count becomes how many
+ * entries it has. */
+static enum err resize_segment(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                               struct segment *g, const struct clean_change *changes, size_t n,
+                               size_t *count)
 {
     struct segment_entry *entries;
-    size_t entry_count;
-    enum err e = segment_load(rows, g->number, &entries, &entry_count);
+    enum err e = segment_load(rows, g->number, &entries, count);
     if (e != OK) {
         return e == ERR_NOT_FOUND ? OK : e;
     }
-    for (size_t c = 0; c < count; c++) {
-        for (size_t i = 0; i < entry_count; i++) {
-            struct segment_entry *n = &entries[i];
-            if (n->uid == changes[c].uid) {
-                uint64_t less = changes[c].removed < n->bytes ? changes[c].removed : n->bytes;
-                n->bytes -= less;
-                g->bytes -= less < g->bytes ? less : g->bytes;
-                s->closed_bytes -= less < s->closed_bytes ? less : s->closed_bytes;
-            }
+    size_t next = 0;
+    s->closed_bytes -= g->bytes < s->closed_bytes ? g->bytes : s->closed_bytes;
+    g->bytes = 0;
+    for (size_t i = 0; i < *count; i++) {
+        if (next < n && entries[i].uid == changes[next].uid) {
+            entries[i].bytes = changes[next++].left;
         }
+        g->bytes += entries[i].bytes;
     }
-    e = segment_put(s, b, g, entries, entry_count);
+    s->closed_bytes += g->bytes;
+    e = segment_put(s, b, g, entries, *count);
     free(entries);
     return e;
 }
 
+static struct segment *segment_find(struct store *s, uint32_t number)
+{
+    size_t lo = 0, hi = s->segment_count;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (s->segments[mid].number < number) {
+            lo = mid + 1;
+        } else {
+            hi = mid;
+        }
+    }
+    return lo < s->segment_count && s->segments[lo].number == number ? &s->segments[lo] : NULL;
+}
+
+static void part_cleaned(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                         const struct clean_part *done)
+{
+    struct part *p = part_get(s, done->uid);
+    if (p->topic) {
+        p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
+                                        done->bytes};
+        put_clean_row(s, b, done->uid, &p->clean);
+        tail_forget(s, done->uid, done->end);
+    }
+}
+
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     const struct compaction *k)
+                     struct compaction *k, bool *all)
 {
     enum err e = OK;
-    for (size_t i = 0, g = 0; i < k->change_count && e == OK;) {
-        size_t n = 1;
-        while (i + n < k->change_count && k->changes[i + n].number == k->changes[i].number) {
+    size_t entries = 0;
+    while (k->applied < k->change_count && entries < APPLY_ENTRIES_MAX && e == OK) {
+        const struct clean_change *first = &k->changes[k->applied];
+        size_t n = 1, count = 0;
+        while (k->applied + n < k->change_count && first[n].number == first->number) {
             n++;
         }
-        while (g < s->segment_count && s->segments[g].number < k->changes[i].number) {
-            g++; /* it may have been dropped meanwhile */
+        struct segment *g = segment_find(s, first->number);
+        if (g) { /* not dropped meanwhile */
+            e = resize_segment(s, rows, b, g, first, n, &count);
         }
-        if (g < s->segment_count && s->segments[g].number == k->changes[i].number) {
-            e = shrink_segment(s, rows, b, &s->segments[g], &k->changes[i], n);
-        }
-        i += n;
+        entries += count;
+        k->applied += n;
     }
-    for (size_t i = 0; i < k->part_count && e == OK; i++) {
-        const struct clean_part *done = &k->parts[i];
-        struct part *p = part_get(s, done->uid);
-        if (p->topic) {
-            p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
-                                            done->bytes};
-            put_clean_row(s, b, done->uid, &p->clean);
-            tail_forget(s, done->uid, done->end);
-        }
+    *all = k->applied == k->change_count;
+    for (size_t i = 0; i < k->part_count && e == OK && *all && k->failed == OK; i++) {
+        part_cleaned(s, rows, b, &k->parts[i]);
     }
     return e;
 }

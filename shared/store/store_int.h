@@ -420,9 +420,9 @@ struct clean_part {
 struct clean_run { /* segments that share a row, and so a file */
     uint32_t from, number;
 };
-struct clean_change { /* what the rewriting of a run has taken from a partition */
+struct clean_change { /* what is left of a partition in a run that was looked through */
     uint32_t number, uid;
-    uint64_t removed;
+    uint64_t left;
 };
 struct compaction {
     int64_t now_ms;
@@ -430,8 +430,9 @@ struct compaction {
     size_t part_count;
     struct clean_run *runs;
     size_t run_count;
-    struct clean_change *changes; /* by number */
+    struct clean_change *changes; /* by number, in the order of its row */
     size_t change_count, change_cap;
+    size_t applied; /* of the changes: they are rows */
     enum err failed;
 };
 void compaction_free(struct compaction *k);
@@ -447,8 +448,9 @@ enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *v
  * over meta, as of now */
 enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                     struct compaction **out) MUST_CHECK;
+/* A bounded part of it at a time. *all: there is no more to come. */
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     const struct compaction *k) MUST_CHECK;
+                     struct compaction *k, bool *all) MUST_CHECK;
 /* Bytes from a row on to the end, for retention; start: the log's. */
 uint64_t dirty_bytes_from(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t start,
                           const struct index_row *row);
@@ -470,9 +472,10 @@ struct clean_job {
     size_t dead_count;
     struct compaction *compaction; /* this instead. Owned */
 };
-bool cleaner_idle(struct store *s);
-/* What the last compaction did, once; NULL: none has ended. compaction_free it. */
-struct compaction *cleaner_take_done(struct store *s);
+bool cleaner_idle(struct store *s); /* and nothing is left to be taken */
+/* What the last compaction did; NULL: none has ended. Until it is dropped there is no other. */
+struct compaction *cleaner_done(struct store *s);
+void cleaner_drop_done(struct store *s);
 bool cleaner_stopping(struct store *s);
 /* Rewrites the files of these segments, through the filter. The cleaner's thread. Blocks. */
 void cleaner_rewrite(struct store *s, uint32_t from, uint32_t to);

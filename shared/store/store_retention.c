@@ -608,20 +608,22 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     return e;
 }
 
-/* What the cleaner has compacted; *applied: rows have changed that this tick does not see yet. */
+/* What the cleaner has compacted becomes rows, which this tick does not see yet: *applied. */
 static enum err take_done(struct tick *t, bool *applied)
 {
-    struct compaction *k = cleaner_take_done(t->s);
-    *applied = k && k->failed == OK;
+    struct store *s = t->s;
+    struct compaction *k = cleaner_done(s);
+    *applied = k != NULL;
     if (!k) {
         return OK;
     }
-    enum err e = k->failed == OK ? dirty_apply(t->s, rows(t), t->batch, k) : OK;
-    if (k->failed == OK) {
-        t->s->dirty_look_ms = t->now_ms; /* there may be more */
-        t->s->merge_seen = 0;
+    bool all;
+    enum err e = dirty_apply(s, rows(t), t->batch, k, &all);
+    if (e != OK || all) {
+        s->dirty_look_ms = k->failed == OK ? t->now_ms : s->dirty_look_ms; /* there may be more */
+        s->merge_seen = 0;
+        cleaner_drop_done(s);
     }
-    compaction_free(k);
     return e;
 }
 

@@ -151,6 +151,54 @@ static void settle(struct kit *k, struct store *s, int64_t now_ms)
     }
 }
 
+/* Rows of segments say what lies in them, and so does memory. */
+static void check_sizes(struct store *s)
+{
+    uint64_t closed = 0;
+    struct rocks *r = s->rocks;
+    for (size_t i = 0; i < s->segment_count; i++) {
+        const struct segment *g = &s->segments[i];
+        struct segment_entry *entries;
+        size_t count;
+        uint64_t said = 0, there = 0;
+        uint8_t key[LOG_KEY_BYTES];
+        rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+        assert_int_equal(segment_load(it, g->number, &entries, &count), OK);
+        rocksdb_iter_destroy(it);
+        for (size_t n = 0; n < count; n++) {
+            said += entries[n].bytes;
+        }
+        free(entries);
+        it = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_LOG]);
+        log_key_put(key, g->from, 0, 0);
+        for (iter_seek(it, key, sizeof key);
+             rocksdb_iter_valid(it) && be32_get(iter_key(it).data) <= g->number;
+             rocksdb_iter_next(it)) {
+            there += iter_value(it).len;
+        }
+        rocksdb_iter_destroy(it);
+        assert_int_equal(said, there);
+        assert_int_equal(g->bytes, there);
+        closed += there;
+    }
+    assert_int_equal(s->closed_bytes, closed);
+}
+
+/* A job on this thread, of which nothing becomes a row: as when a kill comes at its end. */
+static void clean_and_forget(struct kit *k, struct store *s, int64_t now_ms)
+{
+    struct rocks *r = s->rocks;
+    struct compaction *c = NULL;
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    assert_true(cleaner_idle(s));
+    assert_int_equal(dirty_find(s, rows, now_ms, &c), OK);
+    rocksdb_iter_destroy(rows);
+    assert_non_null(c);
+    compaction_run(s, c);
+    assert_int_equal(c->failed, OK);
+    compaction_free(c);
+}
+
 /* --- tests ------------------------------------------------------------------------------------ */
 
 /* The filter has been asked for all of it when the new file turns out not to fit. */
@@ -200,11 +248,77 @@ static void test_tombstone_without_room_in_the_map_waits(void **state)
     kit_fini(&k);
 }
 
+/* What a job has done before a kill is not done again, but it is counted. */
+static void test_sizes_are_right_after_a_job_that_was_forgotten(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 64 << 10;
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = compacted(&k, s, "a", 1000), b = compacted(&k, s, "b", 1000);
+    uint32_t plain = kit_topic(s, "plain", 1).uid;
+    for (int i = 0; i < 60; i++) {
+        put(&k, s, b.uid, i % 8, 4, 1000);
+        put(&k, s, a.uid, 0, 20, 100);
+        put(&k, s, plain, i, 1, 500);
+    }
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    assert_true(s->segment_count > 3);
+    check_sizes(s);
+    clean_and_forget(&k, s, 1000000);
+    store_close(s);
+    s = kit_open(&k, &k.writer);
+    clean(&k, s, a.uid, 1000000);
+    clean(&k, s, b.uid, 1000000);
+    check_sizes(s);
+    assert_true(s->closed_bytes < 60000);
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* Small neighbours become one right after they were compacted, and a limit knows what is left. */
+static void test_limit_goes_by_what_compaction_left(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 256 << 10;
+    k.writer.limit_bytes = 2 << 20;
+    struct store *s = kit_open(&k, &k.writer);
+    uint32_t plain = kit_topic(s, "plain", 1).uid;
+    struct store_topic a = compacted(&k, s, "a", 1000);
+    put(&k, s, plain, 0, 1, 100);
+    for (int i = 0; i < 16; i++) {
+        put(&k, s, a.uid, i, 1, 1000);
+        put(&k, s, a.uid, 100, 10, 10000);
+        KIT_OK(segment_switch(s, 1000000, &k.m));
+    }
+    assert_int_equal(s->segment_count, 16);
+    clean(&k, s, a.uid, 1000000);
+    check_sizes(s);
+    int64_t give_up = clock_mono_ms() + WAIT_MS;
+    while (s->segment_count > 9 || !cleaner_idle(s)) { /* eight of them become one */
+        tick(&k, s, 1000000);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    check_sizes(s);
+    KIT_OK(store_topic_delete(s, slice_str("a"), &k.m));
+    for (int i = 0; i < 5 || !cleaner_idle(s); i++) {
+        tick(&k, s, 1000000);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    assert_int_equal(kit_offsets(s, plain).log_start, 0);
+    assert_true(s->closed_bytes < 110000); /* the newest segments are not rewritten */
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rewrite_that_does_not_fit_is_done_again),
         cmocka_unit_test(test_tombstone_without_room_in_the_map_waits),
+        cmocka_unit_test(test_sizes_are_right_after_a_job_that_was_forgotten),
+        cmocka_unit_test(test_limit_goes_by_what_compaction_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
