@@ -141,20 +141,28 @@ assignor-test: $(B)/assignor_peer $(B)/assignor/AssignorOracle.class
 	@echo "1 passed"
 .PHONY: assignor-test
 
-# --- Kafka Streams, killed and started again; not in make test: make ecosystem [ECOSYSTEM='--server kafka streams'] ---
+# --- Streams, Connect, MirrorMaker 2 and Flink, killed and started again: make ecosystem [ECOSYSTEM='--server kafka streams'];
+# --short of some is a step of make test. Flink brings a Kafka client of its own, so its class path is one of its own.
 ECOSYSTEM ?=
 ECO := build/ecosystem
 $(ECO)/lib/.done: tests/ecosystem/pom.xml
-	@mkdir -p $(@D)
+$(ECO)/flink-lib/.done: tests/ecosystem/flink/pom.xml
+$(ECO)/lib/.done $(ECO)/flink-lib/.done:
+	@rm -rf $(@D) && mkdir -p $(@D)
 	set -- -q -B -f $< dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D)); \
 	mvn -o "$$@" >/dev/null 2>&1 || mvn "$$@"
 	@touch $@
 $(ECO)/classes/.done: tests/ecosystem/streams/Streams.java $(ECO)/lib/.done
-	javac -encoding UTF-8 -cp '$(ECO)/lib/*' -d $(@D) $<
+$(ECO)/flink-classes/.done: tests/ecosystem/flink/Job.java $(ECO)/flink-lib/.done
+$(ECO)/classes/.done $(ECO)/flink-classes/.done:
+	javac -encoding UTF-8 -cp '$(patsubst %/.done,%,$(word 2,$^))/*' -d $(@D) $<
 	@touch $@
-ecosystem: $(ECO)/classes/.done $(B)/culex-server
-	BUILD=$(B) python3 tests/ecosystem/run.py $(ECOSYSTEM)
-.PHONY: ecosystem
+ecosystem-deps: $(ECO)/classes/.done
+ecosystem: $(ECO)/classes/.done $(ECO)/flink-classes/.done all
+	PYTHONDONTWRITEBYTECODE=1 BUILD=$(B) build/venv/bin/python tests/ecosystem/run.py $(ECOSYSTEM)
+ecosystem-short: $(ECO)/classes/.done all
+	PYTHONDONTWRITEBYTECODE=1 BUILD=$(B) build/venv/bin/python tests/ecosystem/run.py --short connect streams
+.PHONY: ecosystem ecosystem-deps ecosystem-short
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20

@@ -144,6 +144,11 @@ make_java() {
     stamp "$dir/.stamp" "${sources[@]}"
 }
 
+# Kafka Streams and Connect, and the application that runs on them: the Makefile knows when they are fresh.
+make_ecosystem() {
+    again make -s -C "$top" ecosystem-deps >&2
+}
+
 make_go() {
     local dir=$clients/go go
     fresh "$dir/.stamp" "$here"/clients/go/*.go "$here"/clients/go/go.{mod,sum} && return
@@ -163,3 +168,4 @@ make_python
 make_node
 make_java
 make_go
+make_ecosystem

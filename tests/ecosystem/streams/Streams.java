@@ -36,7 +36,8 @@ import org.apache.kafka.streams.kstream.Produced;
  *
  *     Streams topics BOOTSTRAP PREFIX PARTITIONS        makes PREFIX-words, PREFIX-names, PREFIX-counts, PREFIX-joined
  *     Streams feed BOOTSTRAP PREFIX                     names, then lines "KEY WORDS" of its input, into the stream
- *     Streams run BOOTSTRAP PREFIX SOURCE STATE         the application, until it is killed; SOURCE is the stream
+ *     Streams run BOOTSTRAP PREFIX SOURCE STATE MS      the application, until it is killed; SOURCE is the stream, its
+ *                                                       transactions time out after MS
  *     Streams read BOOTSTRAP PREFIX                     what has come out, committed: counts and joined, as lines
  */
 public final class Streams {
@@ -57,7 +58,7 @@ public final class Streams {
                 feed(bootstrap, prefix);
                 break;
             case "run":
-                run(bootstrap, prefix, args[3], args[4]);
+                run(bootstrap, prefix, args[3], args[4], args[5]);
                 break;
             case "read":
                 read(bootstrap, prefix);
@@ -96,7 +97,7 @@ public final class Streams {
         }
     }
 
-    private static void run(String bootstrap, String prefix, String source, String state) {
+    private static void run(String bootstrap, String prefix, String source, String state, String timeoutMs) {
         StreamsBuilder b = new StreamsBuilder();
         var lines = b.stream(source, Consumed.with(Serdes.String(), Serdes.String()));
         lines.flatMapValues(v -> List.of(v.toLowerCase(Locale.ROOT).split("\\W+")))
@@ -120,7 +121,7 @@ public final class Streams {
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG), 6000);
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG), 1000);
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.MAX_POLL_RECORDS_CONFIG), 50);
-        p.put(StreamsConfig.producerPrefix("transaction.timeout.ms"), 10000);
+        p.put(StreamsConfig.producerPrefix("transaction.timeout.ms"), timeoutMs);
         KafkaStreams streams = new KafkaStreams(b.build(), p);
         streams.setUncaughtExceptionHandler(e -> {
             e.printStackTrace();
@@ -128,6 +129,7 @@ public final class Streams {
         });
         streams.setStateListener((now, before) -> System.out.println("state " + now));
         streams.start();
+        Runtime.getRuntime().addShutdownHook(new Thread(streams::close));
     }
 
     private static void read(String bootstrap, String prefix) {

@@ -1,0 +1,136 @@
+"""MirrorMaker 2 copies a captured stream into an Apache Kafka, exactly once (exactly.once.source.support), and groups' offsets
+with it, while it, the server and the broker are killed.
+
+What arrives there has the partitions, order, keys, values, headers and timestamps of the stream; and a group that goes on
+in Kafka at its translated offsets gets what it has not seen here: nothing more, nothing less.
+"""
+
+import time
+
+import harness
+from worlds import DONE_SECONDS, Kafka, Program, committed, records
+
+STREAMS = ["doors"]
+COPY = "culex.doors"
+
+MIRROR = """
+clusters=culex,kafka
+culex.bootstrap.servers={source}
+kafka.bootstrap.servers={target}
+culex->kafka.enabled=true
+culex->kafka.topics=doors
+culex->kafka.groups=early,late
+kafka->culex.enabled=false
+replication.factor=1
+checkpoints.topic.replication.factor=1
+heartbeats.topic.replication.factor=1
+offset-syncs.topic.replication.factor=1
+config.storage.replication.factor=1
+offset.storage.replication.factor=1
+offset.storage.partitions=1
+status.storage.replication.factor=1
+status.storage.partitions=1
+sync.group.offsets.enabled=true
+sync.group.offsets.interval.seconds=1
+emit.checkpoints.interval.seconds=1
+refresh.topics.interval.seconds=2
+refresh.groups.interval.seconds=1
+sync.topic.configs.interval.seconds=2
+offset.lag.max=0
+kafka.exactly.once.source.support=enabled
+dedicated.mode.enable.internal.rest=true
+listeners=http://127.0.0.1:{rest}
+session.timeout.ms=6000
+heartbeat.interval.ms=1000
+scheduled.rebalance.max.delay.ms=0
+plugin.discovery=service_load
+"""
+
+
+def mirror(home, world, target):
+    path = home / "mirror.properties"
+    path.write_text(MIRROR.format(source=world.bootstrap, target=target.bootstrap, rest=harness.free_port()))
+    return Program(home, "mirror", "org.apache.kafka.connect.mirror.MirrorMaker", path)
+
+
+def publish(world, n, first=0):
+    p = world.publisher()
+    for i in range(first, first + n):
+        p.publish(f"doors/door{i % 31}", f"publish {i}")
+    p.flush()
+    p.close()
+
+
+def commit_all(world, group):
+    """The group has read all that there is."""
+    from confluent_kafka import TopicPartition
+    c = harness.consumer(world.bootstrap, **{"group.id": group})
+    try:
+        ends = harness.end_offsets(world.bootstrap, "doors")
+        c.commit(offsets=[TopicPartition("doors", p, end) for p, (_, end) in ends.items()], asynchronous=False)
+        return {p: end for p, (_, end) in ends.items()}
+    finally:
+        c.close()
+
+
+def content(rs):
+    """Of each partition, without offsets: the copy has transaction markers between records."""
+    return {p: [(r.key, r.value, r.timestamp, r.headers) for r in part]
+            for p, part in harness.by_partition(rs).items()}
+
+
+def topics(bootstrap):
+    from confluent_kafka.admin import AdminClient
+    return AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=30).topics
+
+
+def wait_copied(world, target):
+    harness.wait_until("the topic is there", lambda: COPY in topics(target.bootstrap), DONE_SECONDS, every=0.2)
+    want = content(records(world.bootstrap, "doors"))
+    count = sum(map(len, want.values()))
+    got = {}
+
+    def look():
+        got["rs"] = records(target.bootstrap, COPY)
+        return len(got["rs"]) >= count
+    harness.wait_until(f"{count} records are copied", look, DONE_SECONDS, every=0.5)
+    assert content(got["rs"]) == want, "the copy is not the stream"
+    return count
+
+
+def left(target, group):
+    """What a group has yet to read in Kafka, by its translated offsets; None while there are not all of them."""
+    offsets = committed(target.bootstrap, group, COPY)
+    rs = records(target.bootstrap, COPY)
+    if set(offsets) != {r.partition for r in rs}:
+        return None
+    return content([r for r in rs if r.offset >= offsets[r.partition]])
+
+
+def wait_translated(target, group):
+    harness.wait_until(f"the offsets of {group} are translated", lambda: left(target, group) == {}, DONE_SECONDS, every=0.5)
+
+
+def run(args, home, world, rng):
+    target = Kafka(home, "target")
+    size = 1000
+    publish(world, size)
+    mm2 = mirror(home, world, target).start()
+    wait_copied(world, target)
+    seen = commit_all(world, "early")
+    wait_translated(target, "early")
+
+    things = {"mirror": mm2.restart, **world.things}
+    names = list(things) + [rng.choice(list(things)) for _ in range(args.kills - len(things))]
+    for i, name in enumerate(names[:args.kills]):
+        publish(world, size, size * (1 + i))
+        print(f"        kill: {name}", flush=True)
+        things[name]()
+        time.sleep(rng.uniform(0, 6))
+    publish(world, size, size * (1 + len(names)))
+    count = wait_copied(world, target)
+    commit_all(world, "late")
+    wait_translated(target, "late")
+    unseen = content([r for r in records(world.bootstrap, "doors") if r.offset >= seen[r.partition]])
+    assert left(target, "early") == unseen, "the offsets of an older commit have moved"
+    return f"{count} records copied exactly once through {len(names)} kills; offsets of two groups translated"
