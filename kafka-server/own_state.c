@@ -56,13 +56,15 @@ static void on_topic_gone(void *arg, const char *name)
     if (s->coordinator != NULL) {
         coordinator_topic_gone(s->coordinator, slice_str(name));
     }
+    s->sweep_ms = 0; /* its producers are looked for once, however many topics go in this turn */
 }
 
-static const struct uuid *id_of_topic(void *arg, struct slice name)
+static void on_topic_came(void *arg, const struct store_topic *row)
 {
-    const struct server *s = arg;
-    const struct topic *t = topics_find(s->topics, name);
-    return t != NULL ? &t->row->id : NULL;
+    struct server *s = arg;
+    if (s->coordinator != NULL) {
+        coordinator_topic_came(s->coordinator, slice_str(row->name), &row->id);
+    }
 }
 
 static bool log_start_of(void *arg, uint32_t uid, int64_t *log_start)
@@ -118,8 +120,9 @@ static enum err stability_of(void *arg, uint32_t uid, struct store_stability *ou
 }
 
 /* Groups of the consumer protocol share the topics out. */
-static void tell_topics(struct server *s)
+static void tell_topics(void *arg)
 {
+    struct server *s = arg;
     size_t count = topics_count(s->topics);
     struct cgroup_topic *list = malloc((count + 1) * sizeof *list);
     if (list == NULL) {
@@ -138,11 +141,7 @@ static void on_topics_changed(void *arg)
 {
     struct server *s = arg;
     if (s->coordinator != NULL) {
-        tell_topics(s);
-        coordinator_check_topics(s->coordinator, id_of_topic, s);
-    }
-    if (s->producers != NULL && s->own != NULL) {
-        producers_sweep(s->producers, log_start_of, s);
+        coordinator_topics_changed(s->coordinator);
     }
 }
 
@@ -183,7 +182,7 @@ enum err own_state_open(struct server *s, struct errmsg *m)
         close_groups(s);
         e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
         if (e == OK) {
-            tell_topics(s);
+            coordinator_ask_topics(s->coordinator, tell_topics, s);
         }
     }
     if (e == OK && s->producers == NULL) {
@@ -212,7 +211,8 @@ void own_state_away(struct server *s)
 
 void own_state_watch_topics(struct server *s)
 {
-    topics_on_change(s->topics, on_topic_gone, on_topics_changed, s);
+    const struct topics_listener l = {on_topic_gone, on_topic_came, on_topics_changed, s};
+    topics_on_change(s->topics, &l);
 }
 
 void own_state_reload(struct server *s)

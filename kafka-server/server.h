@@ -22,7 +22,7 @@
  *   broker/coordinator.h  coordinator_open and coordinator_close; coordinator_deadline_ms at the
  *                         end of every turn, coordinator_tick when it is due; coordinator_reload
  *                         after SIGHUP; coordinator_stop at SIGTERM; coordinator_topic_gone and
- *                         coordinator_check_topics when topics have changed
+ *                         coordinator_topic_came when topics have changed
  *
  * `journal` and `coordinator` are NULL while there is no data directory yet: rows of the API
  * table that need the coordinator are then not called, but api_find_coordinator is: it answers

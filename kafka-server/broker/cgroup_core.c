@@ -559,11 +559,16 @@ enum assignor_kind cgroup_assignor(const struct cgroup *g)
 
 bool cgroup_subscribes(const struct cgroup *g, struct slice topic)
 {
+    struct slice tried = {NULL, 0}; /* members of one application have one pattern */
     for (const struct cgroup_member *m = g->members; m != NULL; m = m->hh.next) {
         if (cgroup_names_has(m->topics, topic)) {
             return true;
         }
-        struct topic_regex *r = m->regex.len > 0 ? topic_regex_new(m->regex) : NULL;
+        if (m->regex.len == 0 || slice_eq(m->regex, tried)) {
+            continue;
+        }
+        tried = m->regex;
+        struct topic_regex *r = topic_regex_new(m->regex);
         bool matches = r != NULL && topic_regex_match(r, topic);
         topic_regex_free(r);
         if (matches) {

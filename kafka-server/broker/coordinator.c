@@ -56,6 +56,7 @@ static struct coordinated *add(struct coordinator *c, struct group *group, struc
     }
     g->group = group;
     g->consumer = consumer;
+    g->offsets.all = &c->offset_topics;
     buf_init(&g->stored, GROUP_ROW_BYTES_MAX);
     buf_init(&g->next, GROUP_ROW_BYTES_MAX);
     HASH_ADD_KEYPTR(hh, c->groups, group->id.data, group->id.len, g);
@@ -211,8 +212,8 @@ static void delete_rows(struct coordinator *c, struct coordinated *g)
         journal_delete(c->journal, buf_slice(&c->key));
     }
     for (size_t i = 0; i < c->staged_count; i++) {
-        if (c->staged[i].g == g) {
-            const struct offset_entry *e = c->staged[i].entry;
+        if (c->staged[i]->group == g) {
+            const struct offset_entry *e = c->staged[i];
             offset_row_key(&c->key, g->group->id, e->topic, e->partition);
             journal_delete(c->journal, buf_slice(&c->key));
         }
@@ -496,25 +497,43 @@ enum kerr coordinator_delete_group(struct coordinator *c, struct slice group_id)
 
 /* --- time passes ----------------------------------------------------------------------------- */
 
-/* Is this offset past its time? Kafka's rules, by what the group is. */
+/* What a group subscribes to, asked for one topic after the other: entries of one topic mostly
+ * stand together, and the answer may take the compilation of a pattern. */
+struct subscription {
+    struct slice topic; /* asked for last */
+    bool is;
+};
+
+static bool subscribes(const struct coordinated *g, struct slice topic, struct subscription *s)
+{
+    if (s->topic.data == NULL || !slice_eq(s->topic, topic)) {
+        s->topic = topic;
+        s->is = g->consumer != NULL ? cgroup_subscribes(g->consumer, topic)
+                                    : group_subscribes(g->group, topic);
+    }
+    return s->is;
+}
+
+/* Is this offset past its time? Kafka's rules, by what the group is. Its age comes first: nearly
+ * none is old, and a subscription may be expensive to look at. */
 static bool expired(const struct coordinator *c, const struct coordinated *x,
-                    const struct offset_entry *e, int64_t wall_ms)
+                    const struct offset_entry *e, int64_t wall_ms, struct subscription *s)
 {
     const struct group *g = x->group;
     int64_t base_ms = e->row.commit_ms;
-    if (x->consumer != NULL) {
-        if (cgroup_subscribes(x->consumer, e->topic)) {
-            return false;
-        }
-    } else if (g->protocol_type.data != NULL) {
-        if (g->state == GROUP_EMPTY) {
-            base_ms = g->empty_since_wall_ms >= 0 ? g->empty_since_wall_ms : base_ms;
-        } else if (g->state != GROUP_STABLE || !group_is_consumer(g) ||
-                   group_subscribes(g, e->topic)) {
-            return false;
-        }
+    bool member_less = x->consumer == NULL && g->protocol_type.data == NULL;
+    bool empty = x->consumer == NULL && !member_less && g->state == GROUP_EMPTY;
+    if (empty && g->empty_since_wall_ms >= 0) {
+        base_ms = g->empty_since_wall_ms;
     }
-    return base_ms >= WALL_CLOCK_SET_MS && offset_expired(e, base_ms, c->retention_ms, wall_ms);
+    if (base_ms < WALL_CLOCK_SET_MS || !offset_expired(e, base_ms, c->retention_ms, wall_ms)) {
+        return false;
+    }
+    if (member_less || empty) {
+        return true;
+    }
+    bool knows = x->consumer != NULL || (g->state == GROUP_STABLE && group_is_consumer(g));
+    return knows && !subscribes(x, e->topic, s);
 }
 
 static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)
@@ -523,8 +542,10 @@ static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wa
         return; /* busy: the next sweep looks again */
     }
     size_t left = g->offsets.count;
+    struct subscription s = {0};
     for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
-        if (expired(c, g, e, wall_ms) && coordinator_stage_removal(c, g, e->topic, e->partition)) {
+        if (expired(c, g, e, wall_ms, &s) &&
+            coordinator_stage_removal(c, g, e->topic, e->partition)) {
             left--;
         }
     }
@@ -646,7 +667,8 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
         return true;
     }
     struct coordinated *g = coordinated_find_or_restore(l->c, id);
-    struct offset_entry *e = g != NULL ? offset_entry_new(topic, partition, &row) : NULL;
+    struct offset_entry *e =
+        g != NULL ? offset_entry_new(&l->c->offset_topics, g, topic, partition, &row) : NULL;
     if (e == NULL) {
         l->e = ERR_NOMEM;
         return false;

@@ -79,6 +79,10 @@ void coordinator_consumer_heartbeat(struct coordinator *c, struct slice group_id
                                     struct cgroup_reply *out);
 /* What members are told to keep to. */
 int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c);
+/* Topics have changed: fn (coordinator_ask_topics) is called before a group looks at them, to call
+ * coordinator_set_topics. Many changes in one turn cost one list. */
+void coordinator_topics_changed(struct coordinator *c);
+void coordinator_ask_topics(struct coordinator *c, void (*fn)(void *arg), void *arg);
 /* All topics that there are, in the order of their names; copied. Groups look at them when their
  * members send heartbeats. */
 void coordinator_set_topics(struct coordinator *c, const struct cgroup_topic *list, size_t count);
@@ -131,13 +135,11 @@ enum kerr coordinator_delete_offsets(struct coordinator *c, struct slice group_i
 /* NONE (also where there was none) or GROUP_SUBSCRIBED_TO_TOPIC. */
 enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g,
                                     struct slice topic, int32_t partition);
-/* A topic was deleted: so are the offsets in it. */
+/* A topic was deleted: so are the offsets in it. As cheap as it has offsets. */
 void coordinator_topic_gone(struct coordinator *c, struct slice topic);
-/* The id that a topic has; NULL: it is not known, or not yet. */
-typedef const struct uuid *topic_id_fn(void *arg, struct slice topic);
-/* Topics have come or changed: offsets in one that was made anew under its name, perhaps while the
- * server was down, are deleted. Those of topics that are not known stay. */
-void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *arg);
+/* A topic has come, with this id: offsets in another one of its name, which it had perhaps before
+ * the server was started, are deleted. Those of topics that are not known stay. */
+void coordinator_topic_came(struct coordinator *c, struct slice topic, const struct uuid *id);
 
 /* --- what there is: borrowed until the next call that changes something ---------------------- */
 

@@ -52,6 +52,27 @@ void coordinator_set_topics(struct coordinator *c, const struct cgroup_topic *li
     c->topics.version++;
 }
 
+void coordinator_topics_changed(struct coordinator *c)
+{
+    c->topics_stale = true;
+}
+
+void coordinator_ask_topics(struct coordinator *c, void (*fn)(void *arg), void *arg)
+{
+    c->ask_topics = fn;
+    c->ask_topics_arg = arg;
+    c->topics_stale = true;
+}
+
+static const struct cgroup_topics *coordinator_topics(struct coordinator *c)
+{
+    if (c->topics_stale && c->ask_topics != NULL) {
+        c->topics_stale = false;
+        c->ask_topics(c->ask_topics_arg);
+    }
+    return &c->topics;
+}
+
 void coordinator_consumer_fini(struct coordinator *c)
 {
     topics_fini(c);
@@ -117,7 +138,7 @@ static enum kerr upgrade(struct coordinator *c, struct coordinated *g, const cha
     bool empty = g->group->members == NULL;
     struct cgroup *consumer =
         empty ? cgroup_new(g->group->id, &c->consumer_limits)
-              : cgroup_from_classic(g->group, &c->consumer_limits, &c->topics, why);
+              : cgroup_from_classic(g->group, &c->consumer_limits, coordinator_topics(c), why);
     if (*why != NULL) {
         log_info("group stays a classic one group=%.*s: %s", (int)g->group->id.len,
                  (const char *)g->group->id.data, *why);
@@ -145,7 +166,7 @@ void coordinator_maybe_downgrade(struct coordinator *c, struct coordinated *g)
     if (g->consumer == NULL || g->consumer->broken || !cgroup_is_classic(g->consumer)) {
         return;
     }
-    struct group *group = cgroup_to_classic(g->consumer, &c->limits, &c->topics);
+    struct group *group = cgroup_to_classic(g->consumer, &c->limits, coordinator_topics(c));
     if (group == NULL) {
         journal_fail(c->journal, ERR_NOMEM);
         return;
@@ -263,7 +284,7 @@ void coordinator_consumer_heartbeat(struct coordinator *c, struct slice group_id
     if (g == NULL) {
         return;
     }
-    cgroup_on_heartbeat(g->consumer, ev, &c->topics, coordinator_now(), out);
+    cgroup_on_heartbeat(g->consumer, ev, coordinator_topics(c), coordinator_now(), out);
     log_member(g, ev, out);
     if (g->consumer->broken) {
         refuse(out, KERR_COORDINATOR_NOT_AVAILABLE, NULL);
@@ -311,7 +332,7 @@ void coordinator_consumer_join(struct coordinator *c, struct coordinated *g,
                                const struct group_join *ev, struct group_call *call)
 {
     const struct cgroup_member *m = NULL;
-    enum kerr e = cgroup_on_join(g->consumer, ev, &c->topics, coordinator_now(), &m);
+    enum kerr e = cgroup_on_join(g->consumer, ev, coordinator_topics(c), coordinator_now(), &m);
     if (e == KERR_NONE && (m == NULL || g->consumer->broken)) {
         e = KERR_COORDINATOR_NOT_AVAILABLE;
     }
@@ -332,7 +353,7 @@ void coordinator_consumer_sync(struct coordinator *c, struct coordinated *g,
     struct buf b;
     buf_init(&b, GROUP_BYTES_MAX);
     if (e == KERR_NONE) {
-        cgroup_classic_assignment(m, &m->assigned, &c->topics, &b);
+        cgroup_classic_assignment(m, &m->assigned, coordinator_topics(c), &b);
         e = buf_ok(&b) ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
     }
     if (e == KERR_NONE) {

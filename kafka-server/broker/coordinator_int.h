@@ -23,25 +23,23 @@ struct coordinated {
     UT_hash_handle hh;
 };
 
-struct staged {
-    struct coordinated *g;
-    struct offset_entry *entry;
-    bool removes; /* the entry names what is to be removed */
-};
-
 struct coordinator {
     struct journal *journal;
     struct journal_owner owner;
     struct group_limits limits;
     struct cgroup_limits consumer_limits;
-    struct cgroup_topics topics; /* all there are */
+    struct cgroup_topics topics; /* all there are: coordinator_topics */
     struct cgroup_topic *topic_list;
+    bool topics_stale;
+    void (*ask_topics)(void *arg);
+    void *ask_topics_arg;
     char fresh_id[UUID_TEXT_BYTES]; /* the member id that was made last */
     int64_t retention_ms, sweep_interval_ms;
     int32_t metadata_bytes_max;
     struct coordinated *groups;
     struct coordinated *dirty;
-    struct staged *staged;
+    struct offsets_topics offset_topics; /* of all groups */
+    struct offset_entry **staged;
     size_t staged_count, staged_room;
     size_t bytes;              /* metadata and assignments of all groups */
     size_t offset_count;       /* of all groups */

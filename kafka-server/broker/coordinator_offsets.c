@@ -13,13 +13,12 @@
 
 /* --- staging --------------------------------------------------------------------------------- */
 
-static void stage(struct coordinator *c, struct coordinated *g, struct offset_entry *entry,
-                  bool removes)
+static void stage(struct coordinator *c, struct coordinated *g, struct offset_entry *entry)
 {
-    c->staged[c->staged_count++] = (struct staged){g, entry, removes};
+    c->staged[c->staged_count++] = entry;
     g->staged++;
     offset_row_key(&c->key, g->group->id, entry->topic, entry->partition);
-    if (removes) {
+    if (entry->removes) {
         journal_delete(c->journal, buf_slice(&c->key));
     } else {
         offset_row_encode(&entry->row, &c->value);
@@ -37,18 +36,19 @@ static bool stage_room(struct coordinator *c)
 void coordinator_staged_done(struct coordinator *c, enum err e)
 {
     for (size_t i = 0; i < c->staged_count; i++) {
-        struct staged *s = &c->staged[i];
-        s->g->staged--;
-        c->offset_count -= s->g->offsets.count;
-        if (e != OK || s->removes) {
+        struct offset_entry *x = c->staged[i];
+        struct coordinated *g = x->group;
+        g->staged--;
+        c->offset_count -= g->offsets.count;
+        if (e != OK || x->removes) {
             if (e == OK) {
-                offsets_remove(&s->g->offsets, s->entry->topic, s->entry->partition);
+                offsets_remove(&g->offsets, x->topic, x->partition);
             }
-            offset_entry_free(s->entry);
+            offset_entry_free(x);
         } else {
-            offsets_put(&s->g->offsets, s->entry);
+            offsets_put(&g->offsets, x);
         }
-        c->offset_count += s->g->offsets.count;
+        c->offset_count += g->offsets.count;
     }
     c->staged_count = 0;
 }
@@ -101,11 +101,12 @@ static enum err stage_commit(struct coordinator *c, struct coordinated *g, struc
     now.commit_ms = wall_ms;
     now.expire_ms =
         retention_ms >= 0 && retention_ms < INT64_MAX - wall_ms ? wall_ms + retention_ms : -1;
-    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &now) : NULL;
+    struct offset_entry *e =
+        stage_room(c) ? offset_entry_new(&c->offset_topics, g, topic, partition, &now) : NULL;
     if (e == NULL) {
         return ERR_NOMEM;
     }
-    stage(c, g, e, false);
+    stage(c, g, e);
     return OK;
 }
 
@@ -192,10 +193,10 @@ enum kerr coordinator_offset_fetch(const struct coordinator *c, struct slice gro
 bool coordinator_stage_removal(struct coordinator *c, struct coordinated *g, struct slice topic,
                                int32_t partition)
 {
-    const struct offset_row none = {0};
-    struct offset_entry *e = stage_room(c) ? offset_entry_new(topic, partition, &none) : NULL;
+    struct offset_entry *e =
+        stage_room(c) ? offset_entry_new(&c->offset_topics, g, topic, partition, NULL) : NULL;
     if (e != NULL) {
-        stage(c, g, e, true);
+        stage(c, g, e);
     }
     return e != NULL;
 }
@@ -229,48 +230,33 @@ enum kerr coordinator_delete_offset(struct coordinator *c, struct coordinated *g
                                                              : KERR_COORDINATOR_NOT_AVAILABLE;
 }
 
-void coordinator_topic_gone(struct coordinator *c, struct slice topic)
-{
-    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
-        for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
-            if (slice_eq(e->topic, topic) &&
-                !coordinator_stage_removal(c, g, topic, e->partition)) {
-                log_error("offsets of a deleted topic are left for want of memory");
-                return;
-            }
-        }
-    }
-}
-
-static bool made_anew(const struct offset_entry *e, topic_id_fn *id_of, void *arg)
-{
-    const struct uuid *id = uuid_is_zero(&e->row.topic_id) ? NULL : id_of(arg, e->topic);
-    return id != NULL && memcmp(id->b, e->row.topic_id.b, sizeof id->b) != 0;
-}
-
-void coordinator_check_topics(struct coordinator *c, topic_id_fn *id_of, void *arg)
+/* Removals are put before the others in the topic's list: they are not come upon. */
+static void remove_of_topic(struct coordinator *c, struct slice topic, const struct uuid *but)
 {
     size_t dropped = 0;
-    bool ok = true;
-    /* What is on its way into the table, too: it was committed before the change. */
-    for (size_t i = 0, count = c->staged_count; ok && i < count; i++) {
-        const struct staged s = c->staged[i];
-        if (!s.removes && made_anew(s.entry, id_of, arg)) {
-            ok = coordinator_stage_removal(c, s.g, s.entry->topic, s.entry->partition);
-            dropped++;
+    for (struct offset_entry *e = offsets_of_topic(&c->offset_topics, topic); e != NULL;
+         e = e->next) {
+        bool stays = e->removes || (but != NULL && (uuid_is_zero(&e->row.topic_id) ||
+                                                    uuid_equal(&e->row.topic_id, but)));
+        if (!stays && !coordinator_stage_removal(c, e->group, topic, e->partition)) {
+            log_error("offsets of a deleted topic are left for want of memory topic=%.*s",
+                      (int)topic.len, (const char *)topic.data);
+            return;
         }
+        dropped += !stays;
     }
-    for (struct coordinated *g = c->groups; ok && g != NULL; g = g->hh.next) {
-        for (struct offset_entry *e = g->offsets.entries; ok && e != NULL; e = e->hh.next) {
-            if (made_anew(e, id_of, arg)) {
-                ok = coordinator_stage_removal(c, g, e->topic, e->partition);
-                dropped++;
-            }
-        }
+    if (dropped > 0) {
+        log_info("offsets of a deleted topic are deleted topic=%.*s offsets=%zu", (int)topic.len,
+                 (const char *)topic.data, dropped);
     }
-    if (!ok) {
-        log_error("offsets of a topic that was made anew are left for want of memory");
-    } else if (dropped > 0) {
-        log_info("offsets of topics that were made anew are deleted offsets=%zu", dropped);
-    }
+}
+
+void coordinator_topic_gone(struct coordinator *c, struct slice topic)
+{
+    remove_of_topic(c, topic, NULL);
+}
+
+void coordinator_topic_came(struct coordinator *c, struct slice topic, const struct uuid *id)
+{
+    remove_of_topic(c, topic, id);
 }

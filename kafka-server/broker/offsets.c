@@ -1,53 +1,102 @@
-/* Committed offsets in memory: one hash per group, keyed by partition number and topic name.
+/* Committed offsets in memory: one hash per group, and one list per topic.
  *
- * An entry is one block of memory that holds its key, topic and metadata. It is made before the
- * commit that stores it and put into the table after: a reader never sees what is not stored, and a
- * commit that fails has nothing to undo. */
+ * An entry is one block of memory that holds its metadata; the topic's name is there once for all
+ * groups, and goes with its last entry. An entry is made before the commit that stores it and put
+ * into the group's table after: a reader never sees what is not stored, and a commit that fails has
+ * nothing to undo. The list of a topic has it from the beginning, because who deletes a topic's
+ * offsets must find those on their way, too: without it a topic that goes, or is made anew, would
+ * cost a look at every offset of every group. */
 #include "kafka-server/broker/offsets.h"
 
 #include <stdlib.h>
 
-#define KEY_STACK_BYTES 256 /* a topic's name has at most 249 */
+#include <utlist.h>
 
-static size_t key_make(uint8_t *key, struct slice topic, int32_t partition)
+static struct offsets_topic *topic_find(const struct offsets_topics *all, struct slice name)
 {
-    be32_put(key, (uint32_t)partition);
-    memcpy(key + 4, topic.data, topic.len);
-    return 4 + topic.len;
+    struct offsets_topic *t = NULL;
+    if (all != NULL && name.len > 0) {
+        HASH_FIND(hh, all->table, name.data, name.len, t);
+    }
+    return t;
 }
 
-struct offset_entry *offset_entry_new(struct slice topic, int32_t partition,
+static struct offsets_topic *topic_find_or_make(struct offsets_topics *all, struct slice name)
+{
+    struct offsets_topic *t = topic_find(all, name);
+    if (t == NULL && name.len > 0) {
+        t = calloc(1, sizeof *t + name.len);
+        if (t != NULL) {
+            memcpy(t->name, name.data, name.len);
+            t->name_len = name.len;
+            HASH_ADD_KEYPTR(hh, all->table, t->name, t->name_len, t);
+        }
+    }
+    return t;
+}
+
+static void topic_forget_if_unused(struct offsets_topics *all, struct offsets_topic *t)
+{
+    if (t->entries == NULL) {
+        HASH_DELETE(hh, all->table, t);
+        free(t);
+    }
+}
+
+struct offset_entry *offset_entry_new(struct offsets_topics *all, struct coordinated *group,
+                                      struct slice topic, int32_t partition,
                                       const struct offset_row *row)
 {
-    struct offset_entry *e = malloc(sizeof *e + 4 + topic.len + row->metadata.len);
+    struct offsets_topic *t = topic_find_or_make(all, topic);
+    size_t metadata_len = row != NULL ? row->metadata.len : 0;
+    struct offset_entry *e = t != NULL ? malloc(sizeof *e + metadata_len) : NULL;
     if (e == NULL) {
+        if (t != NULL) {
+            topic_forget_if_unused(all, t);
+        }
         return NULL;
     }
-    *e = (struct offset_entry){.row = *row, .partition = partition};
-    e->key_len = key_make(e->key, topic, partition);
-    e->topic = slice_make(e->key + 4, topic.len);
-    uint8_t *metadata = e->key + e->key_len;
-    if (row->metadata.len > 0) {
-        memcpy(metadata, row->metadata.data, row->metadata.len);
+    *e = (struct offset_entry){
+        .partition = partition,
+        .topic = slice_make(t->name, t->name_len),
+        .removes = row == NULL,
+        .group = group,
+        .all = all,
+        .key = {t, partition},
+    };
+    if (row != NULL) {
+        e->row = *row;
     }
-    e->row.metadata = slice_make(metadata, row->metadata.len);
+    if (metadata_len > 0) {
+        memcpy(e->metadata, row->metadata.data, metadata_len);
+    }
+    e->row.metadata = slice_make(e->metadata, metadata_len);
+    DL_PREPEND(t->entries, e);
     return e;
 }
 
 void offset_entry_free(struct offset_entry *e)
 {
+    struct offsets_topic *t = topic_find(e->all, e->topic);
+    ASSERT(t != NULL);
+    DL_DELETE(t->entries, e);
+    topic_forget_if_unused(e->all, t);
     free(e);
+}
+
+struct offset_entry *offsets_of_topic(const struct offsets_topics *all, struct slice topic)
+{
+    const struct offsets_topic *t = topic_find(all, topic);
+    return t != NULL ? t->entries : NULL;
 }
 
 static struct offset_entry *find(const struct offsets *o, struct slice topic, int32_t partition)
 {
-    uint8_t key[KEY_STACK_BYTES];
-    if (topic.len > sizeof key - 4) {
-        return NULL;
-    }
-    size_t len = key_make(key, topic, partition);
+    const struct offset_key key = {topic_find(o->all, topic), partition};
     struct offset_entry *e = NULL;
-    HASH_FIND(hh, o->entries, key, len, e);
+    if (key.topic != NULL) {
+        HASH_FIND(hh, o->entries, &key, sizeof key, e);
+    }
     return e;
 }
 
@@ -64,7 +113,7 @@ void offsets_remove(struct offsets *o, struct slice topic, int32_t partition)
 void offsets_put(struct offsets *o, struct offset_entry *e)
 {
     offsets_remove(o, e->topic, e->partition);
-    HASH_ADD_KEYPTR(hh, o->entries, e->key, e->key_len, e);
+    HASH_ADD(hh, o->entries, key, sizeof e->key, e);
     o->count++;
 }
 

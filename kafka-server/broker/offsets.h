@@ -1,4 +1,4 @@
-/* Committed offsets of one group, by topic and partition.
+/* Committed offsets of one group, by topic and partition; and all groups' offsets by topic.
  *
  * A table in memory; the rows in the store are the truth (group_row.h), and the coordinator keeps
  * both alike. Loop thread only. */
@@ -12,25 +12,54 @@
 
 #define OFFSETS_PER_GROUP_MAX (1u << 20)
 
+struct coordinated;
+
+/* The entries of one topic, of all groups: what is there, and what is on its way. */
+struct offsets_topic {
+    struct offset_entry *entries;
+    UT_hash_handle hh;
+    size_t name_len;
+    uint8_t name[];
+};
+
+/* Topics that some entry is of. */
+struct offsets_topics {
+    struct offsets_topic *table;
+};
+
+struct offset_key {
+    const struct offsets_topic *topic;
+    int64_t partition; /* as wide as the pointer: a key has no bytes that nobody sets */
+};
+
 /* One committed position. Made whole, then put into the table: it never changes. */
 struct offset_entry {
     struct offset_row row; /* metadata is owned */
-    struct slice topic;    /* owned */
+    struct slice topic;    /* as long as the entry */
     int32_t partition;
-    size_t key_len;
+    bool removes; /* it names what is to be removed */
+    struct coordinated *group;
+    struct offsets_topics *all;
+    struct offset_entry *prev, *next; /* of the topic */
+    struct offset_key key;
     UT_hash_handle hh;
-    uint8_t key[]; /* partition, topic */
+    uint8_t metadata[];
 };
 
 struct offsets {
+    struct offsets_topics *all;
     struct offset_entry *entries;
     size_t count;
 };
 
-/* Copies all it is given. NULL: without memory. */
-struct offset_entry *offset_entry_new(struct slice topic, int32_t partition,
+/* Copies all it is given but the group, which is kept; row NULL: the entry names what is to be
+ * removed. It is among the topic's first. NULL: without memory. */
+struct offset_entry *offset_entry_new(struct offsets_topics *all, struct coordinated *group,
+                                      struct slice topic, int32_t partition,
                                       const struct offset_row *row);
 void offset_entry_free(struct offset_entry *e);
+/* The first of a topic's entries, of all groups, on the way or not; NULL: there is none. */
+struct offset_entry *offsets_of_topic(const struct offsets_topics *all, struct slice topic);
 
 /* Takes e; what was there for its partition is freed. */
 void offsets_put(struct offsets *o, struct offset_entry *e);

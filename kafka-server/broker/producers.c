@@ -637,9 +637,10 @@ void producers_each(const struct producers *p, uint32_t uid, producers_view_fn *
 
 /* --- time passes ------------------------------------------------------------------------------ */
 
-static bool partition_busy(const struct partition *t)
+static bool partition_busy(const struct producers *p, const struct partition *t)
 {
-    for (const struct producer *x = t->producers; x != NULL; x = x->next) {
+    const struct producer *first = p->change_count > 0 ? t->producers : NULL; /* else nobody is */
+    for (const struct producer *x = first; x != NULL; x = x->next) {
         if (x->changed) {
             return true;
         }
@@ -681,7 +682,7 @@ void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg)
     HASH_ITER(hh, p->partitions, t, next)
     {
         int64_t log_start = 0;
-        if (partition_busy(t)) {
+        if (partition_busy(p, t)) {
             continue; /* the next sweep looks again */
         }
         if (!fn(arg, t->uid, &log_start)) {

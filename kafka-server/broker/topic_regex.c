@@ -26,6 +26,7 @@
 #define MATCH_LIMIT      30000
 #define MATCH_HEAP_KIB   1024
 #define PARENS_DEPTH_MAX 100
+#define WARN_EVERY_MS    60000
 
 struct topic_regex {
     pcre2_code *code;
@@ -159,9 +160,13 @@ bool topic_regex_match(struct topic_regex *r, struct slice name)
     }
     int n = pcre2_match(r->code, name.data, name.len, 0, 0, r->data, r->limits);
     if (n < 0 && n != PCRE2_ERROR_NOMATCH) {
-        log_warn("a subscription's regular expression takes too long and matches nothing more "
-                 "topic=%.*s",
-                 (int)name.len, (const char *)name.data);
+        static struct log_limit limit; /* one pattern is made anew for many a question */
+        unsigned held;
+        if (log_limit_pass(&limit, WARN_EVERY_MS, &held)) {
+            log_warn("a subscription's regular expression takes too long and matches nothing more "
+                     "topic=%.*s suppressed=%u",
+                     (int)name.len, (const char *)name.data, held);
+        }
         r->spent = true;
     }
     return n >= 0;

@@ -22,9 +22,7 @@ struct topics {
     struct topic_settings **settings; /* of by_name[i]; NULL: not asked for yet */
     struct topic_settings spare;      /* in place of one that there is no memory for */
     size_t count;
-    topics_gone_fn *gone;
-    topics_changed_fn *changed;
-    void *arg;
+    struct topics_listener listener;
 };
 
 struct topics *topics_new(void)
@@ -87,11 +85,9 @@ void topics_free(struct topics *t)
     free(t);
 }
 
-void topics_on_change(struct topics *t, topics_gone_fn *gone, topics_changed_fn *changed, void *arg)
+void topics_on_change(struct topics *t, const struct topics_listener *l)
 {
-    t->gone = gone;
-    t->changed = changed;
-    t->arg = arg;
+    t->listener = *l;
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -128,30 +124,27 @@ static size_t merge(const struct topics *t, const struct store_catalog *const *c
     return n;
 }
 
-static bool same_id(const struct uuid *a, const struct uuid *b)
+/* Compares the list before with the one now. Both are sorted. */
+static void tell(struct topics *t, const struct topic *before, size_t before_count)
 {
-    return memcmp(a->b, b->b, sizeof a->b) == 0;
-}
-
-/* Tells of the topics of the old catalog of a store that its new one does not have, or has
- * made anew. */
-static void tell_gone(struct topics *t, const struct store_catalog *before,
-                      const struct store_catalog *after)
-{
-    if (t->gone == NULL || before == NULL || after == NULL) {
-        return;
+    const struct topics_listener *l = &t->listener;
+    size_t i = 0, k = 0;
+    while (i < before_count || k < t->count) {
+        const struct store_topic *was = i < before_count ? before[i].row : NULL;
+        const struct store_topic *is = k < t->count ? t->by_name[k].row : NULL;
+        int order = was == NULL ? 1 : is == NULL ? -1 : strcmp(was->name, is->name);
+        bool same = order == 0 && uuid_equal(&was->id, &is->id);
+        i += order <= 0;
+        k += order >= 0;
+        if (order <= 0 && !same && l->gone != NULL) {
+            l->gone(l->arg, was->name);
+        }
+        if (order >= 0 && !same && l->came != NULL) {
+            l->came(l->arg, is);
+        }
     }
-    size_t k = 0;
-    for (size_t i = 0; i < before->count; i++) {
-        const struct store_topic *was = &before->topics[i];
-        while (k < after->count && strcmp(after->topics[k].name, was->name) < 0) {
-            k++;
-        }
-        bool same_name = k < after->count && strcmp(after->topics[k].name, was->name) == 0;
-        bool made_anew = same_name && !same_id(&after->topics[k].id, &was->id);
-        if (made_anew || (!same_name && topics_find(t, slice_str(was->name)) == NULL)) {
-            t->gone(t->arg, was->name);
-        }
+    if (l->changed != NULL) {
+        l->changed(l->arg);
     }
 }
 
@@ -180,25 +173,24 @@ static void take_over(struct topics *t, const struct store_catalog *const *c)
     }
     qsort(by_id, count, sizeof *by_id, compare_ids);
     renew_settings(t, count);
-    free(t->by_name);
+    struct topic *before = t->by_name;
+    size_t before_count = t->count;
     free(t->by_id);
     t->by_name = by_name;
     t->by_id = by_id;
     t->count = count;
-    const struct store_catalog *before[SIDES];
+    const struct store_catalog *held[SIDES]; /* the rows of `before` */
     for (int i = 0; i < SIDES; i++) {
-        before[i] = t->catalogs[i];
+        held[i] = t->catalogs[i];
         t->catalogs[i] = c[i];
     }
+    tell(t, before, before_count);
     for (int i = 0; i < SIDES; i++) {
-        tell_gone(t, before[i], c[i]);
-        if (before[i] != NULL) {
-            store_catalog_unref(t->stores[i], before[i]);
+        if (held[i] != NULL) {
+            store_catalog_unref(t->stores[i], held[i]);
         }
     }
-    if (t->changed != NULL) {
-        t->changed(t->arg);
-    }
+    free(before);
 }
 
 void topics_refresh(struct topics *t)

@@ -21,13 +21,20 @@ struct topics;
 struct topics *topics_new(void);
 void topics_free(struct topics *t);
 
-/* Told for each topic that a refresh found to be gone: deleted, or made anew under its old name;
- * not merely out of reach. */
-typedef void topics_gone_fn(void *arg, const char *name);
-/* Told after a refresh that took over another catalog: topics have come, gone or changed. */
-typedef void topics_changed_fn(void *arg);
-void topics_on_change(struct topics *t, topics_gone_fn *gone, topics_changed_fn *changed,
-                      void *arg);
+/* Who wants to know what a refresh has found. A topic that was made anew under its old name has
+ * gone, and then come. */
+struct topics_listener {
+    /* Deleted; not merely out of reach. */
+    void (*gone)(void *arg, const char *name);
+    /* New, or in reach now. */
+    void (*came)(void *arg, const struct store_topic *row);
+    /* Last, once: topics have come, gone or changed. */
+    void (*changed)(void *arg);
+    void *arg;
+};
+
+/* l is copied; its functions may be NULL. */
+void topics_on_change(struct topics *t, const struct topics_listener *l);
 
 /* The stores to look at; either may be NULL (not there yet). Refreshes. A store must stay open
  * until it is replaced here. */

@@ -148,6 +148,10 @@ struct slice reader_bytes(struct reader *r, size_t n);
 /* Kafka's text form of a UUID (base64url without padding). out has UUID_TEXT_BYTES. */
 void uuid_to_text(const struct uuid *u, char *out);
 bool uuid_is_zero(const struct uuid *u);
+static inline bool uuid_equal(const struct uuid *a, const struct uuid *b)
+{
+    return memcmp(a->b, b->b, sizeof a->b) == 0;
+}
 /* Random v4-style UUID, never zero or one, and never one whose text begins with '-' (as Kafka does,
  * so that it can be given as a command line argument). */
 struct uuid uuid_random(void);

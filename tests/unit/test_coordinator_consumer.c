@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -196,6 +197,32 @@ static void test_offsets_follow_member_epochs_and_subscriptions(void **state)
         journal_flush(j);
     }
     assert_int_equal(coordinator_offsets(c, slice_str("g"))->count, 1);
+}
+
+/* Nothing is old, so nobody's pattern is asked: this one takes its time with each name. */
+static void test_a_sweep_asks_no_pattern_about_young_offsets(void **state)
+{
+    enum { OFFSETS = 3000 };
+    struct coordinated *g;
+    const struct offset_row row = {.offset = 7, .metadata = slice_str("")};
+    const struct slice none = slice_make(NULL, 0);
+    assert_int_equal(beat("a", 0, "(a|aa)+[xy]"), KERR_NONE);
+    assert_int_equal(coordinator_commit(c, slice_str("g"), 1, slice_str("a"), none, true, &g),
+                     KERR_NONE);
+    for (int i = 0; i < OFFSETS; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa%d", i);
+        coordinator_commit_put(c, g, slice_str(name), 0, &row, -1);
+    }
+    journal_flush(j);
+    clock_t began = clock();
+    for (int i = 0; i < 6; i++) {
+        mono_ms += 30000;
+        coordinator_tick(c, mono_ms);
+        assert_int_equal(beat("a", 1, NULL), KERR_NONE);
+    }
+    assert_in_range(clock() - began, 0, CLOCKS_PER_SEC);
+    assert_int_equal(coordinator_offsets(c, slice_str("g"))->count, OFFSETS);
 }
 
 /* --- members of the classic protocol --------------------------------------------------------- */
@@ -442,6 +469,7 @@ int main(void)
         T(test_who_is_refused_leaves_no_group),
         T(test_a_group_is_deleted_when_it_is_empty),
         T(test_offsets_follow_member_epochs_and_subscriptions),
+        T(test_a_sweep_asks_no_pattern_about_young_offsets),
         T(test_a_classic_group_is_upgraded_in_place),
         T(test_a_group_without_consumer_members_becomes_classic_again),
         T(test_the_policy_keeps_a_group_as_it_is),

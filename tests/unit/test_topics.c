@@ -72,12 +72,17 @@ void store_catalog_unref(struct store *s, const struct store_catalog *c)
 
 static struct store own, captured;
 static struct topics *topics;
-static struct buf gone;
+static struct buf gone, came;
 static int changes;
 
 static void on_gone(void *arg, const char *name)
 {
     buf_printf(&gone, "%s ", name);
+}
+
+static void on_came(void *arg, const struct store_topic *row)
+{
+    buf_printf(&came, "%s ", row->name);
 }
 
 static void on_changed(void *arg)
@@ -88,12 +93,15 @@ static void on_changed(void *arg)
 static int set_up(void **state)
 {
     buf_init(&gone, 1024);
+    buf_init(&came, 1024);
     set_catalog(&own, NAMES("b", "d", "e"));
     set_catalog(&captured, NAMES("a", "c", "d"));
     topics = topics_new();
     changes = 0;
-    topics_on_change(topics, on_gone, on_changed, NULL);
+    topics_on_change(topics, &(struct topics_listener){on_gone, on_came, on_changed, NULL});
     topics_set_stores(topics, &own, &captured);
+    assert_string_equal(buf_text(&came), "a b c d e ");
+    buf_reset(&came);
     return 0;
 }
 
@@ -101,6 +109,7 @@ static int tear_down(void **state)
 {
     topics_free(topics);
     buf_fini(&gone);
+    buf_fini(&came);
     return own.held != 0 || captured.held != 0;
 }
 
@@ -141,13 +150,16 @@ static void test_topics_are_found_by_name_and_id_and_no_others(void **state)
 
 static void test_refresh_takes_over_what_is_new_and_tells_what_is_gone(void **state)
 {
+    own.catalog->topics[1].id.b[15] = 1;
     set_catalog(&captured, NAMES("c", "n"));
     topics_refresh(topics);
     assert_names("b c d e n ");
-    assert_string_equal(buf_text(&gone), "a "); /* d is there still, in the other store */
+    assert_string_equal(buf_text(&gone), "a d "); /* d is another one now, in the other store */
+    assert_string_equal(buf_text(&came), "d n ");
     assert_false(topics_find(topics, slice_str("d"))->captured);
     topics_refresh(topics);
-    assert_string_equal(buf_text(&gone), "a ");
+    assert_string_equal(buf_text(&gone), "a d ");
+    assert_string_equal(buf_text(&came), "d n ");
 }
 
 static void test_topic_made_anew_is_told_as_gone(void **state)
@@ -157,6 +169,7 @@ static void test_topic_made_anew_is_told_as_gone(void **state)
     topics_refresh(topics);
     assert_names("a b c d e ");
     assert_string_equal(buf_text(&gone), "c ");
+    assert_string_equal(buf_text(&came), "c ");
 }
 
 /* A directory that was made anew counts its catalogs from the beginning, and may come to the same
@@ -184,6 +197,7 @@ static void test_store_that_is_away_is_not_a_deleted_topic(void **state)
     topics_set_stores(topics, &own, &captured);
     assert_names("a b c d e ");
     assert_string_equal(buf_text(&gone), "");
+    assert_string_equal(buf_text(&came), "b d e a b c d e ");
 }
 
 static void test_partitions_are_bounded(void **state)
