@@ -106,6 +106,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     (void)n;
     workers_reap(s->workers);
     workers_reap(s->asking);
+    workers_reap(s->judges);
     watches_check(s->watches);
 }
 
@@ -652,6 +653,7 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     own_state_watch_topics(s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
     enum err e = workers_open(&s->asking, 1, c->requests_in_flight_max, poke, s, m);
+    e = e != OK ? e : workers_open(&s->judges, 1, c->requests_in_flight_max, poke, s, m);
     return e != OK ? e : workers_open(&s->workers, c->num_io_threads,
                                       c->requests_in_flight_max + 1, poke, s, m);
 }
@@ -776,7 +778,8 @@ void server_close(struct server *s)
     atomic_store(&s->asking_ends, true);
     workers_close(s->asking); /* they give requests back: before the connections go */
     workers_close(s->workers);
-    s->asking = s->workers = NULL;
+    workers_close(s->judges);
+    s->asking = s->workers = s->judges = NULL;
     net_close(s->net);
     own_state_close(s);
     if (s->appender != NULL) {

@@ -1,15 +1,21 @@
 /* Produce: batches into the turn's commit, an answer after it.
  *
  *      request ─▶ step ─── nothing was taken, no partition is left ──────────▶ answer
- *                  ▲ └──── something was taken, or the turn is full ─▶ WAITING
- *                  │                                                      │ commit
- *                  └─── partitions left ◀─────────────────────────────────┤
- *                                                                         └─ none left ─▶ answer
+ *                  ▲ ├──── something was taken, or the turn is full ─▶ WAITING
+ *                  │ │                                                    │ commit
+ *                  ├─│─ partitions left ◀─────────────────────────────────┤
+ *                  │ │                                                    └─ none left ─▶ answer
+ *                  │ └──── what comes next takes long to judge ─▶ JUDGING (another thread)
+ *                  └───────────────────────────────────────────────┘
  *
- * A request is worked on in steps: when the turn's commit holds JOURNAL_TURN_BYTES, what is left
- * waits for the next, so that a hundred producers with large requests do not make one turn in
- * which nobody else is heard. The batches are used where they are, in the request's frame; the
- * store copies them into its commit.
+ * A request is worked on in steps: when the turn has done JOURNAL_TURN_BYTES, what is left waits
+ * for the next, so that a hundred producers with large requests do not make one turn in which
+ * nobody else is heard. The batches are used where they are, in the request's frame; the store
+ * copies them into its commit.
+ *
+ * What has to be decompressed or compressed at length is judged by one thread, in the order in
+ * which it came, however many producers there are: the memory of one batch, 128 MB at most, is
+ * then that of all of them. It works on a copy, as the frame goes with its connection.
  *
  * Captured streams are written by MQTT alone: every write is refused, with a sentence.
  *
@@ -20,18 +26,33 @@
  * record batches only where Produce 3 is offered, in zstd where 7 is, and in compression at all
  * where 0 is. Versions 0 to 2 are offered for that reason only, as Kafka itself does; who sends one
  * is disconnected, as by Kafka. */
+#include <stdlib.h>
+
 #include "kafka-server/api/api.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/append.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/topic_admin.h"
+#include "kafka-server/broker/workers.h"
+#include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
 #include "shared/base/clock.h"
 
+#define PARTITION_WORK_BYTES 256 /* what one is for a turn, whatever it holds */
 #define PRODUCE_BY_ID 13 /* first version that has ids in place of names */
 
 typedef struct produce_response_responses_partition_responses partition_response;
+typedef struct produce_request_topic_data_partition_data partition_request;
+
+/* Records at another thread. */
+struct judging {
+    struct work work; /* first: run and done cast back */
+    struct judgement *judgement;
+    struct produce *w; /* NULL: the connection is gone */
+    struct server *server;
+    bool back; /* it is judged */
+};
 
 struct produce {
     struct journal_wait wait; /* first: done casts back */
@@ -40,6 +61,8 @@ struct produce {
     int32_t topic, partition;           /* the next to be worked on */
     int32_t step_topic, step_partition; /* the first of this step */
     bool wrong;                         /* one of them has an error */
+    bool later;                         /* the next one is for another thread … */
+    struct judging *judging;            /* … and it is there, or has come back */
 };
 
 /* --- answers --------------------------------------------------------------------------------- */
@@ -172,17 +195,81 @@ static struct record_rules rules_of(const struct request *rq, const struct topic
     };
 }
 
-/* True: it is in this turn's commit. */
-static bool take_partition(struct produce *w, const struct produce_request_topic_data *in,
-                           const struct produce_request_topic_data_partition_data *data,
-                           partition_response *out)
+static struct append_place place_of(const struct request *rq, const struct topic *t,
+                                    int32_t partition)
+{
+    const struct server *server = rq->server;
+    const struct produce_request *q = rq->body;
+    return (struct append_place){
+        .journal = server->journal,
+        .producers = server->producers,
+        .transactions = server->transactions,
+        .topic = t,
+        .partition = partition,
+        .transactional_id = opt_slice(q->transactional_id),
+    };
+}
+
+static struct slice records_of(const partition_request *data)
+{
+    const struct iovec *iov = data->records.iov_count == 1 ? data->records.iov : NULL;
+    return iov != NULL ? slice_make(iov->iov_base, iov->iov_len) : slice_make(NULL, 0);
+}
+
+static void judging_free(struct judging *x)
+{
+    if (x != NULL) {
+        judgement_free(x->judgement);
+        free(x);
+    }
+}
+
+/* What is still at the other thread frees itself when it comes back. */
+static void forget_judging(struct produce *w)
+{
+    struct judging *x = w->judging;
+    w->judging = NULL;
+    if (x != NULL && !x->back) {
+        x->w = NULL;
+    } else {
+        judging_free(x);
+    }
+}
+
+/* As append_records, of what another thread has judged where it did. */
+static enum append_result append(struct produce *w, const struct topic *t,
+                                 const partition_request *data, struct append_answer *a,
+                                 partition_response *out)
 {
     struct request *rq = w->rq;
-    struct server *server = rq->server;
+    const struct append_place at = place_of(rq, t, data->index);
+    struct record_rules rules = rules_of(rq, t);
+    struct slice r = records_of(data);
+    enum append_result taken;
+    if (w->judging != NULL) {
+        rules = w->judging->judgement->rules;
+        taken = append_judged(&at, w->judging->judgement, a);
+    } else if (w->later) {
+        return APPEND_LATER;
+    } else {
+        taken = append_records(rq->server->appender, &at, &rules, (uint8_t *)(uintptr_t)r.data,
+                               r.len, a);
+    }
+    if (a->record_count != 0 && taken == APPEND_REFUSED) {
+        fill_records(w, a, &rules, out);
+    }
+    return taken;
+}
+
+static enum append_result take_partition(struct produce *w,
+                                         const struct produce_request_topic_data *in,
+                                         const partition_request *data, partition_response *out)
+{
+    struct request *rq = w->rq;
     const struct produce_request *q = rq->body;
     const struct topic *t = find_topic(rq, in);
     struct append_answer a = {.base_offset = -1, .log_append_time_ms = -1, .log_start = -1};
-    bool taken = false;
+    enum append_result taken = APPEND_REFUSED;
     a.error = topic_has_partition(t, data->index) ? topic_check_free(t, "written", &a.why)
                                                   : why_unknown(rq, t);
     if (a.error != KERR_NONE) {
@@ -190,23 +277,13 @@ static bool take_partition(struct produce *w, const struct produce_request_topic
     } else if (q->acks < -1 || q->acks > 1) {
         a.error = KERR_INVALID_REQUIRED_ACKS;
     } else {
-        const struct record_rules rules = rules_of(rq, t);
-        const struct append_place at = {
-            .journal = server->journal,
-            .producers = server->producers,
-            .transactions = server->transactions,
-            .topic = t,
-            .partition = data->index,
-            .transactional_id = opt_slice(q->transactional_id),
-        };
-        const struct iovec *iov = data->records.iov_count == 1 ? data->records.iov : NULL;
-        taken = append_records(server->appender, &at, &rules, iov != NULL ? iov->iov_base : NULL,
-                               iov != NULL ? iov->iov_len : 0, &a);
-        if (a.record_count != 0) {
-            fill_records(w, &a, &rules, out);
-        }
+        taken = append(w, t, data, &a, out);
     }
-    fill_answer(w, &a, out);
+    if (taken != APPEND_LATER) {
+        fill_answer(w, &a, out);
+        forget_judging(w);
+        w->later = false;
+    }
     return taken;
 }
 
@@ -255,30 +332,110 @@ static void on_cancel(struct request *rq)
 {
     struct produce *w = rq->parked;
     journal_forget(rq->server->journal, &w->wait);
+    forget_judging(w);
 }
 
-/* Takes partitions until the turn is full or none is left. */
+static void run_judging(struct work *work)
+{
+    judgement_run(((struct judging *)work)->judgement);
+}
+
+static void done_judging(struct work *work)
+{
+    struct judging *x = (struct judging *)work;
+    struct produce *w = x->w;
+    x->back = true;
+    net_memory_give(x->server->net, x->judgement->len);
+    if (w == NULL) {
+        judging_free(x);
+    } else if (workers_closing(x->server->judges)) {
+        forget_judging(w);
+        w->rq->cancel = NULL;
+        request_close(w->rq, NULL);
+    } else {
+        topics_refresh(x->server->topics);
+        step(w);
+    }
+}
+
+/* The next partition's records go to another thread. False: without memory, or too many wait. */
+static bool judge_elsewhere(struct produce *w)
+{
+    struct request *rq = w->rq;
+    const struct produce_request *q = rq->body;
+    const struct produce_request_topic_data *in = &q->topic_data[w->topic];
+    const partition_request *data = &in->partition_data[w->partition];
+    const struct topic *t = find_topic(rq, in);
+    const struct append_place at = place_of(rq, t, data->index);
+    const struct record_rules rules = rules_of(rq, t);
+    struct slice r = records_of(data);
+    struct judging *x = malloc(sizeof *x);
+    struct judgement *j = x != NULL ? judgement_new(&at, &rules, r.data, r.len) : NULL;
+    if (j == NULL) {
+        free(x);
+        return false;
+    }
+    *x = (struct judging){.work = {.run = run_judging, .done = done_judging},
+                          .judgement = j,
+                          .w = w,
+                          .server = rq->server};
+    if (workers_submit(rq->server->judges, &x->work) != OK) {
+        judging_free(x);
+        return false;
+    }
+    net_memory_take(rq->server->net, r.len);
+    w->judging = x;
+    rq->parked = w;
+    rq->cancel = on_cancel;
+    return true;
+}
+
+static void refuse_for_memory(struct produce *w)
+{
+    struct append_answer a;
+    append_failed(ERR_NOMEM, &a);
+    fill_answer(w, &a, &w->p.responses[w->topic].partition_responses[w->partition]);
+    w->later = false;
+    w->partition++;
+}
+
+/* Takes partitions until the turn is full, one is for another thread, or none is left. */
 static void step(struct produce *w)
 {
     struct request *rq = w->rq;
     const struct produce_request *q = rq->body;
     struct journal *j = rq->server->journal;
+    enum append_result r = APPEND_REFUSED;
     bool taken = false, more;
     w->step_topic = w->topic;
     w->step_partition = w->partition;
     while ((more = move_on(w)) && (j == NULL || journal_bytes(j) < JOURNAL_TURN_BYTES)) {
         const struct produce_request_topic_data *in = &q->topic_data[w->topic];
-        taken |= take_partition(w, in, &in->partition_data[w->partition],
-                                &w->p.responses[w->topic].partition_responses[w->partition]);
+        r = take_partition(w, in, &in->partition_data[w->partition],
+                           &w->p.responses[w->topic].partition_responses[w->partition]);
+        if (r == APPEND_LATER) {
+            break;
+        }
+        taken |= r == APPEND_TAKEN;
         w->partition++;
+        if (j != NULL) {
+            journal_work(j, PARTITION_WORK_BYTES);
+        }
     }
-    if (!taken && !more) {
-        finish(w);
+    w->later = r == APPEND_LATER;
+    if (w->later && !taken && judge_elsewhere(w)) {
         return;
     }
-    rq->parked = w;
-    rq->cancel = on_cancel;
-    journal_wait(j, &w->wait);
+    if (w->later && !taken) {
+        refuse_for_memory(w);
+    }
+    if (taken || more) {
+        rq->parked = w;
+        rq->cancel = on_cancel;
+        journal_wait(j, &w->wait);
+    } else {
+        finish(w);
+    }
 }
 
 void api_produce(struct request *rq)

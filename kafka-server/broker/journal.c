@@ -16,7 +16,7 @@ struct journal {
     struct journal_owner *owners;
     struct journal_wait waits; /* head of a ring */
     size_t put_count;          /* rows, deletions and batches of this turn */
-    size_t bytes;              /* of those batches */
+    size_t bytes;              /* of those, and journal_work */
     enum err put_err;          /* first failure of a put in this turn */
     bool touched;
     bool flushing;
@@ -114,20 +114,21 @@ void journal_fail(struct journal *j, enum err e)
     }
 }
 
-static void note_put(struct journal *j, enum err e)
+static void note_put(struct journal *j, size_t bytes, enum err e)
 {
     j->put_count++;
+    j->bytes += bytes;
     journal_fail(j, e);
 }
 
 void journal_put(struct journal *j, struct slice key, struct slice value)
 {
-    note_put(j, j->rows.put(j->rows.arg, key, value));
+    note_put(j, key.len + value.len, j->rows.put(j->rows.arg, key, value));
 }
 
 void journal_delete(struct journal *j, struct slice key)
 {
-    note_put(j, j->rows.del(j->rows.arg, key));
+    note_put(j, key.len, j->rows.del(j->rows.arg, key));
 }
 
 enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t len,
@@ -144,6 +145,11 @@ enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t 
 size_t journal_bytes(const struct journal *j)
 {
     return j->bytes;
+}
+
+void journal_work(struct journal *j, size_t bytes)
+{
+    j->bytes += bytes;
 }
 
 void journal_touch(struct journal *j)

@@ -70,10 +70,12 @@ void journal_delete(struct journal *j, struct slice key);
  * answers for it. */
 enum err journal_append(struct journal *j, uint32_t uid, uint8_t *batch, size_t len,
                         int64_t *base_offset) MUST_CHECK;
-/* Bytes of batches that wait for this turn's commit. Who sees JOURNAL_TURN_BYTES here waits
- * (journal_wait) and appends after it: so no turn grows without a bound, and fetches and heartbeats
- * have their turn. */
+/* How much this turn has done, in bytes: of batches and rows that wait for its commit, and of what
+ * was looked at for them (journal_work), stored or refused. Who has a lot to do and sees
+ * JOURNAL_TURN_BYTES here waits (journal_wait) and goes on after it: so no turn grows without a
+ * bound, and fetches and heartbeats have their turn. */
 size_t journal_bytes(const struct journal *j);
+void journal_work(struct journal *j, size_t bytes);
 #define JOURNAL_TURN_BYTES (1u << 20)
 /* An owner cannot write what it must: this flush fails with e. */
 void journal_fail(struct journal *j, enum err e);

@@ -225,8 +225,11 @@ static enum record_fault judge_codec(struct judge *j)
     enum err e = batch_plain(j->batch, &j->v->plain, &j->records, &m);
     switch (e) {
     case OK:
+        j->out->plain_bytes = j->v->plain.len;
         return RECORD_FINE;
     case ERR_TOO_LARGE:
+        j->out->over_plain = true;
+        j->out->plain_bytes = j->v->plain.max;
         return FAULT(j, RECORD_TOO_LARGE, "decompressed, the %s", m.text);
     case ERR_NOMEM:
         return FAULT(j, RECORD_NO_MEMORY, "%s", m.text);
@@ -372,6 +375,7 @@ enum record_fault record_validate(struct record_validator *v, uint8_t *data, siz
     *out = (struct record_verdict){.append_time = -1};
     buf_trim(&v->out, RECORD_KEEP_BYTES);
     buf_reset(&v->errors);
+    buf_reset(&v->plain);
     enum record_fault f = judge_form(&j, slice_make(data, data ? len : 0));
     f = f == RECORD_FINE ? judge_bytes(&j) : f;
     f = f == RECORD_FINE ? judge_header(&j) : f;

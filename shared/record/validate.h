@@ -55,6 +55,8 @@ struct record_verdict {
     struct errmsg why;                 /* a sentence; empty when fine */
     const struct record_error *errors; /* of the validator, until its next call */
     uint32_t error_count;
+    bool over_plain;    /* refused as it is more, decompressed, than the validator takes */
+    size_t plain_bytes; /* that were decompressed */
 
     /* The rest only when fine. */
     uint8_t *batch; /* ready for store_append: within the bytes that were judged, or the validator's

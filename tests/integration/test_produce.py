@@ -1,5 +1,6 @@
 """Clients write streams of their own; captured streams refuse them with a sentence."""
 
+import select
 import struct
 import threading
 import time
@@ -126,6 +127,60 @@ def test_records_come_back_as_they_were_written(server, codec):
     got = read_all(server.bootstrap, "t", len(sent))
     assert [(r.key, r.value, r.headers, r.timestamp) for r in got] == \
         [(k, v, h, 1700000000000 + len(v)) for k, v, h in sent]
+
+
+def others_are_heard(server, w, topics):
+    """Sends what takes long, and asks on another connection meanwhile; the answer's errors and offsets."""
+    w.send("Produce", 9, Acks=-1, TimeoutMs=1000, TopicData=topics)
+    with Wire(server.server.port) as other:
+        for _ in range(20):
+            other.call("ApiVersions", 3, ClientSoftwareName="t", ClientSoftwareVersion="1")
+    assert not select.select([w.s], [], [], 0)[0], "what takes long was answered before what takes no time"
+    w.s.settimeout(120)
+    parts = w.recv("Produce", 9)["Responses"][0]["PartitionResponses"]
+    return [p["ErrorCode"] for p in parts], [p["BaseOffset"] for p in parts]
+
+
+def test_batches_that_decompress_to_much_hold_up_nobody_else(server, wire):
+    make_topic(wire, "t")
+    small, bomb = batch([b"x"], "gzip"), batch([bytes(12 << 20)], "gzip")
+    assert len(bomb) < 16384
+    parts = [{"Index": 0, "Records": r} for r in [small] + [bomb] * 40 + [small]]
+    errors, offsets = others_are_heard(server, wire, [{"Name": "t", "PartitionData": parts}])
+    assert errors == [NONE] * 42 and offsets == list(range(42))
+    make_keyed = wire.call("CreateTopics", 5, timeoutMs=10000, Topics=[
+        {"Name": "keyed", "NumPartitions": 1, "ReplicationFactor": 1,
+         "Configs": [{"Name": "cleanup.policy", "Value": "compact"}]}])
+    assert make_keyed["Topics"][0]["ErrorCode"] == NONE
+    parts = [{"Index": 0, "Records": batch([bytes(12 << 20)], "gzip", key=None)}] * 40
+    errors, _ = others_are_heard(server, wire, [{"Name": "keyed", "PartitionData": parts}])
+    assert errors == [INVALID_RECORD] * 40
+
+
+def test_batches_that_get_another_codec_hold_up_nobody_else(server, wire):
+    config = {"compression.type": "zstd", "compression.zstd.level": "19"}
+    made = wire.call("CreateTopics", 5, timeoutMs=10000, Topics=[
+        {"Name": "t", "NumPartitions": 1, "ReplicationFactor": 1,
+         "Configs": [{"Name": k, "Value": v} for k, v in config.items()]}])
+    assert made["Topics"][0]["ErrorCode"] == NONE
+    text = b" ".join(b"%x" % (k * 2654435761 % 4294967291) for k in range(30000))
+    parts = [{"Index": 0, "Records": batch([b"%d" % k + text])} for k in range(4)]
+    errors, offsets = others_are_heard(server, wire, [{"Name": "t", "PartitionData": parts}])
+    assert errors == [NONE] * 4 and offsets == [0, 1, 2, 3]
+    assert [r.value for r in read_all(server.bootstrap, "t")] == [b"%d" % k + text for k in range(4)]
+
+
+def test_a_client_that_leaves_while_its_batches_are_judged_leaves_nothing_behind(server, wire):
+    make_topic(wire, "t")
+    bomb = batch([bytes(12 << 20)], "gzip")
+    for _ in range(3):
+        with Wire(server.server.port) as gone:
+            gone.send("Produce", 9, Acks=-1, TimeoutMs=1000, TopicData=[
+                {"Name": "t", "PartitionData": [{"Index": 0, "Records": bomb}] * 5}])
+            wire.call("ApiVersions", 3, ClientSoftwareName="t", ClientSoftwareVersion="1")
+    assert produce(wire, {"t": {0: bomb}})["t"][0]["ErrorCode"] == NONE
+    server.server.stop()
+    assert server.server.running() is False
 
 
 @pytest.mark.parametrize("acks", [0, 1, -1])
