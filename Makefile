@@ -378,7 +378,13 @@ bench:
 	@$(MAKE) --no-print-directory -j2 all tools $(COMPARE)/lib/.done
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
-.PHONY: tools test compatibility bench
+# Everything at once while server, broker and writer are killed: the long form of a test that `make test` has.
+everything: all tools
+	@tests/deps.sh
+	EVERYTHING_LONG=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
+	    tests/integration/test_everything.py
+
+.PHONY: tools test compatibility bench everything
 
 clean:
 	rm -rf build

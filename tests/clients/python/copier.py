@@ -33,13 +33,15 @@ def holds(records):
 
 def run_librdkafka():
     from confluent_kafka import Consumer, Producer
-    w = Producer({"bootstrap.servers": args.bootstrap, "transactional.id": args.id, "linger.ms": 2,
-                  "transaction.timeout.ms": 20000, "reconnect.backoff.max.ms": 200})
+    # When all brokers are away, and here one is all, "rebootstrap" (its default since 2.11) forgets the broker that it keeps
+    # as the group's coordinator: send_offsets_to_transaction then asks nobody until it times out.
+    same = {"bootstrap.servers": args.bootstrap, "reconnect.backoff.max.ms": 200, "metadata.recovery.strategy": "none"}
+    w = Producer({"transactional.id": args.id, "linger.ms": 2, "transaction.timeout.ms": 20000, **same})
     w.init_transactions(60)
     emit(ready=True)
-    c = Consumer({"bootstrap.servers": args.bootstrap, "group.id": args.group, "enable.auto.commit": False,
-                  "auto.offset.reset": "earliest", "isolation.level": "read_committed", "session.timeout.ms": 6000,
-                  "heartbeat.interval.ms": 1000, "reconnect.backoff.max.ms": 200, "fetch.wait.max.ms": 50})
+    c = Consumer({"group.id": args.group, "enable.auto.commit": False, "auto.offset.reset": "earliest",
+                  "isolation.level": "read_committed", "session.timeout.ms": 6000, "heartbeat.interval.ms": 1000,
+                  "fetch.wait.max.ms": 50, **same})
     c.subscribe([args.topic])
     state = {"rounds": 0}
 
