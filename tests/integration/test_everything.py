@@ -17,7 +17,7 @@ import traceback
 import zlib
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness import (Copier, Driver, Load, Record, by_partition, consumer, end_offsets, group_violations, read_all,
                      settled_ends, wait_until)
@@ -199,6 +199,64 @@ class Table(Actor):
         numbers = [n for _, n in got]
         assert numbers == sorted(numbers) and len(got) == len(set(got))
         assert set(numbers) <= set(self.done) | set(self.unknown)
+
+
+class Twin(Actor):
+    """One of two instances with one transactional id: each fences the other, over and over, and comes back when the other has got
+    further. A transaction is five records and an offset that says whose it is."""
+
+    RECORDS = 5
+
+    def __init__(self, culex, number, twins):
+        self.number, self.twins = number, twins
+        twins.append(self)
+        self.p, self.n, self.fenced = None, 0, 0
+        self.done, self.unknown = [], []
+        super().__init__(culex)
+
+    def begin(self):
+        self.group = Consumer({"bootstrap.servers": self.culex.bootstrap, "group.id": "twins"})
+
+    def step(self):
+        self.n += 1
+        me = f"{self.number} {self.n}"
+        try:
+            if self.p is None:
+                self.p = transactional(self.culex, "twins", **{"metadata.recovery.strategy": "none"})
+            self.p.begin_transaction()
+            for i in range(self.RECORDS):
+                self.p.produce("twins", me.encode(), b"%d" % i, partition=0)
+            # Its time of its own: fenced or killed, it would be asked for again for a minute.
+            self.p.send_offsets_to_transaction([TopicPartition("twins", 0, self.number * 1000000 + self.n)],
+                                               self.group.consumer_group_metadata(), 10)
+            self.unknown.append(me)
+            self.p.commit_transaction(10)
+            self.done.append(self.unknown.pop())
+            self.steps += 1
+        except KafkaException as e:
+            self.p = None
+            if e.args[0].fatal():
+                self.fenced += 1
+                other = self.twins[1 - self.number]
+                enough, patience = other.steps + 3, time.monotonic() + 2
+                while other.steps < enough and time.monotonic() < patience and not self.leaving.wait(0.005):
+                    pass
+
+    def judge(self):
+        if self.number:
+            return  # the first one judges both
+        got = [r.value.decode() for r in committed_records(self.culex, "twins")]
+        order = list(dict.fromkeys(got))
+        assert got == [me for me in order for _ in range(self.RECORDS)], "in parts, twice or mixed"
+        done, unknown = ({me for t in self.twins for me in getattr(t, what)} for what in ("done", "unknown"))
+        assert done <= set(order) <= done | unknown
+        for number in "0", "1":
+            mine = [int(me.split()[1]) for me in order if me.startswith(number)]
+            assert mine == sorted(mine)
+        assert all(t.fenced for t in self.twins), "they did not meet"
+        last = self.twins[0].group.committed([TopicPartition("twins", 0)], timeout=20)[0].offset
+        number, n = map(int, order[-1].split())
+        assert last == number * 1000000 + n
 
 
 class Again(Actor):
@@ -517,7 +575,7 @@ class Captured:
 
 
 def make_topics(culex):
-    configs = {"cut": {"retention.bytes": "100000"}, "bad": {}, "plain": {}, "again": {},
+    configs = {"cut": {"retention.bytes": "100000"}, "bad": {}, "plain": {}, "again": {}, "twins": {},
                # Segments are closed as early as they ever are: after ten seconds.
                "table": {"cleanup.policy": "compact", "segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01"}}
     topics = [NewTopic(name, 1, config=config) for name, config in configs.items()]
@@ -577,6 +635,8 @@ def test_all_that_was_answered_is_there_and_nothing_twice(culex_factory):
     try:
         others = [Copies(culex, client) for client in COPIERS] + [Groups(culex)]
         actors = [actor(culex) for actor in (Plain, Cut, Table, Again, Bound, Bad)]
+        twins = []
+        actors += [Twin(culex, 0, twins), Twin(culex, 1, twins)]
         run_and_kill(culex, actors + others, captured, others[-1])
         for a in actors:
             a.leaving.set()
