@@ -231,17 +231,20 @@ unit: $(UNIT_BIN)
 # --- simulations: seeded lives of the coordinators; SIM_SEEDS=… for a long run, SIM_FIRST=… to begin elsewhere ---
 SIM_SEEDS ?= 2000
 SIM_TXN_SEEDS ?= 300
+SIM_EACH_SEEDS ?= 12
 SIM_FIRST ?= 1
 $(B)/sim/%: tests/sim/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
-sim: $(B)/sim/sim_groups $(B)/sim/sim_consumer_groups $(B)/sim/sim_txn
+SIM_BIN := $(addprefix $(B)/sim/sim_,groups consumer_groups txn)
+sim: $(SIM_BIN)
 	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
 	$(B)/sim/sim_consumer_groups $(SIM_SEEDS) $(SIM_FIRST)
 	$(B)/sim/sim_txn $(SIM_TXN_SEEDS) $(SIM_FIRST)
-# Ten thousand lives of each.
+	@set -e; for s in $(SIM_BIN); do $$s each $(SIM_EACH_SEEDS) $(SIM_FIRST); done
+# Ten thousand lives of each, and ten thousand short ones in which each step is the last before a death.
 sim-long:
-	$(MAKE) sim SIM_SEEDS=10000 SIM_TXN_SEEDS=10000
+	$(MAKE) sim SIM_SEEDS=10000 SIM_TXN_SEEDS=10000 SIM_EACH_SEEDS=10000
 .PHONY: sim sim-long
 
 # --- torture: programs that kill, fill and spoil; each has a short form without arguments ------------------

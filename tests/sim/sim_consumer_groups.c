@@ -5,25 +5,20 @@
  * commit) and read back from its rows; commits fail; topics come, grow and go. Each seed is another
  * life.
  *
- *      sim_consumer_groups [SEEDS [FIRST]]     a failure names its seed, which shows it again
+ *      sim_consumer_groups [each] [SEEDS [FIRST]]     what can be asked for, sim.h says
  *
  * What must hold, always: no partition is in the hands of two members; what a client has, the group
  * knows that it may have; epochs told to one member only grow. And at the end, when the chaos stops
  * and there is nothing but heartbeats: everybody is where he shall be, and every partition that
  * anybody asks for is read by exactly one. */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "kafka-server/broker/coordinator.h"
-#include "shared/base/clock.h"
-#include "shared/base/log.h"
-#include "tests/unit/memory_rows.h"
+#include "tests/sim/sim.h"
 
 #define CLIENTS      6
 #define INSTANCES    2 /* static ids that clients share */
 #define TOPICS       3
 #define STEPS        250
+#define SHORT_STEPS  60 /* of a life that is lived once for each of its points */
 #define QUIET_STEPS  1500
 #define SESSION_MS   6000
 #define REBALANCE_MS 5000
@@ -31,16 +26,6 @@
 #define ID_BYTES_MAX 320
 #define BYTES_MAX    65536
 #define GROUP        "g"
-
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "seed %" PRIu64 " step %d: %s: ", w.seed, w.step, #cond);              \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 enum phase { OUT, JOIN, SYNC, RUN }; /* SYNC: of the classic protocol alone */
 
@@ -80,54 +65,20 @@ struct op {
 };
 
 static struct world {
-    uint64_t seed, random, calm;
-    unsigned kill_percent, fail_percent, lose_percent;
-    int step, ids, topic_ids;
-    int64_t mono_ms;
-    struct journal *journal;
+    uint64_t calm;
+    unsigned lose_percent;
+    int ids, topic_ids;
     struct coordinator *coordinator;
-    bool dead, die_at_commit, quiet;
     struct client clients[CLIENTS];
     struct op *ops;
     struct cgroup_topic topics[TOPICS]; /* partition_count 0: it is not there */
     bool was_consumer;
-    uint64_t stable_seen, fenced_seen, upgrades, downgrades, kills; /* of all lives */
+    uint64_t stable_seen, fenced_seen, upgrades, downgrades; /* of all lives */
 } w;
 
 static const char *const topic_names[TOPICS] = {"ta", "tb", "u"};
 
-static uint64_t roll(void)
-{
-    uint64_t z = (w.random += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static bool chance(unsigned percent)
-{
-    return roll() % 100 < percent;
-}
-
-static int64_t wall_ms(void)
-{
-    return w.mono_ms + 1700000000000;
-}
-
-static int64_t mono_us(void)
-{
-    return w.mono_ms * 1000;
-}
-
 /* --- the coordinator's life ------------------------------------------------------------------ */
-
-static enum err rows_commit(void *arg, struct errmsg *m)
-{
-    mem.fail_commit = w.dead || (!w.quiet && chance(w.fail_percent)) ? ERR_IO : OK;
-    enum err e = memory_commit(arg, m);
-    w.dead = w.dead || (e == OK && w.die_at_commit);
-    return e;
-}
 
 static void tell_topics(void)
 {
@@ -143,11 +94,7 @@ static void tell_topics(void)
 
 static void coordinator_start(void)
 {
-    const struct journal_rows rows = {.put = memory_put,
-                                      .del = memory_del,
-                                      .commit = rows_commit,
-                                      .rollback = memory_rollback,
-                                      .scan = memory_scan};
+    const struct journal_rows rows = sim_rows();
     struct config_server cfg = {
         .group_min_session_timeout_ms = 1000,
         .group_max_session_timeout_ms = 60000,
@@ -158,13 +105,12 @@ static void coordinator_start(void)
         .group_consumer_session_timeout_ms = SESSION_MS,
         .group_consumer_heartbeat_interval_ms = HEARTBEAT_MS,
         .group_consumer_max_size = 1000,
-        .group_consumer_assignors = w.seed % 2 == 0 ? "uniform" : "range,uniform",
+        .group_consumer_assignors = sim.seed % 2 == 0 ? "uniform" : "range,uniform",
         .group_consumer_migration_policy = CONFIG_MIGRATION_BOTH,
     };
     struct errmsg m;
-    w.dead = w.die_at_commit = false;
-    CHECK(journal_open_rows(&w.journal, &rows, &m) == OK, "journal");
-    CHECK(coordinator_open(&w.coordinator, w.journal, &cfg, w.mono_ms, &m) == OK, "%s", m.text);
+    CHECK(journal_open_rows(&sim.journal, &rows, &m) == OK, "journal");
+    CHECK(coordinator_open(&w.coordinator, sim.journal, &cfg, sim.mono_ms, &m) == OK, "%s", m.text);
     tell_topics();
 }
 
@@ -183,18 +129,22 @@ static void op_drop(struct op *op)
     free(op);
 }
 
-static void coordinator_kill(void)
+static void coordinator_take_down(void)
 {
-    w.dead = true;
-    w.kills++;
-    memory_rollback(NULL);
     coordinator_close(w.coordinator);
-    journal_close(w.journal);
+    journal_close(sim.journal);
+}
+
+static void forget_calls(void)
+{
     while (w.ops != NULL) {
         w.ops->client->full = true;
         op_drop(w.ops);
     }
 }
+
+static const struct sim_server server = {
+    .start = coordinator_start, .stop = coordinator_take_down, .forget = forget_calls};
 
 /* --- clients: what they have ----------------------------------------------------------------- */
 
@@ -225,17 +175,17 @@ static void take(struct client *c, struct partition_set *assigned)
     partition_set_move(&c->assigned, assigned);
     if (c->revoke_ms == 0 && !partition_set_equal(&c->owned, &c->assigned)) {
         bool gives_up = !partition_set_within(&c->owned, &c->assigned);
-        c->revoke_ms = w.mono_ms + (gives_up ? (int64_t)(roll() % 1500) : 0) + 1;
+        c->revoke_ms = sim.mono_ms + (gives_up ? (int64_t)(roll() % 1500) : 0) + 1;
     }
 }
 
 static void settle(struct client *c)
 {
-    if (c->revoke_ms > 0 && c->revoke_ms <= w.mono_ms) {
+    if (c->revoke_ms > 0 && c->revoke_ms <= sim.mono_ms) {
         set_copy(&c->owned, &c->assigned);
         c->revoke_ms = 0;
         c->told = true;
-        c->next_ms = w.mono_ms;
+        c->next_ms = sim.mono_ms;
     }
 }
 
@@ -285,7 +235,7 @@ static void heard_heartbeat(struct client *c, struct op *op)
     case KERR_FENCED_INSTANCE_ID:
         CHECK(c->instance >= 0, "a dynamic member is told of an instance");
         abandon(c);
-        c->next_ms = w.mono_ms + 1000;
+        c->next_ms = sim.mono_ms + 1000;
         if (op->error == KERR_FENCED_INSTANCE_ID) {
             c->phase = OUT;
         }
@@ -299,7 +249,7 @@ static void heartbeat_done(struct journal_wait *wait, enum err e)
 {
     struct op *op = (struct op *)((char *)wait - offsetof(struct op, wait));
     struct client *c = op->client;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     CHECK(c->op == op, "an answer to an old question");
@@ -307,7 +257,7 @@ static void heartbeat_done(struct journal_wait *wait, enum err e)
         op->error = KERR_COORDINATOR_NOT_AVAILABLE;
         op->has_assigned = false;
     }
-    if (!w.quiet && chance(w.lose_percent)) {
+    if (!sim.quiet && chance(w.lose_percent)) {
         c->full = true;
     } else {
         heard_heartbeat(c, op);
@@ -363,7 +313,7 @@ static void heartbeat(struct client *c, int32_t epoch)
     }
     partition_set_fini(&owned);
     op->wait.done = heartbeat_done;
-    journal_wait(w.journal, &op->wait);
+    journal_wait(sim.journal, &op->wait);
 }
 
 /* --- the classic protocol, eager ------------------------------------------------------------- */
@@ -371,7 +321,7 @@ static void heartbeat(struct client *c, int32_t epoch)
 static void prepare(struct group_call *call, const struct group_reply *r)
 {
     struct op *op = (struct op *)call;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     op->prepared = true;
@@ -419,7 +369,7 @@ static void heard_classic(struct client *c, struct op *op)
         memcpy(c->members, op->members, sizeof c->members);
         if (op->is_sync) {
             partition_set_move(&c->owned, &op->assigned);
-            c->next_ms = w.mono_ms + HEARTBEAT_MS;
+            c->next_ms = sim.mono_ms + HEARTBEAT_MS;
         }
         c->phase = op->is_sync ? RUN : SYNC;
         break;
@@ -444,7 +394,7 @@ static void heard_classic(struct client *c, struct op *op)
 static void sent(struct group_call *call, enum kerr e)
 {
     struct op *op = (struct op *)call;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     CHECK(op->prepared, "sent before it was prepared");
@@ -549,8 +499,8 @@ static void classic_act(struct client *c)
         do_join(c);
     } else if (c->phase == SYNC) {
         do_sync(c);
-    } else if (c->next_ms <= w.mono_ms) {
-        c->next_ms = w.mono_ms + HEARTBEAT_MS;
+    } else if (c->next_ms <= sim.mono_ms) {
+        c->next_ms = sim.mono_ms + HEARTBEAT_MS;
         struct op heard = {.client = c};
         heard.error = coordinator_heartbeat(w.coordinator, slice_str(GROUP), c->epoch,
                                             slice_str(c->id), slice_make(NULL, 0));
@@ -618,7 +568,7 @@ static void mishap(struct client *c)
 static void act(struct client *c)
 {
     if (c->hung) {
-        c->hung = !(w.quiet || chance(4));
+        c->hung = !(sim.quiet || chance(4));
         return;
     }
     if (c->phase == OUT) {
@@ -632,8 +582,8 @@ static void act(struct client *c)
     }
     if (c->classic) {
         classic_act(c);
-    } else if (c->next_ms <= w.mono_ms || c->full) {
-        c->next_ms = w.mono_ms + HEARTBEAT_MS;
+    } else if (c->next_ms <= sim.mono_ms || c->full) {
+        c->next_ms = sim.mono_ms + HEARTBEAT_MS;
         heartbeat(c, c->epoch);
     }
 }
@@ -726,44 +676,25 @@ static void check_group(void)
     }
 }
 
-static void flush_or_die(void)
-{
-    bool kill_now = !w.quiet && chance(w.kill_percent);
-    w.die_at_commit = kill_now && chance(50);
-    if (kill_now && !w.die_at_commit) {
-        coordinator_kill();
-        coordinator_start();
-        return;
-    }
-    for (int i = 0; i < 8 && journal_pending(w.journal); i++) {
-        journal_flush(w.journal);
-        if (w.dead) {
-            break;
-        }
-    }
-    if (w.dead || w.die_at_commit) {
-        coordinator_kill();
-        coordinator_start();
-    }
-}
-
 static void step(void)
 {
-    w.step++;
-    w.mono_ms += w.quiet ? 100 : (int64_t)(roll() % (chance(5) ? 4000 : 300));
-    coordinator_tick(w.coordinator, w.mono_ms);
-    if (!w.quiet && chance(3)) {
+    sim.step++;
+    sim.mono_ms += sim.quiet ? 100 : (int64_t)(roll() % (chance(5) ? 4000 : 300));
+    coordinator_tick(w.coordinator, sim.mono_ms);
+    if (!sim.quiet && chance(3)) {
         change_topics();
     }
     for (int i = 0; i < CLIENTS; i++) {
         struct client *c = &w.clients[roll() % CLIENTS];
-        if (!w.quiet) {
+        if (!sim.quiet) {
             mishap(c);
         }
         act(c);
     }
-    flush_or_die();
-    check_group();
+    sim_turn(&server);
+    if (sim.away == 0) { /* what it says counts again when the store does */
+        check_group();
+    }
 }
 
 /* Everybody who lives is in one group of his kind, and has what he shall have. */
@@ -843,23 +774,22 @@ static void part_instances(void)
     }
 }
 
-static void run(uint64_t seed)
+static void run(uint64_t seed, int crash_at)
 {
     memset(&w, 0, offsetof(struct world, stable_seen));
-    w.seed = w.random = seed;
-    w.mono_ms = 1000;
+    sim_begin(seed, crash_at);
     w.calm = 30 + seed % 4 * 60;
-    w.kill_percent = seed % 3 * 3;
-    w.fail_percent = seed % 5;
+    sim.kill_percent = seed % 3 * 3;
+    sim.fail_percent = seed % 5;
     w.lose_percent = seed % 7 * 2;
     for (int i = 0; i < TOPICS; i++) {
         w.topics[i] = (struct cgroup_topic){slice_str(topic_names[i]), {{(uint8_t)(200 + i)}}, 4};
     }
     coordinator_start();
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < (crash_at > 0 ? SHORT_STEPS : STEPS); i++) {
         step();
     }
-    w.quiet = true;
+    sim.quiet = true;
     part_instances();
     int left = QUIET_STEPS; /* at first, to hear of topics that have just changed */
     while (left-- > 0 && (left > QUIET_STEPS - 100 || !all_settled())) {
@@ -869,29 +799,19 @@ static void run(uint64_t seed)
     CHECK(all_settled(), "somebody is stuck: %s",
           g != NULL ? cgroup_state_name(cgroup_state(g)) : "classic");
     check_owners();
-    coordinator_kill();
-    memory_clear();
+    sim_end(&server);
     for (int i = 0; i < CLIENTS; i++) {
         partition_set_fini(&w.clients[i].owned);
         partition_set_fini(&w.clients[i].assigned);
     }
 }
 
-static void no_log(void *arg, enum log_level level, const char *line)
-{
-}
-
 int main(int argc, char **argv)
 {
-    uint64_t seeds = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000;
-    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    clock_set_source(wall_ms, mono_us);
-    log_set_sink(no_log, NULL); /* failed commits are what this is about */
-    for (uint64_t s = first; s < first + seeds; s++) {
-        run(s);
-    }
+    uint64_t seeds = sim_main(argc, argv, run, 2000);
     printf("consumer groups: %" PRIu64 " lives, %" PRIu64 " steps stable, %" PRIu64
-           " fenced, %" PRIu64 " upgrades, %" PRIu64 " downgrades, %" PRIu64 " kills\n",
-           seeds, w.stable_seen, w.fenced_seen, w.upgrades, w.downgrades, w.kills);
+           " fenced, %" PRIu64 " upgrades, %" PRIu64 " downgrades, %" PRIu64 " kills, %" PRIu64
+           " landed\n",
+           seeds, w.stable_seen, w.fenced_seen, w.upgrades, w.downgrades, sim.kills, sim.landed);
     return 0;
 }

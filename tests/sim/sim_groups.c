@@ -3,7 +3,7 @@
  * again. The coordinator is killed at any moment (before, and right after, its commit) and read
  * back from its rows; commits fail. Each seed is another life.
  *
- *      sim_groups [SEEDS [FIRST]]        a failure names its seed: sim_groups 1 SEED shows it again
+ *      sim_groups [each] [SEEDS [FIRST]]     what can be asked for, sim.h says
  *
  * What must hold, always: a generation has one leader, and never comes twice; generations told to
  * clients only grow; a call is answered once, after its row is stored; a commit of an older
@@ -11,19 +11,14 @@
  * instance id the older is fenced; who has been given work keeps it over a restart.
  * And at the end, when the chaos stops, everybody who lives is in one stable generation with what
  * its leader gave it. */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-
 #include "kafka-server/broker/coordinator.h"
-#include "shared/base/clock.h"
-#include "shared/base/log.h"
-#include "tests/unit/memory_rows.h"
+#include "tests/sim/sim.h"
 
 #define CLIENTS      8
 #define INSTANCES    3 /* static ids that clients share, so that they fence one another */
 #define PARTITIONS   4
 #define STEPS        250
+#define SHORT_STEPS  60 /* of a life that is lived once for each of its points */
 #define QUIET_STEPS  900
 #define GENERATIONS  4096
 #define ID_BYTES_MAX 320
@@ -33,16 +28,6 @@
 #define GROUP        "g"
 #define SIMPLE       "simple" /* a group of offsets alone, which is also deleted now and then */
 #define TOPIC        "t"
-
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "seed %" PRIu64 " step %d: %s: ", w.seed, w.step, #cond);              \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 /* --- clients --------------------------------------------------------------------------------- */
 
@@ -88,16 +73,8 @@ struct commit_op {
 };
 
 static struct world {
-    uint64_t seed, random;
-    uint64_t calm;                       /* one step in so many is a mishap, five kinds of them */
-    unsigned kill_percent, fail_percent; /* of the commits */
-    int step;
-    int64_t mono_ms;
-    struct journal *journal;
+    uint64_t calm; /* one step in so many is a mishap, five kinds of them */
     struct coordinator *coordinator;
-    bool dead;          /* the process is gone: nothing that it does reaches anybody */
-    bool die_at_commit; /* killed between the commit and the answers */
-    bool quiet;
     struct client clients[CLIENTS];
     struct op *ops;
     struct commit_op *commits;
@@ -109,44 +86,13 @@ static struct world {
     const struct client *owners[INSTANCES]; /* who has asked for this instance id last */
     int32_t told_generation;
     char leaders[GENERATIONS][ID_BYTES_MAX];
-    uint64_t stable_seen, fenced_seen, refused_seen, answered_seen, kills;
+    uint64_t stable_seen, fenced_seen, refused_seen, answered_seen;
 } w;
-
-static uint64_t roll(void)
-{
-    uint64_t z = (w.random += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static bool chance(unsigned percent)
-{
-    return roll() % 100 < percent;
-}
-
-static int64_t wall_ms(void)
-{
-    return w.mono_ms + 1700000000000;
-}
-
-static int64_t mono_us(void)
-{
-    return w.mono_ms * 1000;
-}
 
 static void *must(void *p)
 {
     CHECK(p != NULL, "memory");
     return p;
-}
-
-static enum err rows_commit(void *arg, struct errmsg *m)
-{
-    mem.fail_commit = w.dead || (!w.quiet && chance(w.fail_percent)) ? ERR_IO : OK;
-    enum err e = memory_commit(arg, m);
-    w.dead = w.dead || (e == OK && w.die_at_commit);
-    return e;
 }
 
 /* --- the coordinator's life ------------------------------------------------------------------ */
@@ -155,31 +101,24 @@ static enum err rows_commit(void *arg, struct errmsg *m)
  * again. */
 static bool sweeps(void)
 {
-    return w.seed % 7 == 0;
+    return sim.seed % 7 == 0;
 }
 
 static void coordinator_start(void)
 {
-    const struct journal_rows rows = {
-        .put = memory_put,
-        .del = memory_del,
-        .commit = rows_commit,
-        .rollback = memory_rollback,
-        .scan = memory_scan,
-    };
+    const struct journal_rows rows = sim_rows();
     struct config_server cfg = {
-        .group_initial_rebalance_delay_ms = w.seed % 3 == 0 ? 500 : 0,
+        .group_initial_rebalance_delay_ms = sim.seed % 3 == 0 ? 500 : 0,
         .group_min_session_timeout_ms = 1000,
         .group_max_session_timeout_ms = 60000,
-        .group_max_size = w.seed % 5 == 0 ? CLIENTS / 2 : 1000,
+        .group_max_size = sim.seed % 5 == 0 ? CLIENTS / 2 : 1000,
         .offsets_retention_minutes = 1000000,
         .offsets_retention_check_interval_ms = sweeps() ? 30000 : 1000000000,
         .offset_metadata_max_bytes = 4096,
     };
     struct errmsg m;
-    w.dead = w.die_at_commit = false;
-    CHECK(journal_open_rows(&w.journal, &rows, &m) == OK, "journal");
-    CHECK(coordinator_open(&w.coordinator, w.journal, &cfg, w.mono_ms, &m) == OK, "%s", m.text);
+    CHECK(journal_open_rows(&sim.journal, &rows, &m) == OK, "journal");
+    CHECK(coordinator_open(&w.coordinator, sim.journal, &cfg, sim.mono_ms, &m) == OK, "%s", m.text);
 }
 
 static void op_drop(struct op *op)
@@ -196,14 +135,15 @@ static void op_drop(struct op *op)
     free(op);
 }
 
-/* kill -9: what is not stored is gone, and so are all connections. */
-static void coordinator_kill(void)
+static void coordinator_take_down(void)
 {
-    w.dead = true;
-    w.kills++;
-    memory_rollback(NULL);
     coordinator_close(w.coordinator);
-    journal_close(w.journal);
+    journal_close(sim.journal);
+}
+
+/* kill -9: all connections are gone. */
+static void forget_calls(void)
+{
     while (w.ops != NULL) {
         op_drop(w.ops);
     }
@@ -213,6 +153,9 @@ static void coordinator_kill(void)
         free(x);
     }
 }
+
+static const struct sim_server server = {
+    .start = coordinator_start, .stop = coordinator_take_down, .forget = forget_calls};
 
 /* --- what clients hear ----------------------------------------------------------------------- */
 
@@ -228,7 +171,7 @@ static void copy_id(char *out, struct slice s)
 static void prepare(struct group_call *call, const struct group_reply *r)
 {
     struct op *op = (struct op *)call;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     CHECK(!op->prepared, "answered twice");
@@ -344,7 +287,7 @@ static void heard(struct op *op)
               "assignment %s in generation %d", op->assignment, c->generation);
         snprintf(c->assignment, sizeof c->assignment, "%s", op->assignment);
         c->phase = RUN;
-        c->next_ms = w.mono_ms + HEARTBEAT_MS;
+        c->next_ms = sim.mono_ms + HEARTBEAT_MS;
         w.stable_seen++;
     } else {
         heard_join(c, op);
@@ -355,7 +298,7 @@ static void heard(struct op *op)
 static void sent(struct group_call *call, enum kerr e)
 {
     struct op *op = (struct op *)call;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     CHECK(op->prepared, "sent before it was prepared");
@@ -443,7 +386,7 @@ static void do_sync(struct client *c)
 static void commit_answered(struct journal_wait *wait, enum err e)
 {
     struct commit_op *x = (struct commit_op *)wait;
-    if (!w.dead && e == OK) {
+    if (!sim.dead && e == OK) {
         w.answered_seen++;
         if (x->partition == SIMPLE_COMMIT) {
             w.simple_floor = x->value > w.simple_deleted ? x->value : 0;
@@ -453,7 +396,7 @@ static void commit_answered(struct journal_wait *wait, enum err e)
             w.answered[x->partition] = x->value;
         }
     }
-    if (!w.dead) {
+    if (!sim.dead) {
         for (struct commit_op **p = &w.commits; *p != NULL; p = &(*p)->next) {
             if (*p == x) {
                 *p = x->next;
@@ -487,7 +430,7 @@ static void do_commit(struct client *c)
     e = coordinator_commit_put(w.coordinator, g, slice_str(TOPIC), x->partition, &row, -1);
     CHECK(e == KERR_NONE, "error %d", e);
     w.attempted[x->partition] = x->value;
-    journal_wait(w.journal, &x->wait);
+    journal_wait(sim.journal, &x->wait);
 }
 
 static void simple_wait(int what)
@@ -499,7 +442,7 @@ static void simple_wait(int what)
     x->wait.done = commit_answered;
     x->next = w.commits;
     w.commits = x;
-    journal_wait(w.journal, &x->wait);
+    journal_wait(sim.journal, &x->wait);
 }
 
 /* Somebody who only keeps offsets here, and somebody who deletes them. */
@@ -530,7 +473,7 @@ static void simple_act(void)
 
 static void do_heartbeat(struct client *c)
 {
-    c->next_ms = w.mono_ms + HEARTBEAT_MS;
+    c->next_ms = sim.mono_ms + HEARTBEAT_MS;
     enum kerr e = coordinator_heartbeat(w.coordinator, slice_str(GROUP), c->generation,
                                         slice_make(c->id, c->id_len), instance_of(c));
     if (e != KERR_NONE) {
@@ -599,7 +542,7 @@ static void chaos(struct client *c)
 static void act(struct client *c)
 {
     if (c->hung) {
-        c->hung = !(w.quiet || chance(4));
+        c->hung = !(sim.quiet || chance(4));
         return;
     }
     if (c->phase == OUT || c->op != NULL) {
@@ -611,7 +554,7 @@ static void act(struct client *c)
         do_sync(c);
     } else if (chance(25)) {
         do_commit(c); /* also after a long sleep, before it has heard anything */
-    } else if (c->next_ms <= w.mono_ms) {
+    } else if (c->next_ms <= sim.mono_ms) {
         do_heartbeat(c);
     }
 }
@@ -694,35 +637,14 @@ static void check_group(void)
     check_running(g);
 }
 
-static void flush_or_die(void)
-{
-    bool kill_now = !w.quiet && chance(w.kill_percent);
-    w.die_at_commit = kill_now && chance(50);
-    if (kill_now && !w.die_at_commit) {
-        coordinator_kill();
-        coordinator_start();
-        return;
-    }
-    for (int i = 0; i < 8 && journal_pending(w.journal); i++) {
-        journal_flush(w.journal);
-        if (w.dead) {
-            break;
-        }
-    }
-    if (w.dead || w.die_at_commit) {
-        coordinator_kill();
-        coordinator_start();
-    }
-}
-
 static void step(void)
 {
-    w.step++;
-    w.mono_ms += w.quiet ? 100 : (int64_t)(roll() % (chance(5) ? 8000 : 400));
-    coordinator_tick(w.coordinator, w.mono_ms);
+    sim.step++;
+    sim.mono_ms += sim.quiet ? 100 : (int64_t)(roll() % (chance(5) ? 8000 : 400));
+    coordinator_tick(w.coordinator, sim.mono_ms);
     for (int i = 0; i < CLIENTS; i++) {
         struct client *c = &w.clients[roll() % CLIENTS];
-        if (!w.quiet) {
+        if (!sim.quiet) {
             chaos(c);
         }
         act(c);
@@ -730,10 +652,12 @@ static void step(void)
     for (int i = 0; i < 3; i++) {
         simple_act();
     }
-    flush_or_die();
-    check_group();
-    check_offsets();
-    check_simple();
+    sim_turn(&server);
+    if (sim.away == 0) { /* what it says counts again when the store does */
+        check_group();
+        check_offsets();
+        check_simple();
+    }
 }
 
 static bool all_settled(void)
@@ -768,19 +692,18 @@ static void check_assignments(void)
     }
 }
 
-static void run(uint64_t seed)
+static void run(uint64_t seed, int crash_at)
 {
     memset(&w, 0, offsetof(struct world, stable_seen));
-    w.seed = w.random = seed;
-    w.mono_ms = 1000;
+    sim_begin(seed, crash_at);
     w.calm = 40 + seed % 4 * 100;
-    w.kill_percent = seed % 3 * 3;
-    w.fail_percent = seed % 5;
+    sim.kill_percent = seed % 3 * 3;
+    sim.fail_percent = seed % 5;
     coordinator_start();
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < (crash_at > 0 ? SHORT_STEPS : STEPS); i++) {
         step();
     }
-    w.quiet = true;
+    sim.quiet = true;
     int left = QUIET_STEPS;
     while (left-- > 0 && !all_settled()) {
         step();
@@ -790,25 +713,15 @@ static void run(uint64_t seed)
               ? group_state_name(coordinator_find(w.coordinator, slice_str(GROUP))->state)
               : "none");
     check_assignments();
-    coordinator_kill();
-    memory_clear();
-}
-
-static void no_log(void *arg, enum log_level level, const char *line)
-{
+    sim_end(&server);
 }
 
 int main(int argc, char **argv)
 {
-    uint64_t seeds = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000;
-    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    clock_set_source(wall_ms, mono_us);
-    log_set_sink(no_log, NULL); /* failed commits are what this is about */
-    for (uint64_t s = first; s < first + seeds; s++) {
-        run(s);
-    }
+    uint64_t seeds = sim_main(argc, argv, run, 2000);
     printf("sim_groups: %" PRIu64 " seeds, assignments=%" PRIu64 " commits=%" PRIu64
-           " refused=%" PRIu64 " fenced=%" PRIu64 " kills=%" PRIu64 "\n",
-           seeds, w.stable_seen, w.answered_seen, w.refused_seen, w.fenced_seen, w.kills);
+           " refused=%" PRIu64 " fenced=%" PRIu64 " kills=%" PRIu64 " landed=%" PRIu64 "\n",
+           seeds, w.stable_seen, w.answered_seen, w.refused_seen, w.fenced_seen, sim.kills,
+           sim.landed);
     return 0;
 }

@@ -1,174 +1,22 @@
 /* Transactions, simulated: the real coordinator, producers, groups and journal, rows and logs in
  * memory, a virtual clock, and clients that do what clients do: take a producer id, write, commit
  * offsets, end, time out, fence one another, ask again when they hear nothing. The server is killed
- * at any moment (before, and right after, its commit) and read back from its rows; commits fail; a
- * topic is deleted and made anew under open transactions. Each seed is another life.
+ * at any moment (before, and right after, its commit) and read back from its rows; commits fail,
+ * and some have landed all the same; a topic is deleted and made anew under open transactions, so
+ * are their offsets, and the log start passes them; epochs are used up. Each seed is another life.
  *
- *      sim_txn [SEEDS [FIRST]]        a failure names its seed: sim_txn 1 SEED shows it again
+ *      sim_txn [each] [SEEDS [FIRST]]      what can be asked for, sim.h says
  *
  * What must hold, always: what was answered is in the log, once; a reader of committed records sees
  * of a transaction whose commit was answered all, of one that was aborted nothing, of any other all
  * or nothing, and nothing of one that nobody has committed; the last stable offset never goes back;
  * offsets are those of a committed transaction; a producer id is given out once. And at the end,
  * when the chaos stops, no transaction is open and the last stable offset is the end. */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
+#include "tests/sim/txn_world.h"
 
-#include "kafka-server/broker/transactions.h"
-#include "shared/base/clock.h"
-#include "shared/base/log.h"
 #include "shared/record/control.h"
-#include "tests/unit/memory_rows.h"
 
-#define CLIENTS      6
-#define IDS          3 /* transactional ids; clients share them, so that they fence one another */
-#define PARTITIONS   3 /* the last one is deleted and made anew now and then */
-#define STEPS        200
-#define QUIET_STEPS  400
-#define ENTRIES_MAX  8192
-#define TXNS_MAX     4096
-#define TIMEOUT_MS   15000
-#define GROUP        "g"
-#define TOPIC        "in"
-
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "seed %" PRIu64 " step %d: %s: ", w.seed, w.step, #cond);              \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
-
-/* --- the logs of all partitions, in the order of their appends -------------------------------- */
-
-struct entry {
-    uint32_t uid;
-    int64_t offset;
-    int32_t count;
-    int64_t producer_id;
-    int txn;    /* the transaction that it was written for; 0: a plain batch; -1: a marker */
-    int record; /* which write it is, of all */
-    bool answered;
-};
-
-/* What became of a transaction, as its client knows. */
-struct fate {
-    bool commit_asked, committed, aborted; /* the last two: answered so */
-    bool has_offset;
-    int id;
-};
-
-enum phase { INIT, WRITE, END };
-enum kind { NOTHING, DO_INIT, DO_ADD, DO_PRODUCE, DO_ADD_GROUP, DO_OFFSET, DO_END };
-
-struct client {
-    int id; /* transactional id; -1: plain */
-    bool v2;
-    enum phase phase;
-    int64_t producer_id;
-    int16_t epoch;
-    bool goes_on; /* asks with the producer that it has (KIP-360) */
-    int txn, writes_left;
-    bool commits, added[PARTITIONS], group_added, wants_offset;
-    uint32_t added_uid[PARTITIONS];
-    uint32_t uid[PARTITIONS]; /* whose sequences these are */
-    int32_t sequence[PARTITIONS];
-    struct op *op;
-    /* the request that is under way, or to be repeated */
-    enum kind kind;
-    int partition, record;
-    int32_t count;
-};
-
-struct op {
-    struct journal_wait wait;
-    struct client *client;
-    enum kerr error;
-    int64_t id;
-    int16_t epoch;
-    int entry; /* index of what was appended or repeated; -1: nothing */
-    struct op *next;
-};
-
-static struct world {
-    uint64_t seed, random;
-    unsigned kill_percent, fail_percent;
-    int step;
-    int64_t mono_ms;
-    struct journal *journal;
-    struct coordinator *groups;
-    struct producers *producers;
-    struct transactions *transactions;
-    bool dead, die_at_commit, quiet;
-    struct client clients[CLIENTS];
-    struct op *ops;
-    uint32_t uids[PARTITIONS], next_uid;
-    struct entry entries[ENTRIES_MAX];
-    int entry_count, committed_count; /* beyond the latter: of this turn */
-    struct fate fates[TXNS_MAX];
-    int txn_count, record_count;
-    int64_t stable[PARTITIONS];
-    uint32_t stable_uid[PARTITIONS];
-    int64_t ids[TXNS_MAX];
-    int id_count;
-    uint64_t commits_seen, aborts_seen, fenced_seen, repeats_seen, kills, timeouts;
-} w;
-
-static uint64_t roll(void)
-{
-    uint64_t z = (w.random += 0x9e3779b97f4a7c15u);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static bool chance(unsigned percent)
-{
-    return roll() % 100 < percent;
-}
-
-static int64_t wall_ms(void)
-{
-    return w.mono_ms + 1700000000000;
-}
-
-static int64_t mono_us(void)
-{
-    return w.mono_ms * 1000;
-}
-
-static int64_t log_end(uint32_t uid, int count)
-{
-    int64_t end = 0;
-    for (int i = 0; i < count; i++) {
-        if (w.entries[i].uid == uid) {
-            end = w.entries[i].offset + w.entries[i].count;
-        }
-    }
-    return end;
-}
-
-static bool is_live(uint32_t uid)
-{
-    for (int i = 0; i < PARTITIONS; i++) {
-        if (w.uids[i] == uid) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static struct entry *append(uint32_t uid, int32_t count)
-{
-    CHECK(w.entry_count < ENTRIES_MAX, "the log is full");
-    struct entry *x = &w.entries[w.entry_count];
-    *x = (struct entry){.uid = uid, .offset = log_end(uid, w.entry_count), .count = count};
-    w.entry_count++;
-    return x;
-}
+/* --- the server's rows and logs --------------------------------------------------------------- */
 
 static enum err append_marker(void *arg, uint32_t uid, uint8_t *batch, size_t len,
                               int64_t *base_offset)
@@ -187,12 +35,11 @@ static enum err append_marker(void *arg, uint32_t uid, uint8_t *batch, size_t le
 
 static enum err rows_commit(void *arg, struct errmsg *m)
 {
-    mem.fail_commit = w.dead || (!w.quiet && chance(w.fail_percent)) ? ERR_FULL : OK;
-    enum err e = memory_commit(arg, m);
-    if (e == OK) {
+    uint64_t landed = sim.landed;
+    enum err e = sim_commit(arg, m);
+    if (e == OK || landed != sim.landed) {
         w.committed_count = w.entry_count;
     }
-    w.dead = w.dead || (e == OK && w.die_at_commit);
     return e;
 }
 
@@ -206,14 +53,10 @@ static void rows_rollback(void *arg)
 
 static void server_start(void)
 {
-    const struct journal_rows rows = {
-        .put = memory_put,
-        .del = memory_del,
-        .commit = rows_commit,
-        .append = append_marker,
-        .rollback = rows_rollback,
-        .scan = memory_scan,
-    };
+    struct journal_rows rows = sim_rows();
+    rows.commit = rows_commit;
+    rows.append = append_marker;
+    rows.rollback = rows_rollback;
     const struct config_server cfg = {
         .group_min_session_timeout_ms = 1000,
         .group_max_session_timeout_ms = 60000,
@@ -225,11 +68,10 @@ static void server_start(void)
     const struct producers_options po = {86400000, 600000};
     const struct transactions_options to = {900000, 604800000, 1000, 3600000};
     struct errmsg m;
-    w.dead = w.die_at_commit = false;
-    CHECK(journal_open_rows(&w.journal, &rows, &m) == OK, "journal");
-    CHECK(coordinator_open(&w.groups, w.journal, &cfg, w.mono_ms, &m) == OK, "%s", m.text);
-    CHECK(producers_open(&w.producers, w.journal, &po, &m) == OK, "%s", m.text);
-    CHECK(transactions_open(&w.transactions, w.journal, w.producers, w.groups, &to, &m) == OK,
+    CHECK(journal_open_rows(&sim.journal, &rows, &m) == OK, "journal");
+    CHECK(coordinator_open(&w.groups, sim.journal, &cfg, sim.mono_ms, &m) == OK, "%s", m.text);
+    CHECK(producers_open(&w.producers, sim.journal, &po, &m) == OK, "%s", m.text);
+    CHECK(transactions_open(&w.transactions, sim.journal, w.producers, w.groups, &to, &m) == OK,
           "%s", m.text);
 }
 
@@ -245,20 +87,39 @@ static void op_drop(struct op *op)
     free(op);
 }
 
-/* kill -9: what is not stored is gone, and so are all connections. Clients will ask again. */
-static void server_kill(void)
+/* The store broke: what lives with it goes at once, groups stay. */
+static void server_away(void)
 {
-    w.dead = true;
-    w.kills++;
-    rows_rollback(NULL);
     transactions_close(w.transactions);
+    w.transactions = NULL;
     producers_close(w.producers);
+    w.producers = NULL;
+}
+
+static void server_take_down(void)
+{
+    if (sim.dead) {
+        rows_rollback(NULL);
+    }
+    server_away();
     coordinator_close(w.groups);
-    journal_close(w.journal);
+    journal_close(sim.journal);
+}
+
+/* kill -9: all connections are gone. Clients will ask again. */
+static void forget_calls(void)
+{
     while (w.ops != NULL) {
         op_drop(w.ops);
     }
+    while (w.deletions != NULL) {
+        struct deletion *d = w.deletions;
+        w.deletions = d->next;
+        free(d);
+    }
 }
+
+static const struct sim_server server = {server_start, server_away, server_take_down, forget_calls};
 
 /* --- what clients hear ------------------------------------------------------------------------ */
 
@@ -334,7 +195,8 @@ static void heard_end(struct client *c, const struct op *op)
 
 static void heard_produce(struct client *c, const struct op *op)
 {
-    w.entries[op->entry].answered = true;
+    CHECK(w.answer_count < ENTRIES_MAX, "answers");
+    w.answers[w.answer_count++] = (struct answer){c->uid[c->partition], c->txn, c->record};
     c->sequence[c->partition] += c->count;
     c->writes_left--;
     c->kind = NOTHING;
@@ -403,7 +265,7 @@ static void heard_error(struct client *c, enum kerr e)
 static void on_committed(struct journal_wait *wait, enum err e)
 {
     struct op *op = (struct op *)wait;
-    if (w.dead) {
+    if (sim.dead) {
         return;
     }
     struct client *c = op->client;
@@ -465,11 +327,14 @@ static void ask_produce(struct client *c, struct op *op)
         op->error = KERR_UNKNOWN_TOPIC_OR_PARTITION;
         return;
     }
+    if (w.producers == NULL) { /* there is no store */
+        op->error = KERR_NOT_ENOUGH_REPLICAS;
+        return;
+    }
     if (c->id >= 0) {
         const struct transactions_producer p = who(c);
-        op->error = transactions_produce(w.transactions, &p,
-                                         c->v2 ? TXN_CLIENT_ADDS : TXN_CLIENT_ABORTABLE, uid,
-                                         wall_ms());
+        op->error = transactions_produce(
+            w.transactions, &p, c->v2 ? TXN_CLIENT_ADDS : TXN_CLIENT_ABORTABLE, uid, wall_ms());
     }
     if (op->error == KERR_NONE) {
         op->error = producers_check(w.producers, uid, &h, c->v2, &d);
@@ -496,14 +361,15 @@ static void ask_offset(struct client *c, struct op *op)
 {
     const struct transactions_producer p = who(c);
     const struct offset_row row = {.offset = c->txn, .leader_epoch = -1, .expire_ms = -1};
-    op->error = transactions_commit(w.transactions, &p,
-                                    c->v2 ? TXN_CLIENT_ADDS : TXN_CLIENT_ABORTABLE,
-                                    slice_str(GROUP), wall_ms());
+    op->error =
+        transactions_commit(w.transactions, &p, c->v2 ? TXN_CLIENT_ADDS : TXN_CLIENT_ABORTABLE,
+                            slice_str(GROUP), wall_ms());
     if (op->error == KERR_NONE) {
-        op->error = transactions_commit_put(w.transactions, &p, slice_str(GROUP),
-                                            slice_str(TOPIC), c->id, &row);
-        CHECK(op->error != KERR_NONE || transactions_unstable(w.transactions, slice_str(GROUP),
-                                                              slice_str(TOPIC), c->id),
+        op->error = transactions_commit_put(w.transactions, &p, slice_str(GROUP), slice_str(TOPIC),
+                                            c->id, &row);
+        fate_of(c)->offset_order = ++w.order;
+        CHECK(op->error != KERR_NONE ||
+                  transactions_unstable(w.transactions, slice_str(GROUP), slice_str(TOPIC), c->id),
               "an offset that is not pending");
     }
 }
@@ -537,13 +403,13 @@ static void ask(struct client *c)
         break;
     case DO_END:
         fate_of(c)->commit_asked = fate_of(c)->commit_asked || c->commits;
-        op->error = transactions_end(w.transactions, &p, c->commits, c->v2, wall_ms(), &op->id,
-                                     &op->epoch);
+        op->error =
+            transactions_end(w.transactions, &p, c->commits, c->v2, wall_ms(), &op->id, &op->epoch);
         break;
     case NOTHING:
         CHECK(false, "nothing to ask");
     }
-    journal_wait(w.journal, &op->wait);
+    journal_wait(sim.journal, &op->wait);
 }
 
 static void next_write(struct client *c)
@@ -556,6 +422,7 @@ static void next_write(struct client *c)
     c->partition = p;
     c->count = 1 + (int32_t)(roll() % 3);
     c->record = ++w.record_count;
+    CHECK(w.record_count < RECORDS_MAX, "records");
     bool added = c->added[p] && c->added_uid[p] == c->uid[p];
     c->added_uid[p] = c->uid[p];
     c->kind = c->id >= 0 && !c->v2 && !added ? DO_ADD : DO_PRODUCE;
@@ -587,14 +454,14 @@ static void act(struct client *c)
         return;
     }
     if (c->kind == NOTHING) {
-        if (w.quiet && c->phase == INIT) {
+        if (sim.quiet && c->phase == INIT) {
             return; /* nobody begins any more */
         }
         choose(c);
     }
     ask(c);
-    if (!w.quiet && chance(1)) { /* it dies: another instance comes in its place */
-        journal_forget(w.journal, &c->op->wait);
+    if (!sim.quiet && chance(1)) { /* it dies: another instance comes in its place */
+        journal_forget(sim.journal, &c->op->wait);
         op_drop(c->op);
         if (c->id < 0) {
             c->producer_id = -1;
@@ -619,9 +486,8 @@ static bool is_aborted(void *arg, const struct producers_aborted *a)
     return true;
 }
 
-static void check_entry(const struct entry *x, const int64_t *lso, int8_t *seen)
+static void check_entry(const struct entry *x, int64_t stable, bool answered, int8_t *seen)
 {
-    int64_t stable = *lso;
     struct view v = {.x = x};
     producers_each_aborted(w.producers, x->uid, x->offset, x->offset + x->count, is_aborted, &v);
     const struct fate *f = &w.fates[x->txn];
@@ -632,47 +498,85 @@ static void check_entry(const struct entry *x, const int64_t *lso, int8_t *seen)
     CHECK(!f->committed || !v.aborted, "record %d was committed, and is aborted", x->record);
     if (x->offset < stable) {
         int8_t is = visible ? 1 : 2;
-        CHECK(seen[x->txn] == 0 || seen[x->txn] == is || !x->answered,
-              "transaction %d is in halves", x->txn);
-        if (x->answered) {
+        CHECK(seen[x->txn] == 0 || seen[x->txn] == is || !answered, "transaction %d is in halves",
+              x->txn);
+        if (answered) {
             seen[x->txn] = is;
         }
     }
 }
 
+/* Each answered write is there, each write is there once at most. have: how often, by record. */
+static void check_answers(const uint8_t *have)
+{
+    for (int i = 0; i < w.answer_count; i++) {
+        const struct answer *a = &w.answers[i];
+        CHECK(!is_live(a->uid) || have[a->record] == 1, "record %d of %u was answered, and is gone",
+              a->record, a->uid);
+    }
+    for (int i = 1; i <= w.record_count; i++) {
+        CHECK(have[i] <= 1, "record %d is there %u times", i, have[i]);
+    }
+}
+
+static void check_stable(int p, int64_t lso)
+{
+    uint32_t uid = w.uids[p];
+    CHECK(uid != w.stable_uid[p] || lso >= w.stable[p],
+          "the last stable offset of %u went back from %" PRId64 " to %" PRId64, uid, w.stable[p],
+          lso);
+    w.stable_uid[p] = uid;
+    w.stable[p] = lso;
+}
+
 static void check_logs(void)
 {
     static int8_t seen[TXNS_MAX];
-    static int records[ENTRIES_MAX];
-    int record_count = 0;
+    static uint8_t have[RECORDS_MAX], answered[RECORDS_MAX];
     memset(seen, 0, sizeof seen);
+    memset(have, 0, sizeof have);
+    memset(answered, 0, sizeof answered);
+    for (int i = 0; i < w.answer_count; i++) {
+        answered[w.answers[i].record] = 1;
+    }
     for (int p = 0; p < PARTITIONS; p++) {
-        uint32_t uid = w.uids[p];
-        int64_t end = log_end(uid, w.committed_count);
-        int64_t lso = producers_lso(w.producers, uid, 0, end);
-        CHECK(uid != w.stable_uid[p] || lso >= w.stable[p],
-              "the last stable offset of %u went back from %" PRId64 " to %" PRId64, uid,
-              w.stable[p], lso);
-        w.stable_uid[p] = uid;
-        w.stable[p] = lso;
+        int64_t end = log_end(w.uids[p], w.committed_count);
+        int64_t lso = producers_lso(w.producers, w.uids[p], w.log_start[p], end);
+        check_stable(p, lso);
         for (int i = 0; i < w.committed_count; i++) {
             const struct entry *x = &w.entries[i];
-            if (x->uid != uid || x->txn < 0) {
+            if (x->uid != w.uids[p] || x->txn < 0) {
                 continue;
             }
-            records[record_count++] = x->record;
-            if (x->txn > 0) {
-                check_entry(x, &lso, seen);
+            have[x->record]++;
+            if (x->txn > 0 && x->offset >= w.log_start[p]) {
+                check_entry(x, lso, answered[x->record], seen);
             }
         }
     }
-    for (int i = 0; i < w.committed_count; i++) {
-        CHECK(!w.entries[i].answered || w.entries[i].txn >= 0, "a marker was answered");
+    check_answers(have);
+}
+
+/* All has ended: what was answered, and committed where that was left to do, is to be seen. */
+static void check_visible(void)
+{
+    for (int p = 0; p < PARTITIONS; p++) {
+        int64_t end = log_end(w.uids[p], w.committed_count);
+        CHECK(producers_lso(w.producers, w.uids[p], w.log_start[p], end) == end, "not stable");
     }
-    for (int i = 0; i < record_count; i++) {
-        for (int k = 0; k < i && w.step % 16 == 0; k++) {
-            CHECK(records[i] != records[k], "record %d is there twice", records[i]);
+    for (int i = 0; i < w.answer_count; i++) {
+        const struct answer *a = &w.answers[i];
+        int p = partition_of(a->uid), at = 0;
+        if (p < 0 || (a->txn > 0 && !w.fates[a->txn].committed)) {
+            continue;
         }
+        while (w.entries[at].record != a->record || w.entries[at].txn < 0) {
+            at++; /* it is there */
+        }
+        struct view v = {.x = &w.entries[at]};
+        producers_each_aborted(w.producers, a->uid, v.x->offset, v.x->offset + v.x->count,
+                               is_aborted, &v);
+        CHECK(!v.aborted || v.x->offset < w.log_start[p], "record %d is not to be seen", a->record);
     }
 }
 
@@ -684,61 +588,141 @@ static void check_offsets(void)
         int64_t have = e != NULL ? e->row.offset : 0;
         CHECK(have == 0 || (w.fates[have].commit_asked && !w.fates[have].aborted),
               "the offset of transaction %" PRId64, have);
+        CHECK(have == 0 || w.fates[have].offset_order > w.gone[id],
+              "the offset of transaction %" PRId64 " was deleted, and is there again", have);
         for (int t = (int)have + 1; t <= w.txn_count; t++) {
-            CHECK(w.fates[t].id != id || !w.fates[t].committed || !w.fates[t].has_offset,
+            const struct fate *f = &w.fates[t];
+            CHECK(f->id != id || !f->committed || !f->has_offset ||
+                      f->offset_order < w.gone_asked[id],
                   "the offset of transaction %d is lost: %" PRId64 " is there", t, have);
         }
     }
 }
 
+/* --- what admins do --------------------------------------------------------------------------- */
+
 static bool partition_lives(void *arg, uint32_t uid, int64_t *log_start)
 {
-    *log_start = 0;
-    return is_live(uid);
+    int p = partition_of(uid);
+    *log_start = p >= 0 ? w.log_start[p] : 0;
+    return p >= 0;
 }
 
 static void recreate_topic(void)
 {
     w.uids[PARTITIONS - 1] = w.next_uid++;
+    w.log_start[PARTITIONS - 1] = 0;
     producers_sweep(w.producers, partition_lives, NULL);
+}
+
+/* Retention, or DeleteRecords. What was aborted below it is forgotten some time later. */
+static void raise_log_start(void)
+{
+    int p = (int)(roll() % PARTITIONS);
+    int64_t left = log_end(w.uids[p], w.committed_count) - w.log_start[p];
+    w.log_start[p] += (int64_t)(roll() % (uint64_t)(left + 1));
+    if (chance(50)) {
+        producers_sweep(w.producers, partition_lives, NULL);
+    }
+}
+
+static void deletion_done(struct journal_wait *wait, enum err e)
+{
+    struct deletion *d = (struct deletion *)wait;
+    if (sim.dead) {
+        return;
+    }
+    for (int id = 0; id < IDS && e == OK; id++) {
+        if ((d->id < 0 || d->id == id) && d->order > w.gone[id]) {
+            w.gone[id] = d->order;
+        }
+    }
+    w.deletions_seen += e == OK;
+    for (struct deletion **p = &w.deletions; *p != NULL; p = &(*p)->next) {
+        if (*p == d) {
+            *p = d->next;
+            break;
+        }
+    }
+    free(d);
+}
+
+static enum kerr delete_one_offset(int id)
+{
+    struct coordinated *g = NULL;
+    enum kerr e = coordinator_delete_offsets(w.groups, slice_str(GROUP), &g);
+    if (e == KERR_NONE) {
+        e = coordinator_delete_offset(w.groups, g, slice_str(TOPIC), id);
+    }
+    if (e == KERR_NONE) {
+        transactions_offset_gone(w.transactions, slice_str(GROUP), slice_str(TOPIC), id);
+    }
+    return e;
+}
+
+static void delete_offsets(void)
+{
+    enum kerr e = KERR_NONE;
+    int id = chance(50) ? (int)(roll() % IDS) : -1;
+    if (id >= 0) {
+        e = delete_one_offset(id);
+    } else if (chance(50)) {
+        e = coordinator_delete_group(w.groups, slice_str(GROUP));
+        if (e == KERR_NONE) {
+            transactions_group_gone(w.transactions, slice_str(GROUP));
+        }
+    } else {
+        transactions_topic_gone(w.transactions, slice_str(TOPIC));
+        coordinator_topic_gone(w.groups, slice_str(TOPIC));
+    }
+    CHECK(e == KERR_NONE || e == KERR_GROUP_ID_NOT_FOUND, "error %d", e);
+    if (e != KERR_NONE) {
+        return;
+    }
+    struct deletion *d = calloc(1, sizeof *d);
+    CHECK(d != NULL, "memory");
+    *d = (struct deletion){{.done = deletion_done}, id, ++w.order, w.deletions};
+    w.deletions = d;
+    for (int i = 0; i < IDS; i++) {
+        w.gone_asked[i] = id < 0 || id == i ? d->order : w.gone_asked[i];
+    }
+    journal_wait(sim.journal, &d->wait);
+}
+
+static void admin(void)
+{
+    if (chance(1)) {
+        recreate_topic();
+    }
+    if (chance(3)) {
+        raise_log_start();
+    }
+    if (chance(3)) {
+        delete_offsets();
+    }
 }
 
 /* --- time ------------------------------------------------------------------------------------- */
 
-static void flush_or_die(void)
-{
-    bool kill_now = !w.quiet && chance(w.kill_percent);
-    w.die_at_commit = kill_now && chance(50);
-    if (kill_now && !w.die_at_commit) {
-        server_kill();
-        server_start();
-        return;
-    }
-    for (int i = 0; i < 8 && journal_pending(w.journal) && !w.dead; i++) {
-        journal_flush(w.journal);
-    }
-    if (w.dead || w.die_at_commit) {
-        server_kill();
-        server_start();
-    }
-}
-
 static void step(void)
 {
-    w.step++;
-    w.mono_ms += w.quiet ? 200 : (int64_t)(roll() % (chance(4) ? 9000 : 300));
-    transactions_tick(w.transactions, wall_ms());
-    producers_tick(w.producers, wall_ms());
+    sim.step++;
+    sim.mono_ms += sim.quiet ? 200 : (int64_t)(roll() % (chance(4) ? 9000 : 300));
+    if (sim.away == 0) {
+        transactions_tick(w.transactions, wall_ms());
+        producers_tick(w.producers, wall_ms());
+    }
     for (int i = 0; i < CLIENTS; i++) {
         act(&w.clients[roll() % CLIENTS]);
+        if (!sim.quiet && sim.away == 0 && chance(20)) {
+            admin();
+        }
     }
-    flush_or_die();
-    if (!w.quiet && chance(1)) {
-        recreate_topic();
-        flush_or_die();
+    sim_turn(&server);
+    if (sim.away == 0) { /* what it says counts again when the store does */
+        check_logs();
+        check_offsets();
     }
-    check_logs();
-    check_offsets();
 }
 
 static bool all_ended(void)
@@ -751,13 +735,35 @@ static bool all_ended(void)
     return true;
 }
 
-static void run(uint64_t seed)
+/* In some lives the transactional ids are old, and their epochs soon used up. */
+static void store_old_ids(void)
+{
+    for (int i = 0; i < IDS; i++) {
+        struct txn x;
+        struct buf key, value;
+        txn_init(&x, slice_str(id_names[i]));
+        x.state = TXN_EMPTY;
+        x.producer_id = x.previous_id = OLD_PRODUCERS + i;
+        x.epoch = (int16_t)(TXN_EPOCH_LAST - (int)(roll() % 8));
+        x.timeout_ms = TIMEOUT_MS;
+        x.update_ms = wall_ms();
+        buf_init(&key, TXN_ID_BYTES_MAX);
+        buf_init(&value, TXN_ROW_BYTES_MAX);
+        buf_printf(&key, TXN_ROW_PREFIX "%s", id_names[i]);
+        txn_encode(&x, &value);
+        memory_add(mem.rows, &mem.count, buf_slice(&key), buf_slice(&value), false);
+        buf_fini(&key);
+        buf_fini(&value);
+        txn_fini(&x);
+    }
+}
+
+static void run(uint64_t seed, int crash_at)
 {
     memset(&w, 0, offsetof(struct world, commits_seen));
-    w.seed = w.random = seed;
-    w.mono_ms = 1000;
-    w.kill_percent = seed % 4 * 3;
-    w.fail_percent = seed % 5 * 2;
+    sim_begin(seed, crash_at);
+    sim.kill_percent = seed % 4 * 3;
+    sim.fail_percent = seed % 5 * 2;
     w.next_uid = 1;
     for (int p = 0; p < PARTITIONS; p++) {
         w.uids[p] = w.next_uid++;
@@ -768,36 +774,29 @@ static void run(uint64_t seed)
         w.clients[i].producer_id = -1;
         w.clients[i].epoch = -1;
     }
+    if (seed % 6 == 0) {
+        store_old_ids();
+    }
     server_start();
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < (crash_at > 0 ? SHORT_STEPS : STEPS); i++) {
         step();
     }
-    w.quiet = true;
+    sim.quiet = true;
     for (int left = QUIET_STEPS; left > 0 && (left > QUIET_STEPS - 100 || !all_ended()); left--) {
         step();
     }
     CHECK(all_ended(), "a transaction stays open");
-    w.step = 0; /* all checks */
-    check_logs();
-    server_kill();
-    memory_clear();
-}
-
-static void no_log(void *arg, enum log_level level, const char *line)
-{
+    check_visible();
+    sim_end(&server);
 }
 
 int main(int argc, char **argv)
 {
-    uint64_t seeds = argc > 1 ? strtoull(argv[1], NULL, 10) : 300;
-    uint64_t first = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
-    clock_set_source(wall_ms, mono_us);
-    log_set_sink(no_log, NULL); /* failed commits are what this is about */
-    for (uint64_t s = first; s < first + seeds; s++) {
-        run(s);
-    }
+    uint64_t seeds = sim_main(argc, argv, run, 300);
     printf("sim_txn: %" PRIu64 " seeds, %" PRIu64 " commits, %" PRIu64 " aborts, %" PRIu64
-           " fenced, %" PRIu64 " repeated, %" PRIu64 " kills: ok\n",
-           seeds, w.commits_seen, w.aborts_seen, w.fenced_seen, w.repeats_seen, w.kills);
+           " fenced, %" PRIu64 " repeated, %" PRIu64 " deletions, %" PRIu64 " kills, %" PRIu64
+           " landed: ok\n",
+           seeds, w.commits_seen, w.aborts_seen, w.fenced_seen, w.repeats_seen, w.deletions_seen,
+           sim.kills, sim.landed);
     return 0;
 }
