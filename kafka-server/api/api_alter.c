@@ -18,7 +18,6 @@
 #include "shared/base/log.h"
 
 #define NAMES_BYTES_MAX 300 /* of a list in a sentence */
-#define FILTERS         "mqtt.filter"
 
 /* One resource, out of either request. */
 struct change {
@@ -132,7 +131,8 @@ static enum err change_item(json_t *configs, const struct change_item *x, bool i
 /* A captured stream's configs are the writer's to change: it was asked before, see below. */
 static void change_topic(struct request *rq, const struct change *c, struct outcome *o)
 {
-    const struct bound_call *bound = bound_call_for(rq, kstr_slice(c->name), NULL);
+    const struct bound_call *bound =
+        c->name.len > 0 ? bound_call_for(rq, kstr_slice(c->name), NULL) : NULL;
     if (bound != NULL) {
         o->k = bound->k;
         o->m = bound->m;
@@ -280,44 +280,41 @@ static bool change_one(struct request *rq, const struct change *c, struct outcom
 
 /* --- streams that clients have bound ---------------------------------------------------------- */
 
-/* One more filter, or one less; the list is a JSON array. */
-static bool change_filters(json_t *configs, struct slice value, bool more)
+static json_t *json_text(struct kstr text)
 {
-    json_t *list = json_loads(json_string_value(json_object_get(configs, FILTERS)), 0, NULL);
-    json_t *one = json_stringn((const char *)value.data, value.len);
-    bool ok = json_is_array(list) && one != NULL;
-    for (size_t i = json_array_size(list); i-- > 0 && ok;) {
-        if (json_equal(json_array_get(list, i), one)) {
-            json_array_remove(list, i);
-        }
-    }
-    ok = ok && (!more || json_array_append(list, one) == 0);
-    char *text = ok ? json_dumps(list, JSON_COMPACT) : NULL;
-    if (text != NULL) {
-        json_object_set_new(configs, FILTERS, json_string(text));
-    }
-    free(text);
-    json_decref(one);
-    json_decref(list);
-    return ok;
+    struct slice s = str_slice(text);
+    bool zero = s.len > 0 && memchr(s.data, 0, s.len) != NULL;
+    return zero ? NULL : json_stringn(s.data != NULL ? (const char *)s.data : "", s.len);
 }
 
-static void change_bound(json_t *configs, const struct change_item *x, struct bound_call *call)
+/* What the writer is asked for: the changes, which it applies to the stream as it has it by then,
+ * or all that is to be said of the stream. NULL: a value that is no text, or no memory. */
+static json_t *changes_of(const struct change *c)
 {
-    char name[256];
-    snprintf(name, sizeof name, "%.*s", x->name.len, x->name.data);
-    struct slice value = str_slice(x->value);
-    if (x->op == TOPIC_CONFIG_DELETE) {
-        json_object_del(configs, name);
-    } else if (x->op == TOPIC_CONFIG_SET) {
-        if (json_object_set_new(configs, name, json_stringn((const char *)value.data, value.len))) {
-            bound_refuse(call, KERR_INVALID_CONFIG, "A value is not UTF-8.");
+    static const char *const ops[] = {
+        [TOPIC_CONFIG_SET] = "set",
+        [TOPIC_CONFIG_DELETE] = "delete",
+        [TOPIC_CONFIG_APPEND] = "append",
+        [TOPIC_CONFIG_SUBTRACT] = "subtract",
+    };
+    json_t *all = c->incremental ? json_array() : json_object();
+    for (int32_t i = 0; i < c->count && all != NULL; i++) {
+        const struct change_item *x = &c->items[i];
+        char name[256];
+        snprintf(name, sizeof name, "%.*s", (int)kstr_slice(x->name).len, x->name.data);
+        bool known = x->op >= TOPIC_CONFIG_SET && x->op <= TOPIC_CONFIG_SUBTRACT;
+        json_t *value = json_text(x->value);
+        int rc = c->incremental
+                     ? json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "op",
+                                                            known ? ops[x->op] : "?", "name", name,
+                                                            "value", value))
+                     : json_object_set_new(all, name, value);
+        if (rc != 0) {
+            json_decref(all);
+            all = NULL;
         }
-    } else if (strcmp(name, FILTERS) != 0 ||
-               !change_filters(configs, value, x->op == TOPIC_CONFIG_APPEND)) {
-        bound_refuse(call, KERR_INVALID_CONFIG, "Only " FILTERS " is a list that can be appended "
-                     "to or subtracted from.");
     }
+    return all;
 }
 
 struct changes {
@@ -340,22 +337,21 @@ static bool collect_one(struct request *rq, struct bound_calls *calls, const str
         return true; /* said when it is looked at again */
     }
     struct bound_call *call = bound_add(calls, index, 0, kstr_slice(c->name));
-    json_t *configs = c->incremental ? bound_configs(t->row) : json_object();
-    if (call == NULL || configs == NULL) {
-        json_decref(configs);
+    if (call == NULL) {
         return false;
     }
-    for (int32_t i = 0; i < c->count && call->k == KERR_NONE; i++) {
-        change_bound(configs, &c->items[i], call);
+    json_t *changes = changes_of(c);
+    if (changes == NULL) {
+        bound_refuse(call, KERR_INVALID_CONFIG, "A value is not UTF-8, or has a zero "
+                     "byte.");
+    } else if (c->incremental) {
+        call->command = json_pack("{s:s, s:s, s:o, s:b}", "command", "alter", "name", call->name,
+                                  "changes", changes, "validate", c->validate_only);
+    } else {
+        call->command = json_pack("{s:s, s:s, s:i, s:o, s:b, s:b}", "command", "bind", "name",
+                                  call->name, "partitions", t->row->partition_count, "configs",
+                                  changes, "replace", 1, "validate", c->validate_only);
     }
-    if (call->k != KERR_NONE) {
-        json_decref(configs);
-        return true;
-    }
-    call->command = json_pack("{s:s, s:s, s:i, s:o, s:b, s:b}", "command", "bind", "name",
-                              call->name, "partitions", t->row->partition_count, "configs", configs,
-                              "replace", 1, "validate", c->validate_only);
-    call->goal = c->validate_only ? BOUND_NOTHING : BOUND_CHANGES;
     return true;
 }
 
@@ -428,7 +424,7 @@ void api_incremental_alter_configs(struct request *rq)
         }
     }
     struct changes all = {list, q->resources_count};
-    if (ok && bound_first(rq, collect_changed, &all)) {
+    if (ok && bound_first(rq, 0, collect_changed, &all)) {
         return;
     }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
@@ -467,7 +463,7 @@ void api_alter_configs(struct request *rq)
         }
     }
     struct changes all = {list, q->resources_count};
-    if (ok && bound_first(rq, collect_changed, &all)) {
+    if (ok && bound_first(rq, 0, collect_changed, &all)) {
         return;
     }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;

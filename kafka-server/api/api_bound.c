@@ -1,38 +1,45 @@
 /* The state of a request lives on its own, because the request may go with its connection while the
- * thread is asking: then what was asked is done all the same, as with any broker that a client has
- * left. */
+ * thread is asking: then the message that is on its way is answered all the same, and no other
+ * follows. */
 #include "kafka-server/api/api_bound.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/server.h"
 #include "shared/base/clock.h"
 #include "shared/control/control.h"
 
-#define SEEN_MS    5000 /* the follower sees a new stream sooner, or not at all */
-#define CHANGED_MS 500  /* a change may change nothing: then there is nothing to see */
-#define LOOK_MS    100
-#define CALLS_MAX  (1 << 20)
+#define SEEN_MS         5000 /* the follower sees a change sooner, or not at all */
+#define LOOK_MS         100
+#define CALLS_MAX       10000
+#define MESSAGE_BYTES   (CONTROL_BYTES_MAX / 4 * 3) /* of commands, if one alone is not more */
+#define PATIENCE_MS_MIN 30000 /* many clients say 0, and mean that they do not know */
 
 struct bound_calls {
     struct work work;
-    struct request *rq; /* NULL: its connection is gone */
+    struct request *rq; /* NULL: its connection is gone … */
+    _Atomic bool left;  /* … and nothing more is asked for it */
     struct server *server;
-    struct bound_call *list;
+    int64_t deadline_ms;
+    struct bound_call *list; /* by index and sub */
     int32_t count, cap;
-    bool no_memory;
+    struct bound_call **by_name, **by_id; /* with the answers */
+    bool no_memory, too_many;
 };
 
 struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t sub,
                              struct slice name)
 {
+    if (calls->count == CALLS_MAX) {
+        calls->too_many = true;
+        return NULL;
+    }
     if (calls->count == calls->cap) {
         int32_t cap = calls->cap != 0 ? calls->cap * 2 : 16;
-        struct bound_call *list =
-            cap <= CALLS_MAX ? realloc(calls->list, (size_t)cap * sizeof *list) : NULL;
+        struct bound_call *list = realloc(calls->list, (size_t)cap * sizeof *list);
         if (list == NULL) {
             calls->no_memory = true;
             return NULL;
@@ -41,7 +48,7 @@ struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t s
         calls->cap = cap;
     }
     struct bound_call *c = &calls->list[calls->count++];
-    *c = (struct bound_call){.index = index, .sub = sub, .goal = BOUND_NOTHING};
+    *c = (struct bound_call){.index = index, .sub = sub};
     snprintf(c->name, sizeof c->name, "%.*s", (int)name.len, (const char *)name.data);
     return c;
 }
@@ -58,6 +65,8 @@ static void calls_free(void *arg)
     for (int32_t i = 0; i < calls->count; i++) {
         json_decref(calls->list[i].command);
     }
+    free(calls->by_name);
+    free(calls->by_id);
     free(calls->list);
     free(calls);
 }
@@ -88,50 +97,138 @@ static enum kerr kerr_of(enum err e)
     }
 }
 
-static bool is_visible(struct store *s, const struct bound_call *c, uint64_t version)
+/* Until the server's own view of the streams is as new as the writer's was. */
+static void wait_visible(struct store *s, uint64_t version, const _Atomic bool *stop)
 {
-    const struct store_catalog *k = store_catalog_ref(s);
-    bool found = store_catalog_find(k, slice_str(c->name)) != NULL;
-    bool seen = c->goal == BOUND_APPEARS ? found
-                : c->goal == BOUND_GONE  ? !found
-                                         : k->version != version;
-    store_catalog_unref(s, k);
-    return seen;
-}
-
-static void wait_visible(struct store *s, const struct bound_call *c, uint64_t version,
-                         const _Atomic bool *stop)
-{
-    int64_t end = clock_mono_ms() + (c->goal == BOUND_CHANGES ? CHANGED_MS : SEEN_MS);
-    while (c->goal != BOUND_NOTHING && clock_mono_ms() < end && !atomic_load(stop)) {
+    int64_t end = clock_mono_ms() + SEEN_MS;
+    while (clock_mono_ms() < end && !atomic_load(stop)) {
         uint32_t sequence = store_sequence(s);
-        if (is_visible(s, c, version)) {
+        const struct store_catalog *k = store_catalog_ref(s);
+        bool seen = k->version >= version;
+        store_catalog_unref(s, k);
+        if (seen) {
             return;
         }
         store_wait(s, sequence, LOOK_MS);
     }
 }
 
-static void run_calls(struct work *w)
+/* The commands from *from on that go into one message, which is returned; NULL: there are none, or
+ * no memory. *to is behind the last of them. */
+static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to)
 {
-    struct bound_calls *calls = (struct bound_calls *)w; /* its first member */
-    struct store *s = calls->server->captured;
-    for (int32_t i = 0; i < calls->count; i++) {
+    json_t *list = json_array();
+    size_t bytes = 0;
+    int32_t i = from;
+    for (; i < calls->count && json_array_size(list) < CONTROL_COMMANDS_MAX; i++) {
+        json_t *command = calls->list[i].command;
+        size_t more = command != NULL ? json_dumpb(command, NULL, 0, JSON_COMPACT) : 0;
+        if (bytes > 0 && more > MESSAGE_BYTES - bytes) {
+            break;
+        }
+        if (command != NULL) {
+            json_array_append(list, command);
+            bytes += more < MESSAGE_BYTES - bytes ? more : MESSAGE_BYTES - bytes;
+        }
+    }
+    *to = i;
+    json_t *message = bytes > 0 ? json_pack("{s:O}", "commands", list) : NULL;
+    json_decref(list);
+    return message;
+}
+
+static void take_answer(struct bound_call *c, enum err e, const char *why)
+{
+    json_decref(c->command);
+    c->command = NULL;
+    c->k = kerr_of(e);
+    err_set(&c->m, e, "%s", why != NULL ? why : err_name(e));
+}
+
+/* What was answered to the calls from `from` to `to`, in their order; e where nothing was. Returns
+ * whether there is any use in asking for more. */
+static bool take_answers(struct bound_calls *calls, int32_t from, int32_t to, enum err e,
+                         const json_t *answer, const struct errmsg *m)
+{
+    const json_t *results = json_object_get(answer, "results");
+    size_t n = 0;
+    bool more = e != ERR_AGAIN;
+    for (int32_t i = from; i < to; i++) {
         struct bound_call *c = &calls->list[i];
         if (c->command == NULL) {
             continue;
         }
-        const struct store_catalog *k = store_catalog_ref(s);
-        uint64_t version = k->version;
-        store_catalog_unref(s, k);
-        const _Atomic bool *stop = &calls->server->asking_ends;
-        enum err e = control_call(calls->server->config.data, c->command, stop, NULL, &c->m);
-        c->command = NULL; /* control_call has taken it */
-        c->k = kerr_of(e);
-        if (e == OK) {
-            wait_visible(s, c, version, stop);
+        const json_t *result = e == OK ? json_array_get(results, n++) : NULL;
+        const char *why = json_string_value(json_object_get(result, "message"));
+        enum err one = result != NULL ? control_error(result) : e != OK ? e : ERR_CORRUPT;
+        more = more && one != ERR_AGAIN;
+        take_answer(c, one, result != NULL ? why : m->text);
+    }
+    return more;
+}
+
+/* A writer that does not answer is not asked again for the rest, nor is one whose client has left,
+ * or waits no longer: others wait for their turn. */
+static void run_calls(struct work *w)
+{
+    struct bound_calls *calls = (struct bound_calls *)w; /* its first member */
+    const _Atomic bool *stop = &calls->server->asking_ends;
+    struct errmsg m = {""};
+    bool more = true;
+    for (int32_t from = 0, to; from < calls->count && more; from = to) {
+        json_t *answer = NULL, *message = next_message(calls, from, &to);
+        if (message == NULL) {
+            continue;
+        }
+        if (atomic_load(&calls->left) || clock_mono_ms() > calls->deadline_ms) {
+            json_decref(message);
+            err_set(&m, ERR_AGAIN, "the request took too long: this was not asked of the broker");
+            break;
+        }
+        enum err e = control_call(calls->server->config.data, message, stop, &answer, &m);
+        more = take_answers(calls, from, to, e, answer, &m);
+        json_int_t version = json_integer_value(json_object_get(answer, "version"));
+        if (e == OK && version > 0) {
+            wait_visible(calls->server->captured, (uint64_t)version, stop);
+        }
+        json_decref(answer);
+        err_set(&m, ERR_AGAIN, "not asked of the broker, which does not answer");
+    }
+    for (int32_t i = 0; i < calls->count; i++) {
+        if (calls->list[i].command != NULL) {
+            take_answer(&calls->list[i], ERR_AGAIN, m.text);
         }
     }
+}
+
+static int compare_name(const void *a, const void *b)
+{
+    return strcmp((*(struct bound_call *const *)a)->name, (*(struct bound_call *const *)b)->name);
+}
+
+static int compare_id(const void *a, const void *b)
+{
+    return memcmp((*(struct bound_call *const *)a)->id.b, (*(struct bound_call *const *)b)->id.b,
+                  sizeof(struct uuid));
+}
+
+/* The request has its answers from now on. False: no memory. */
+static bool give_answers(struct request *rq, struct bound_calls *calls)
+{
+    rq->bound = calls;
+    rq->release = calls_free;
+    rq->release_arg = calls;
+    calls->by_name = calloc((size_t)calls->count, sizeof *calls->by_name);
+    calls->by_id = calloc((size_t)calls->count, sizeof *calls->by_id);
+    if (calls->by_name == NULL || calls->by_id == NULL) {
+        return false;
+    }
+    for (int32_t i = 0; i < calls->count; i++) {
+        calls->by_name[i] = calls->by_id[i] = &calls->list[i];
+    }
+    qsort(calls->by_name, (size_t)calls->count, sizeof *calls->by_name, compare_name);
+    qsort(calls->by_id, (size_t)calls->count, sizeof *calls->by_id, compare_id);
+    return true;
 }
 
 static void done_calls(struct work *w)
@@ -145,10 +242,11 @@ static void done_calls(struct work *w)
         calls_free(calls); /* closing: the request goes with its connection */
         return;
     }
-    rq->bound = calls;
-    rq->release = calls_free;
-    rq->release_arg = calls;
     topics_refresh(rq->server->topics);
+    if (!give_answers(rq, calls)) {
+        request_close(rq, "no memory for its answers");
+        return;
+    }
     rq->api->handler(rq);
 }
 
@@ -156,6 +254,7 @@ static void cancel_calls(struct request *rq)
 {
     struct bound_calls *calls = rq->parked;
     calls->rq = NULL;
+    atomic_store(&calls->left, true);
 }
 
 static bool has_command(const struct bound_calls *calls)
@@ -168,39 +267,51 @@ static bool has_command(const struct bound_calls *calls)
     return false;
 }
 
-bool bound_first(struct request *rq, bound_collect_fn *collect, void *arg)
+/* There is no store of the writer's yet. */
+static void refuse_all(struct bound_calls *calls)
 {
-    if (rq->bound != NULL) {
-        return false;
-    }
-    struct bound_calls *calls = calloc(1, sizeof *calls);
-    if (calls == NULL || !collect(rq, calls, arg) || calls->no_memory) {
-        if (calls != NULL) {
-            calls_free(calls);
-        }
-        request_close(rq, "no memory for its request");
-        return true;
-    }
-    if (calls->count == 0) {
-        free(calls->list);
-        free(calls);
-        return false;
-    }
-    calls->rq = rq;
-    calls->server = rq->server;
-    calls->work = (struct work){.run = run_calls, .done = done_calls};
-    for (int32_t i = 0; i < calls->count && rq->server->captured == NULL; i++) {
+    for (int32_t i = 0; i < calls->count; i++) {
         struct bound_call *c = &calls->list[i];
         json_decref(c->command);
         c->command = NULL;
         bound_refuse(c, KERR_REQUEST_TIMED_OUT,
                      "The broker has not captured anything yet, or is starting: try again.");
     }
-    if (!has_command(calls)) {
-        rq->bound = calls;
-        rq->release = calls_free;
-        rq->release_arg = calls;
+}
+
+bool bound_first(struct request *rq, int32_t timeout_ms, bound_collect_fn *collect, void *arg)
+{
+    if (rq->bound != NULL) {
         return false;
+    }
+    struct bound_calls *calls = calloc(1, sizeof *calls);
+    if (calls == NULL || !collect(rq, calls, arg) || calls->no_memory || calls->too_many) {
+        bool many = calls != NULL && calls->too_many;
+        if (calls != NULL) {
+            calls_free(calls);
+        }
+        request_close(rq, many ? "changes too many captured streams at once"
+                               : "no memory for its request");
+        return true;
+    }
+    if (calls->count == 0) {
+        calls_free(calls);
+        return false;
+    }
+    calls->rq = rq;
+    calls->server = rq->server;
+    calls->deadline_ms =
+        clock_mono_ms() + (timeout_ms > PATIENCE_MS_MIN ? timeout_ms : PATIENCE_MS_MIN);
+    calls->work = (struct work){.run = run_calls, .done = done_calls};
+    if (rq->server->captured == NULL) {
+        refuse_all(calls);
+    }
+    if (!has_command(calls)) {
+        if (give_answers(rq, calls)) {
+            return false;
+        }
+        request_close(rq, "no memory for its answers");
+        return true;
     }
     rq->parked = calls;
     rq->cancel = cancel_calls;
@@ -212,29 +323,38 @@ bool bound_first(struct request *rq, bound_collect_fn *collect, void *arg)
     return true;
 }
 
+static int compare_part(const void *a, const void *b)
+{
+    const struct bound_call *x = a, *y = b;
+    return x->index != y->index ? (x->index > y->index ? 1 : -1)
+                                : (x->sub > y->sub) - (x->sub < y->sub);
+}
+
 const struct bound_call *bound_call_of(const struct request *rq, int32_t index, int32_t sub)
 {
     const struct bound_calls *calls = rq->bound;
-    for (int32_t i = 0; calls != NULL && i < calls->count; i++) {
-        if (calls->list[i].index == index && calls->list[i].sub == sub) {
-            return &calls->list[i];
-        }
-    }
-    return NULL;
+    const struct bound_call key = {.index = index, .sub = sub};
+    return calls == NULL ? NULL
+                         : bsearch(&key, calls->list, (size_t)calls->count, sizeof key,
+                                   compare_part);
 }
 
 const struct bound_call *bound_call_for(const struct request *rq, struct slice name,
                                         const struct uuid *id)
 {
     const struct bound_calls *calls = rq->bound;
-    for (int32_t i = 0; calls != NULL && i < calls->count; i++) {
-        const struct bound_call *c = &calls->list[i];
-        if (name.len > 0 ? slice_eq(name, slice_str(c->name))
-                         : memcmp(id->b, c->id.b, sizeof id->b) == 0) {
-            return c;
-        }
+    struct bound_call key = {.index = 0}, *k = &key;
+    if (calls == NULL || name.len > STORE_NAME_BYTES_MAX) {
+        return NULL;
     }
-    return NULL;
+    snprintf(key.name, sizeof key.name, "%.*s", (int)name.len, (const char *)name.data);
+    if (name.len == 0) {
+        key.id = *id;
+    }
+    struct bound_call **found =
+        name.len > 0 ? bsearch(&k, calls->by_name, (size_t)calls->count, sizeof k, compare_name)
+                     : bsearch(&k, calls->by_id, (size_t)calls->count, sizeof k, compare_id);
+    return found != NULL ? *found : NULL;
 }
 
 /* --- what binds a stream ---------------------------------------------------------------------- */
@@ -246,35 +366,4 @@ bool bound_by_client(const struct topic *t)
     bool client = by != NULL && strcmp(by, "kafka") == 0;
     json_decref(all);
     return client;
-}
-
-static void put_number(json_t *configs, const char *name, int64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, value);
-    json_object_set_new(configs, name, json_string(text));
-}
-
-json_t *bound_configs(const struct store_topic *row)
-{
-    json_t *all = json_loads(row->attributes, 0, NULL);
-    json_t *configs = json_object();
-    const char *name;
-    json_t *value;
-    json_object_foreach(all, name, value)
-    {
-        if (json_is_string(value) && strcmp(name, "mqtt.bound.by") != 0) {
-            json_object_set(configs, name, value);
-        } else if (json_is_array(value)) {
-            char *text = json_dumps(value, JSON_COMPACT);
-            json_object_set_new(configs, name, json_string(text != NULL ? text : "[]"));
-            free(text);
-        }
-    }
-    json_decref(all);
-    put_number(configs, "retention.ms", row->retention_ms);
-    put_number(configs, "retention.bytes", row->retention_bytes);
-    json_object_set_new(configs, "cleanup.policy",
-                        json_string(row->cleanup & STORE_CLEANUP_COMPACT ? "compact" : "delete"));
-    return configs;
 }

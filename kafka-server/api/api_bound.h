@@ -6,7 +6,9 @@
  *                                            │yes
  *                                            ▼
  *                              true: return; later the handler is called once more, and
- *                              bound_call_of gives the answer of each part of the request */
+ *                              bound_call_of gives the answer of each part of the request
+ *
+ * The commands of a request go in few messages, each of which the broker takes as one change. */
 #ifndef CULEX_API_API_BOUND_H
 #define CULEX_API_API_BOUND_H
 
@@ -15,12 +17,9 @@
 #include "kafka-server/api/api.h"
 #include "kafka-server/broker/topics.h"
 
-enum bound_goal { BOUND_APPEARS, BOUND_CHANGES, BOUND_GONE, BOUND_NOTHING };
-
 struct bound_call {
-    int32_t index, sub;   /* of the part of the request that it belongs to */
-    json_t *command;      /* NULL: nothing is asked, k and m are the answer */
-    enum bound_goal goal; /* what the catalog shows afterwards */
+    int32_t index, sub; /* of the part of the request that it belongs to */
+    json_t *command;    /* NULL: nothing is asked, k and m are the answer */
     enum kerr k;
     struct errmsg m;
     char name[STORE_NAME_BYTES_MAX + 1];
@@ -29,16 +28,18 @@ struct bound_call {
 
 struct bound_calls; /* of one request */
 
-/* A part of the request; NULL: no memory. */
+/* A part of the request, behind all before it (by index, then sub). NULL: no memory, or more than
+ * one request may ask. */
 struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t sub,
                              struct slice name);
 /* The answer without asking. */
 void bound_refuse(struct bound_call *c, enum kerr k, const char *sentence);
 
-/* collect calls bound_add for what belongs to captured streams; false: no memory. True: the request
- * is on its way (or closed) and the handler returns. */
+/* collect calls bound_add for what belongs to captured streams; false: no memory. timeout_ms is for
+ * how long the client says that it waits. True: the request is on its way (or closed) and the
+ * handler returns. */
 typedef bool bound_collect_fn(struct request *rq, struct bound_calls *calls, void *arg);
-bool bound_first(struct request *rq, bound_collect_fn *collect, void *arg);
+bool bound_first(struct request *rq, int32_t timeout_ms, bound_collect_fn *collect, void *arg);
 /* NULL: this part was not the writer's. */
 const struct bound_call *bound_call_of(const struct request *rq, int32_t index, int32_t sub);
 /* The same by the topic, which may be gone by now: by name or, where that is empty, by id. */
@@ -47,7 +48,5 @@ const struct bound_call *bound_call_for(const struct request *rq, struct slice n
 
 /* Was the stream bound by a Kafka client (and not in culex.json)? */
 bool bound_by_client(const struct topic *t);
-/* What binds it, as a client gave it: {"mqtt.filter": …, "retention.ms": …}. NULL: no memory. */
-json_t *bound_configs(const struct store_topic *row);
 
 #endif

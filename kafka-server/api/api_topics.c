@@ -83,7 +83,8 @@ static json_t *order_configs(const struct create_topics_request_topics *in, stru
         struct slice value = opt_slice(in->configs[i].value);
         char text[256];
         snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
-        json_t *v = value.data != NULL ? json_stringn((const char *)value.data, value.len) : NULL;
+        bool text_only = value.data != NULL && memchr(value.data, 0, value.len) == NULL;
+        json_t *v = text_only ? json_stringn((const char *)value.data, value.len) : NULL;
         if (v == NULL) {
             *wrong = name;
             json_decref(configs);
@@ -126,7 +127,6 @@ static void order_bound(struct request *rq, const struct create_topics_request_t
         c->command = json_pack("{s:s, s:s, s:i, s:o, s:b}", "command", "bind", "name", c->name,
                                "partitions", in->num_partitions < 0 ? 0 : in->num_partitions,
                                "configs", configs, "validate", q->validate_only);
-        c->goal = q->validate_only ? BOUND_NOTHING : BOUND_APPEARS;
     }
 }
 
@@ -258,8 +258,9 @@ static bool create_all(struct request *rq, struct create_topics_response *p)
 
 void api_create_topics(struct request *rq)
 {
+    const struct create_topics_request *q = rq->body;
     struct create_topics_response p;
-    if (bound_first(rq, collect_created, NULL)) {
+    if (bound_first(rq, q->timeout_ms, collect_created, NULL)) {
         return;
     }
     codec_init(&create_topics_response_message, &p);
@@ -352,7 +353,6 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
         if (c != NULL) {
             c->id = found[i]->row->id;
             c->command = json_pack("{s:s, s:s}", "command", "unbind", "name", c->name);
-            c->goal = BOUND_GONE;
         } else if (seen[i] == NAME_ONCE) {
             return false;
         }
@@ -463,8 +463,9 @@ static void tell_disabled(struct deletion *d)
 
 void api_delete_topics(struct request *rq)
 {
+    const struct delete_topics_request *q = rq->body;
     struct delete_topics_response p;
-    if (bound_first(rq, collect_deleted, NULL)) {
+    if (bound_first(rq, q->timeout_ms, collect_deleted, NULL)) {
         return;
     }
     codec_init(&delete_topics_response_message, &p);
@@ -638,7 +639,7 @@ void api_delete_records(struct request *rq)
 {
     const struct delete_records_request *q = rq->body;
     struct delete_records_response p;
-    if (bound_first(rq, collect_trimmed, NULL)) {
+    if (bound_first(rq, q->timeout_ms, collect_trimmed, NULL)) {
         return;
     }
     codec_init(&delete_records_response_message, &p);

@@ -9,12 +9,23 @@
  *                                                           it was                  ▶ DONE
  *
  * The file is written before the broker is asked, because the broker reads files: culex.json and
- * this one, whole, with one set of checks. A writer that is killed in between has answered nothing;
- * what it wrote holds from the next reload or start on, and the client asks again.
+ * this one, whole, with one set of checks. Commands that come together are one file and one such
+ * question.
  *
- * One command at a time, and only between ticks: a topic is deleted when no batch of it is on its
+ * A change that is cut off is made whole, or undone:
+ *
+ *   out of time, or refused    the file is written as it was, and the broker asked to read that
+ *   writer killed              the next one asks the broker to read the file, as it is
+ *   both killed                the broker reads the file when it starts
+ *
+ * A stream that is to be unbound has a row of its own in the store, from before the file is written
+ * until its topic is deleted: whoever finds the row, with all configurations in the store, deletes
+ * the topic if no configuration names it, and forgets the row otherwise.
+ *
+ * One message at a time, and only between ticks: a topic is deleted when no batch of it is on its
  * way. A broker that does not come round (2.0.11 with per_listener_settings has no tick, and comes
- * round at the next publish) lets a command run out of time: then the file is as it was, too. */
+ * round at the next publish) lets its commands run out of time. */
+#include "plugins/writer/bind.h"
 #include "plugins/writer/writer.h"
 
 #include "shared/base/clock.h"
@@ -26,13 +37,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CONFIG_PREFIX  "mqtt."
-#define FILTER_CONFIG  CONFIG_PREFIX "filter"
-#define COMMAND_MS     (CONTROL_COMMAND_MS - 1000)
-#define STOPS          "the broker stops"
+#define COMMAND_MS      (CONTROL_COMMAND_MS - 1000)
+#define STOPS           "the broker stops"
 #define ACCEPT_PAUSE_US 100000
+#define UNBIND_PREFIX   "unbind/" /* of the rows that say what is being unbound */
+#define FOUND_MAX       64        /* rows looked at in one go */
 
 enum command_state { COMMAND_NONE, COMMAND_WANTED, COMMAND_ASKED, COMMAND_DONE };
+
+/* One command of a message. */
+struct task {
+    const json_t *command;
+    bool waits; /* until the broker has read the file */
+    enum err result;
+    struct errmsg why;
+    int32_t partitions; /* bind: of the stream */
+};
 
 struct control {
     int socket;
@@ -47,246 +67,77 @@ struct control {
     bool reloaded;
     enum err reload_result;
     char reload_text[sizeof(((struct errmsg *)0)->text)];
-    /* The command's own: the thread's while NONE and DONE, the writer's in between. */
-    const json_t *command;
+    bool replaces;     /* another writer of this broker, which may have been at work … */
+    bool settling;     /* … on what is not whole yet, and is not waited for any longer … */
+    int64_t settle_ms; /* … than until then; 0: not begun */
+    /* The message's own: the thread's while NONE and DONE, the writer's in between. */
+    struct task *tasks;
+    size_t task_count;
     int64_t deadline_ms;
-    enum err result;
-    struct errmsg why;
-    int32_t partitions; /* bind: of the stream */
+    uint64_t version; /* of the catalog, when all was done */
 };
 
-static const char *text_of(const struct control *k, const char *name)
+static const char *text_of(const struct task *t, const char *name)
 {
-    const char *text = json_string_value(json_object_get(k->command, name));
+    const char *text = json_string_value(json_object_get(t->command, name));
     return text ? text : "";
 }
 
-static bool is_command(const struct control *k, const char *name)
+static bool is_command(const struct task *t, const char *name)
 {
-    return strcmp(text_of(k, "command"), name) == 0;
+    return strcmp(text_of(t, "command"), name) == 0;
 }
 
-static void finish(struct control *k, enum err e)
+/* Those that still wait end like this. */
+static void settle_tasks(struct control *k, enum err e, const struct errmsg *why)
 {
+    for (size_t i = 0; i < k->task_count; i++) {
+        if (k->tasks[i].waits) {
+            k->tasks[i].waits = false;
+            k->tasks[i].result = e;
+            k->tasks[i].why = *why;
+        }
+    }
+}
+
+static void finish(struct writer *w)
+{
+    struct control *k = w->control;
+    const struct store_catalog *catalog = w->store ? store_catalog_ref(w->store) : NULL;
+    k->version = catalog ? catalog->version : 0;
+    store_catalog_unref(w->store, catalog);
     pthread_mutex_lock(&k->lock);
-    k->result = e;
     k->state = COMMAND_DONE;
     pthread_cond_signal(&k->done);
     pthread_mutex_unlock(&k->lock);
 }
 
-/* --- the stream that a client describes ------------------------------------------------------- */
-
-/* One filter, or several: a JSON array, or separated by commas, as Kafka's lists are. */
-static enum err add_filters(struct config_stream *s, const char *value, struct errmsg *m)
+static void finish_all(struct writer *w, enum err e, const struct errmsg *why)
 {
-    json_t *list = *value == '[' ? json_loads(value, 0, NULL) : NULL;
-    enum err e = OK;
-    if (*value == '[') {
-        size_t i;
-        json_t *one;
-        if (!list) {
-            return err_set(m, ERR_INVALID, "is not a JSON array of filters, like [\"a/#\"]");
-        }
-        json_array_foreach(list, i, one) {
-            e = e ? e : json_is_string(one)
-                            ? config_stream_add_filter(s, json_string_value(one), m)
-                            : err_set(m, ERR_INVALID, "has an element that is not a string");
-        }
-        json_decref(list);
-        return e;
-    }
-    char *copy = strdup(value), *rest = copy;
-    for (char *one; copy && !e && (one = strsep(&rest, ",")) != NULL;) {
-        e = config_stream_add_filter(s, one, m);
-    }
-    free(copy);
-    return copy ? e : err_set(m, ERR_NOMEM, "no memory");
+    settle_tasks(w->control, e, why);
+    finish(w);
 }
 
-static enum err set_config(struct config_stream *s, const char *name, const char *value,
-                           struct errmsg *m)
+/* --- streams that are being unbound ----------------------------------------------------------- */
+
+static struct slice unbind_key(const char *name, char key[static sizeof UNBIND_PREFIX +
+                                                               STORE_NAME_BYTES_MAX])
 {
-    static const char *const plain[] = {"retention.ms", "retention.bytes", "cleanup.policy"};
-    size_t skip = sizeof CONFIG_PREFIX - 1;
-    struct errmsg why;
-    enum err e = ERR_NOT_FOUND;
-    if (strcmp(name, FILTER_CONFIG) == 0) {
-        e = add_filters(s, value, &why);
-    } else if (strncmp(name, CONFIG_PREFIX, skip) == 0 && strcmp(name + skip, "name") != 0 &&
-               strcmp(name + skip, "partitions") != 0) {
-        e = config_stream_set(s, name + skip, value, &why);
-    }
-    for (size_t i = 0; i < sizeof plain / sizeof plain[0] && e == ERR_NOT_FOUND; i++) {
-        e = strcmp(plain[i], name) == 0 ? config_stream_set(s, name, value, &why) : e;
-    }
-    if (e == ERR_NOT_FOUND) {
-        return err_set(m, ERR_INVALID, "%s is no setting of a stream that is bound to MQTT", name);
-    }
-    return e ? err_set(m, e, "%s: %.400s", name, why.text) : OK;
+    int n = snprintf(key, sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX, UNBIND_PREFIX "%s", name);
+    return slice_make(key, (size_t)n);
 }
 
-/* The stream of a bind command, checked. On failure there is nothing to free. */
-static enum err describe(const struct control *k, struct config_stream *s, struct errmsg *m)
+static enum err forget_row(struct writer *w, const char *name, struct errmsg *m)
 {
-    enum err e = config_stream_init(s);
-    if (e) {
-        return err_set(m, e, "no memory");
-    }
-    s->bound = true;
-    struct errmsg why;
-    e = config_stream_set(s, "name", text_of(k, "name"), &why);
-    e = e ? err_set(m, e, "name: %.400s", why.text) : OK;
-    json_int_t partitions = json_integer_value(json_object_get(k->command, "partitions"));
-    if (!e && partitions != 0) {
-        char text[32];
-        snprintf(text, sizeof text, "%lld", (long long)partitions);
-        e = config_stream_set(s, "partitions", text, &why);
-        e = e ? err_set(m, e, "partitions: %.400s", why.text) : OK;
-    }
-    const char *name;
-    json_t *value;
-    json_object_foreach(json_object_get(k->command, "configs"), name, value) {
-        if (!e) {
-            e = json_is_string(value) ? set_config(s, name, json_string_value(value), m)
-                                      : err_set(m, ERR_INVALID, "%s: not a string", name);
-        }
-    }
-    if (!e && s->filter_count == 0) {
-        e = err_set(m, ERR_INVALID, FILTER_CONFIG ": is missing; a stream needs a filter");
-    }
-    if (!e && s->compact && s->key == KEY_NONE) {
-        e = err_set(m, ERR_INVALID, CONFIG_PREFIX "key: " CONFIG_COMPACT_NEEDS_KEY);
-    }
-    config_stream_shrink(s);
-    if (e) {
-        config_stream_fini(s);
-    }
-    return e;
-}
-
-/* --- streams.json ----------------------------------------------------------------------------- */
-
-static size_t find_stream(const struct config *c, const char *name)
-{
-    size_t i = 0;
-    while (i < c->stream_count && strcmp(c->streams[i].name, name) != 0) {
-        i++;
-    }
-    return i;
-}
-
-/* May this be done to the stream of that name? */
-static enum err check_bound(const struct writer *w, const char *name, bool must_be,
-                            struct errmsg *m)
-{
-    const struct config *c = &w->now->config;
-    size_t at = find_stream(c, name);
-    if (at < c->stream_count && !c->streams[at].bound) {
-        return err_set(m, ERR_LOCKED, "stream %.249s stands in %.200s: it is changed there", name,
-                       c->path ? c->path : "mosquitto.conf");
-    }
-    if (must_be && at == c->stream_count) {
-        return err_set(m, ERR_NOT_FOUND, "no stream %.249s is bound to MQTT", name);
-    }
-    if (!must_be && at < c->stream_count) {
-        return err_set(m, ERR_EXISTS, "stream %.249s exists", name);
-    }
-    return OK;
-}
-
-/* Writes the streams that are bound now, with `instead` (NULL: nothing) in place of the one of that
- * name. */
-static enum err write_with(const struct writer *w, const char *name,
-                           const struct config_stream *instead, struct errmsg *m)
-{
-    const struct config *c = &w->now->config;
-    struct config_stream *all = calloc(c->stream_count + 1, sizeof *all);
-    size_t n = 0;
-    if (!all) {
-        return err_set(m, ERR_NOMEM, "no memory for the streams");
-    }
-    for (size_t i = 0; i < c->stream_count; i++) {
-        if (strcmp(c->streams[i].name, name) != 0) {
-            all[n++] = c->streams[i]; /* borrowed */
-        }
-    }
-    if (instead) {
-        all[n++] = *instead;
-    }
-    enum err e = config_write_bound(w->data, all, n, m);
-    free(all);
-    return e;
-}
-
-/* The file as the configuration that holds has it. */
-static void write_back(const struct writer *w)
-{
-    const struct config *c = &w->now->config;
-    struct errmsg m;
-    if (config_write_bound(w->data, c->streams, c->stream_count, &m)) {
-        log_error("streams bound by Kafka clients: the file has what was refused: %s", m.text);
-    }
-}
-
-static void ask_broker(struct writer *w)
-{
-    struct control *k = w->control;
-    pthread_mutex_lock(&k->lock);
-    k->reloaded = false;
-    k->state = COMMAND_ASKED;
-    uint32_t number = k->asked = (k->asked + 1) & LINK_RELOAD_MAX;
-    pthread_mutex_unlock(&k->lock);
-    if (link_send(w->socket, LINK_RELOAD, number, "", -1)) {
-        write_back(w);
-        err_set(&k->why, ERR_AGAIN, "the broker does not listen");
-        finish(k, ERR_AGAIN);
-        return;
-    }
-    link_due(w->link, DUE_MESSAGES);
-}
-
-/* --- the commands ----------------------------------------------------------------------------- */
-
-static void bind_stream(struct writer *w)
-{
-    struct control *k = w->control;
-    struct config_stream s;
-    bool replace = json_is_true(json_object_get(k->command, "replace"));
-    bool validate = json_is_true(json_object_get(k->command, "validate"));
-    enum err e = describe(k, &s, &k->why);
-    if (e) {
-        finish(k, e);
-        return;
-    }
-    e = check_bound(w, s.name, replace, &k->why);
-    const struct store_catalog *catalog = store_catalog_ref(w->store);
-    const struct store_topic *t = catalog ? store_catalog_find(catalog, slice_str(s.name)) : NULL;
-    if (!e && t && t->partition_count != s.partitions) {
-        if (json_integer_value(json_object_get(k->command, "partitions")) == 0) {
-            s.partitions = t->partition_count;
-        } else {
-            e = err_set(&k->why, ERR_EXISTS, "the log has a stream %s with %d partitions", s.name,
-                        t->partition_count);
-        }
-    }
-    store_catalog_unref(w->store, catalog);
-    k->partitions = s.partitions;
-    if (!e && !validate) {
-        e = write_with(w, s.name, &s, &k->why);
-    }
-    config_stream_fini(&s);
-    if (e || validate) {
-        finish(k, e);
-    } else {
-        ask_broker(w);
-    }
+    char key[sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX];
+    enum err e = store_delete(w->store, unbind_key(name, key));
+    return e ? err_set(m, e, "%s", err_name(e)) : store_commit(w->store, m);
 }
 
 /* Of a stream that is not configured any more. */
-static enum err delete_topic(struct writer *w, const char *name)
+static enum err delete_topic(struct writer *w, const char *name, struct errmsg *m)
 {
-    enum err e = store_topic_delete(w->store, slice_str(name), &w->control->why);
+    enum err e = store_topic_delete(w->store, slice_str(name), m);
     if (!e) {
         streams_forget(w, name);
         log_info("stream unbound and deleted stream=%s", name);
@@ -294,56 +145,314 @@ static enum err delete_topic(struct writer *w, const char *name)
     return e;
 }
 
-static void unbind_stream(struct writer *w)
+struct found {
+    char names[FOUND_MAX][STORE_NAME_BYTES_MAX + 1];
+    size_t count;
+};
+
+static bool row_found(void *arg, struct slice key, struct slice value)
 {
-    struct control *k = w->control;
-    const char *name = text_of(k, "name");
-    enum err e = check_bound(w, name, true, &k->why);
-    if (e == ERR_NOT_FOUND) { /* a command before this one was killed half way, or refused */
-        finish(k, delete_topic(w, name));
-        return;
+    struct found *f = arg;
+    size_t skip = sizeof UNBIND_PREFIX - 1;
+    if (key.len > skip && key.len - skip <= STORE_NAME_BYTES_MAX) {
+        snprintf(f->names[f->count++], sizeof f->names[0], "%.*s", (int)(key.len - skip),
+                 (const char *)key.data + skip);
     }
-    e = e ? e : write_with(w, name, NULL, &k->why);
+    return f->count < FOUND_MAX;
+}
+
+static bool is_configured(const struct writer *w, const char *name)
+{
+    const struct config *c = &w->now->config;
+    for (size_t i = 0; i < c->stream_count; i++) {
+        if (strcmp(c->streams[i].name, name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What was being unbound is gone, or stays. With all configurations in the store. */
+static void end_unbinding(struct writer *w)
+{
+    static struct found f;
+    struct errmsg m;
+    enum err e = OK;
+    do {
+        f.count = 0;
+        e = store_rows(w->store, slice_str(UNBIND_PREFIX), row_found, &f, &m);
+        for (size_t i = 0; i < f.count && !e; i++) {
+            e = is_configured(w, f.names[i]) ? OK : delete_topic(w, f.names[i], &m);
+            e = e && e != ERR_NOT_FOUND ? e : forget_row(w, f.names[i], &m);
+        }
+    } while (!e && f.count == FOUND_MAX);
     if (e) {
-        finish(k, e);
-    } else {
-        ask_broker(w);
+        log_error("streams that were being unbound are left as they are: %s", m.text);
     }
 }
 
-static void trim_stream(struct writer *w)
+/* --- streams.json ----------------------------------------------------------------------------- */
+
+static enum err ask_broker(struct writer *w)
 {
     struct control *k = w->control;
-    json_int_t partition = json_integer_value(json_object_get(k->command, "partition"));
-    json_int_t offset = json_integer_value(json_object_get(k->command, "offset"));
+    pthread_mutex_lock(&k->lock);
+    k->reloaded = false;
+    uint32_t number = k->asked = (k->asked + 1) & LINK_RELOAD_MAX;
+    pthread_mutex_unlock(&k->lock);
+    enum err e = link_send(w->socket, LINK_RELOAD, number, "", -1);
+    if (!e) {
+        link_due(w->link, DUE_MESSAGES);
+    }
+    return e;
+}
+
+/* The file as the configuration that holds has it, without those of these tasks that failed. */
+static void write_back(struct writer *w, bool without_failed)
+{
+    const struct control *k = w->control;
+    struct plan p;
+    struct errmsg m;
+    enum err e = plan_open(&p, &w->now->config, w->data, &m);
+    for (size_t i = 0; i < k->task_count && !e && without_failed; i++) {
+        if (k->tasks[i].result) {
+            plan_remove(&p, text_of(&k->tasks[i], "name"));
+        }
+    }
+    if (!e) {
+        e = plan_write(&p, w->data, &m);
+        plan_close(&p);
+    }
+    if (e) {
+        log_error("streams bound by Kafka clients: the file has what was refused: %s", m.text);
+    }
+}
+
+/* The same, and the broker reads it, which nobody waits for: it may have read the other one. */
+static void take_back(struct writer *w, bool without_failed)
+{
+    write_back(w, without_failed);
+    if (ask_broker(w)) {
+        log_warn("the broker does not listen: it is not told that streams stay as they were");
+    }
+}
+
+/* --- the commands ----------------------------------------------------------------------------- */
+
+/* What the commands of one message share. */
+struct turn {
+    struct plan plan;
+    bool opened;
+    uint32_t left; /* partitions that can still be made */
+};
+
+/* May this be done to the stream of that name? */
+static enum err check_bound(const struct writer *w, const struct turn *t, const char *name,
+                            bool must_be, struct errmsg *m)
+{
+    const struct config *c = &w->now->config;
+    const struct config_stream *s = plan_find(&t->plan, name);
+    if (s && !s->bound) {
+        return err_set(m, ERR_LOCKED, "stream %.249s stands in %.200s: it is changed there", name,
+                       c->path ? c->path : "mosquitto.conf");
+    }
+    if (must_be && !s) {
+        return err_set(m, ERR_NOT_FOUND, "no stream %.249s is bound to MQTT", name);
+    }
+    if (!must_be && s) {
+        return err_set(m, ERR_EXISTS, "Topic '%.249s' already exists.", name);
+    }
+    return OK;
+}
+
+/* As the log has the stream, or can take it. */
+static enum err check_partitions(const struct writer *w, struct turn *t, const struct task *task,
+                                 struct config_stream *s, struct errmsg *m)
+{
     const struct store_catalog *catalog = store_catalog_ref(w->store);
-    const struct store_topic *t =
-        catalog ? store_catalog_find(catalog, slice_str(text_of(k, "name"))) : NULL;
+    const struct store_topic *topic =
+        catalog ? store_catalog_find(catalog, slice_str(s->name)) : NULL;
+    bool any = json_integer_value(json_object_get(task->command, "partitions")) == 0;
+    int32_t have = topic ? topic->partition_count : 0;
+    store_catalog_unref(w->store, catalog);
+    if (have && !any && have != s->partitions) {
+        return err_set(m, ERR_EXISTS, "the log has a stream %s with %d partitions", s->name, have);
+    }
+    s->partitions = have ? have : s->partitions;
+    if (!have && (uint32_t)s->partitions > t->left) {
+        return err_set(m, ERR_TOO_LARGE, "the log can take %u more partitions, ever, and not %d",
+                       t->left, s->partitions);
+    }
+    t->left -= have ? 0 : (uint32_t)s->partitions;
+    return OK;
+}
+
+static enum err put_stream(struct turn *t, struct task *task, struct config_stream *s,
+                           enum err checked)
+{
+    bool validate = json_is_true(json_object_get(task->command, "validate"));
+    task->partitions = s->partitions;
+    if (checked || validate) {
+        config_stream_fini(s);
+        return checked;
+    }
+    task->waits = true;
+    return plan_put(&t->plan, s) ? err_set(&task->why, ERR_NOMEM, "no memory") : OK;
+}
+
+static enum err bind_stream(struct writer *w, struct turn *t, struct task *task)
+{
+    struct config_stream s;
+    bool replace = json_is_true(json_object_get(task->command, "replace"));
+    enum err e = bind_describe(&s, task->command, &task->why);
+    if (e) {
+        return e;
+    }
+    e = check_bound(w, t, s.name, replace, &task->why);
+    e = e ? e : check_partitions(w, t, task, &s, &task->why);
+    return put_stream(t, task, &s, e);
+}
+
+static enum err alter_stream(struct writer *w, struct turn *t, struct task *task)
+{
+    struct config_stream s;
+    const char *name = text_of(task, "name");
+    enum err e = check_bound(w, t, name, true, &task->why);
+    e = e ? e : bind_alter(&s, plan_find(&t->plan, name), task->command, &task->why);
+    return e ? e : put_stream(t, task, &s, OK);
+}
+
+static enum err unbind_stream(struct writer *w, struct turn *t, struct task *task)
+{
+    const char *name = text_of(task, "name");
+    enum err e = check_bound(w, t, name, true, &task->why);
+    if (e == ERR_NOT_FOUND) { /* of no configuration any more */
+        return delete_topic(w, name, &task->why);
+    }
+    char key[sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX];
+    e = e ? e : store_put(w->store, unbind_key(name, key), slice_make("", 0));
+    if (!e) {
+        task->waits = true;
+        plan_remove(&t->plan, name);
+    }
+    return e;
+}
+
+static enum err trim_stream(struct writer *w, struct turn *t, struct task *task)
+{
+    json_int_t partition = json_integer_value(json_object_get(task->command, "partition"));
+    json_int_t offset = json_integer_value(json_object_get(task->command, "offset"));
+    const struct store_catalog *catalog = store_catalog_ref(w->store);
+    const struct store_topic *topic =
+        catalog ? store_catalog_find(catalog, slice_str(text_of(task, "name"))) : NULL;
     enum err e = ERR_NOT_FOUND;
-    err_set(&k->why, e, "no such partition");
-    if (t && partition >= 0 && partition < t->partition_count) {
-        e = store_trim(w->store, store_topic_uid(t, (int32_t)partition), offset, &k->why);
+    err_set(&task->why, e, "no such partition");
+    if (topic && partition >= 0 && partition < topic->partition_count) {
+        e = store_trim(w->store, store_topic_uid(topic, (int32_t)partition), offset, &task->why);
     }
     store_catalog_unref(w->store, catalog);
-    finish(k, e);
+    return e;
+}
+
+/* Each change of a message is of another stream: all of them come about at once. */
+static bool is_named_before(const struct control *k, const struct task *task)
+{
+    const char *name = text_of(task, "name");
+    for (const struct task *t = k->tasks; t < task; t++) {
+        if (t->waits && strcmp(text_of(t, "name"), name) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum err begin_task(struct writer *w, struct turn *t, struct task *task)
+{
+    static const struct {
+        const char *name;
+        bool streams; /* … are what it changes */
+        enum err (*fn)(struct writer *w, struct turn *t, struct task *task);
+    } commands[] = {
+        {"bind", true, bind_stream},
+        {"alter", true, alter_stream},
+        {"unbind", true, unbind_stream},
+        {"trim", false, trim_stream},
+    };
+    task->why.text[0] = '\0';
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (!is_command(task, commands[i].name)) {
+            continue;
+        }
+        if (commands[i].streams && !t->opened) {
+            enum err e = plan_open(&t->plan, &w->now->config, w->data, &task->why);
+            if (e) {
+                return e;
+            }
+            t->opened = true;
+        }
+        if (commands[i].streams && is_named_before(w->control, task)) {
+            return err_set(&task->why, ERR_INVALID, "stream %.249s is named twice in one message",
+                           text_of(task, "name"));
+        }
+        return commands[i].fn(w, t, task);
+    }
+    return err_set(&task->why, ERR_INVALID, "no such command: \"%.100s\"",
+                   text_of(task, "command"));
+}
+
+/* The rows of what is unbound, the file, and the broker's turn. */
+static enum err commit_turn(struct writer *w, const struct turn *t, struct errmsg *m)
+{
+    enum err e = store_commit(w->store, m);
+    e = e ? e : plan_write(&t->plan, w->data, m);
+    if (!e && ask_broker(w)) {
+        write_back(w, false);
+        e = err_set(m, ERR_AGAIN, "the broker does not listen");
+    }
+    if (e && w->store && store_state(w->store) == STORE_OK) {
+        end_unbinding(w);
+    }
+    return e;
 }
 
 static void begin(struct writer *w)
 {
-    static const struct {
-        const char *name;
-        void (*fn)(struct writer *w);
-    } commands[] = {{"bind", bind_stream}, {"unbind", unbind_stream}, {"trim", trim_stream}};
     struct control *k = w->control;
-    k->why.text[0] = '\0';
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        if (is_command(k, commands[i].name)) {
-            commands[i].fn(w);
-            return;
-        }
+    struct turn t = {.left = store_partitions_left(w->store)};
+    struct errmsg m = {""};
+    bool any = false;
+    for (size_t i = 0; i < k->task_count; i++) {
+        struct task *task = &k->tasks[i];
+        task->waits = false;
+        task->result = begin_task(w, &t, task);
+        task->waits = task->waits && !task->result;
+        any = any || task->waits;
     }
-    err_set(&k->why, ERR_INVALID, "no such command: \"%.100s\"", text_of(k, "command"));
-    finish(k, ERR_INVALID);
+    enum err e = any ? commit_turn(w, &t, &m) : OK;
+    if (t.opened) {
+        plan_close(&t.plan);
+    }
+    if (any && !e) {
+        pthread_mutex_lock(&k->lock);
+        k->state = COMMAND_ASKED;
+        pthread_mutex_unlock(&k->lock);
+    } else {
+        finish_all(w, e, &m);
+    }
+}
+
+/* A stream is bound when the log has it. */
+static enum err check_made(struct writer *w, struct task *task)
+{
+    const char *name = text_of(task, "name");
+    const struct store_catalog *catalog = store_catalog_ref(w->store);
+    bool there = catalog && store_catalog_find(catalog, slice_str(name));
+    store_catalog_unref(w->store, catalog);
+    if (!there) {
+        return err_set(&task->why, ERR_TOO_LARGE, "the log cannot make stream %.249s", name);
+    }
+    log_info("stream bound by a Kafka client stream=%s", name);
+    return OK;
 }
 
 /* The broker has read the files again, and the store has seen what it made of them. */
@@ -351,22 +460,69 @@ static void complete(struct writer *w)
 {
     struct control *k = w->control;
     enum err e = k->reload_result;
+    struct errmsg m;
     if (e) {
-        write_back(w);
-        size_t len = strcspn(k->reload_text, "\n");
-        err_set(&k->why, e, "the broker refuses the configuration: %.*s", (int)len,
-                k->reload_text);
-        finish(k, e == ERR_INVALID || e == ERR_NOT_FOUND ? ERR_INVALID : ERR_AGAIN);
+        write_back(w, false);
+        end_unbinding(w);
+        err_set(&m, e, "the broker refuses the configuration: %.*s",
+                (int)strcspn(k->reload_text, "\n"), k->reload_text);
+        finish_all(w, e == ERR_INVALID || e == ERR_NOT_FOUND ? ERR_INVALID : ERR_AGAIN, &m);
         return;
     }
-    const char *name = text_of(k, "name");
-    if (is_command(k, "unbind")) {
-        e = delete_topic(w, name);
-        e = e == ERR_NOT_FOUND ? OK : e;
-    } else {
-        log_info("stream bound by a Kafka client stream=%s", name);
+    bool failed = false;
+    for (size_t i = 0; i < k->task_count; i++) {
+        struct task *task = &k->tasks[i];
+        if (!task->waits) {
+            continue;
+        }
+        task->waits = false;
+        if (is_command(task, "unbind")) {
+            e = delete_topic(w, text_of(task, "name"), &task->why);
+            e = e && e != ERR_NOT_FOUND ? e : forget_row(w, text_of(task, "name"), &task->why);
+            task->result = e;
+        } else {
+            task->result = check_made(w, task);
+            failed = failed || task->result;
+        }
     }
-    finish(k, e);
+    if (failed) {
+        take_back(w, true);
+    }
+    finish(w);
+}
+
+/* --- the writer's turns ----------------------------------------------------------------------- */
+
+/* A writer before this one may have been killed in the middle of a command: then the broker reads
+ * the file as that one left it. Not before the store is open: a writer that is killed again and
+ * again would only make configurations that nobody takes. */
+static void settle(struct writer *w, bool ready)
+{
+    struct control *k = w->control;
+    if (!ready) {
+        return;
+    }
+    bool begins = k->settle_ms == 0;
+    if (begins) {
+        k->settle_ms = clock_mono_ms() + COMMAND_MS;
+    }
+    if (begins && k->replaces && ask_broker(w) == OK) {
+        return;
+    }
+    pthread_mutex_lock(&k->lock);
+    bool reloaded = k->reloaded || !k->replaces;
+    pthread_mutex_unlock(&k->lock);
+    bool late = clock_mono_ms() > k->settle_ms;
+    if (!late && (!reloaded || orders_wait(w))) {
+        return;
+    }
+    k->settling = false;
+    if (k->replaces && reloaded && k->reload_result) {
+        write_back(w, false);
+    }
+    if (!late) {
+        end_unbinding(w);
+    }
 }
 
 void control_work(struct writer *w, bool ready)
@@ -379,21 +535,30 @@ void control_work(struct writer *w, bool ready)
     enum command_state state = k->state;
     bool reloaded = k->reloaded;
     pthread_mutex_unlock(&k->lock);
+    if (k->settling) {
+        settle(w, ready);
+    }
     if (state == COMMAND_NONE || state == COMMAND_DONE) {
         return;
     }
-    if (state == COMMAND_WANTED && ready) {
+    struct errmsg m;
+    if (state == COMMAND_WANTED && ready && !k->settling) {
         begin(w);
-    } else if (state == COMMAND_WANTED) {
-        err_set(&k->why, ERR_AGAIN, "the log cannot be written: %.400s", w->link->error);
-        finish(k, ERR_AGAIN);
+    } else if (state == COMMAND_WANTED && !ready) {
+        err_set(&m, ERR_AGAIN, "the log cannot be written: %.400s", w->link->error);
+        finish_all(w, ERR_AGAIN, &m);
     } else if (state == COMMAND_ASKED && reloaded && ready && !orders_wait(w)) {
         complete(w); /* the configuration came before the broker's word about it */
     } else if (clock_mono_ms() > k->deadline_ms) {
-        write_back(w);
-        err_set(&k->why, ERR_AGAIN, ready ? "the broker does not come round to it"
-                                          : "the log cannot be written");
-        finish(k, ERR_AGAIN);
+        if (state == COMMAND_ASKED) {
+            take_back(w, false);
+        }
+        if (state == COMMAND_ASKED && ready) {
+            end_unbinding(w);
+        }
+        err_set(&m, ERR_AGAIN, ready ? "the broker does not come round to it"
+                                     : "the log cannot be written");
+        finish_all(w, ERR_AGAIN, &m);
     }
 }
 
@@ -404,7 +569,8 @@ bool control_waits(struct writer *w)
         return false;
     }
     pthread_mutex_lock(&k->lock);
-    bool waits = k->state == COMMAND_WANTED || (k->state == COMMAND_ASKED && k->reloaded);
+    bool asked = k->state == COMMAND_ASKED || k->settling;
+    bool waits = (k->state == COMMAND_WANTED && !k->settling) || (asked && k->reloaded);
     pthread_mutex_unlock(&k->lock);
     return waits;
 }
@@ -434,16 +600,19 @@ static bool stops(struct control *k)
     return stop;
 }
 
-/* Hands the command to the writer's thread and waits. */
-static void execute(struct writer *w, const json_t *command)
+/* Hands the message's commands to the writer's thread and waits. */
+static void execute(struct writer *w, struct task *tasks, size_t count)
 {
     struct control *k = w->control;
+    for (size_t i = 0; i < count; i++) {
+        tasks[i].waits = true; /* until it is looked at */
+        tasks[i].result = err_set(&tasks[i].why, ERR_AGAIN, STOPS);
+    }
     pthread_mutex_lock(&k->lock);
-    k->command = command;
-    k->partitions = 0;
+    k->tasks = tasks;
+    k->task_count = count;
     k->deadline_ms = clock_mono_ms() + COMMAND_MS;
     k->state = k->stop ? COMMAND_DONE : COMMAND_WANTED;
-    k->result = err_set(&k->why, ERR_AGAIN, STOPS);
     pthread_mutex_unlock(&k->lock);
     wake_up(w->link);
     pthread_mutex_lock(&k->lock);
@@ -451,24 +620,60 @@ static void execute(struct writer *w, const json_t *command)
         pthread_cond_wait(&k->done, &k->lock);
     }
     k->state = COMMAND_NONE;
-    k->command = NULL;
     pthread_mutex_unlock(&k->lock);
 }
 
+static json_t *result_of(const struct task *t)
+{
+    json_t *result = json_pack("{s:s}", "error", err_name(t->result));
+    if (t->result) {
+        json_object_set_new(result, "message", json_string(t->why.text));
+    } else if (t->partitions) {
+        json_object_set_new(result, "partitions", json_integer(t->partitions));
+    }
+    return result;
+}
+
+static void answer_all(const struct control *k, int connection)
+{
+    json_t *results = json_array();
+    for (size_t i = 0; i < k->task_count; i++) {
+        json_array_append_new(results, result_of(&k->tasks[i]));
+    }
+    control_answer(connection, OK, NULL,
+                   json_pack("{s:o, s:I}", "results", results, "version", (json_int_t)k->version));
+}
+
+/* One message: a command, or a list of them. */
 static void serve(struct writer *w, int connection)
 {
     struct control *k = w->control;
-    json_t *command;
+    json_t *message;
     struct errmsg m;
-    enum err e = control_receive(connection, &command, &m);
+    enum err e = control_receive(connection, &message, &m);
     if (e) {
         control_answer(connection, e, m.text, NULL);
         return;
     }
-    execute(w, command);
-    json_decref(command);
-    json_t *more = k->partitions ? json_pack("{s:i}", "partitions", (int)k->partitions) : NULL;
-    control_answer(connection, k->result, k->result ? k->why.text : NULL, more);
+    const json_t *list = json_object_get(message, "commands");
+    size_t count = list ? json_array_size(list) : 1;
+    struct task *tasks = count <= CONTROL_COMMANDS_MAX ? calloc(count + 1, sizeof *tasks) : NULL;
+    if (!tasks) {
+        control_answer(connection, ERR_TOO_LARGE, "too many commands in one message", NULL);
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            tasks[i].command = list ? json_array_get(list, i) : message;
+        }
+        execute(w, tasks, count);
+        if (list) {
+            answer_all(k, connection);
+        } else {
+            json_t *more = result_of(&tasks[0]);
+            control_answer(connection, tasks[0].result, NULL, more);
+        }
+    }
+    free(tasks);
+    json_decref(message);
 }
 
 static void *control_main(void *arg)
@@ -515,6 +720,8 @@ static void control_start(struct writer *w)
         note_name(w, k);
         pthread_mutex_init(&k->lock, NULL);
         pthread_cond_init(&k->done, NULL);
+        k->settling = !w->control_begun;
+        k->replaces = k->settling && atomic_load(&w->link->opened);
         w->control = k;
         e = pthread_create(&k->thread, NULL, control_main, w) == 0
                 ? OK
@@ -531,6 +738,7 @@ static void control_start(struct writer *w)
         free(k);
     }
     w->control_failed = e != OK;
+    w->control_begun = w->control_begun || !e;
 }
 
 /* What is asked for now gets an answer that it may be asked again. */
@@ -545,12 +753,13 @@ void control_stop(struct writer *w)
     enum command_state state = k->state;
     pthread_mutex_unlock(&k->lock);
     (void)shutdown(k->socket, SHUT_RDWR); /* wakes accept */
-    if (state == COMMAND_ASKED) {
-        write_back(w);
+    if (state == COMMAND_ASKED && !atomic_load(&w->orphan)) {
+        take_back(w, false); /* an orphan's broker may have been started again, and read the file */
     }
     if (state == COMMAND_WANTED || state == COMMAND_ASKED) {
-        err_set(&k->why, ERR_AGAIN, STOPS);
-        finish(k, ERR_AGAIN);
+        struct errmsg m;
+        err_set(&m, ERR_AGAIN, STOPS);
+        finish_all(w, ERR_AGAIN, &m);
     }
     (void)pthread_join(k->thread, NULL);
     close(k->socket);

@@ -20,7 +20,8 @@
 #define FILTERS_NAME          ATTRIBUTE_PREFIX "filter" /* one setting, as mqtt.key; a list */
 #define BOUND_NAME            ATTRIBUTE_PREFIX "bound.by" /* who may change it */
 #define ATTRIBUTE_BYTES_MAX   (64u << 10) /* of one value as text */
-#define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes; more are only counted */
+#define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes, as JSON … */
+#define FILTERS_TEXT_MAX      32767 /* … and with commas: what Kafka's older answers can hold */
 
 /* Settings that the store keeps in fields of its own, or that are not the topic's. */
 static bool is_attribute(const struct option_view *v)
@@ -38,17 +39,21 @@ static bool is_attribute(const struct option_view *v)
     return true;
 }
 
+/* As many as there is room for; of more, how many there are. */
 static void put_filters(json_t *object, const struct config_stream *s)
 {
     json_t *filters = json_array();
-    size_t bytes = 0;
+    size_t bytes = 0, text = 0;
     for (uint32_t i = 0; i < s->filter_count; i++) {
-        bytes += strlen(s->filters[i]) + 8;
-        if (bytes > FILTERS_BYTES_MAX / 2) { /* escapes may double a byte, and rarely more */
+        json_t *filter = json_string(s->filters[i]);
+        bytes += json_dumpb(filter, NULL, 0, JSON_ENCODE_ANY) + 1;
+        text += strlen(s->filters[i]) + 1;
+        if (bytes > FILTERS_BYTES_MAX || text > FILTERS_TEXT_MAX) {
+            json_decref(filter);
             json_object_set_new(object, FILTERS_NAME ".count", json_integer(s->filter_count));
             break;
         }
-        json_array_append_new(filters, json_string(s->filters[i]));
+        json_array_append_new(filters, filter);
     }
     json_object_set_new(object, FILTERS_NAME, filters);
 }
@@ -280,6 +285,11 @@ static enum err sync_configured(struct link *l, struct store *s, struct writer_s
         bool made;
         struct writer_stream *w = e ? NULL : entry_of(l, by_id, &topic, &made);
         free(topic.attributes);
+        if (e == ERR_INVALID) { /* as often as it is tried: the others go on */
+            log_error("a stream cannot be made, and what comes for it is not stored stream=%s: %s",
+                      config->name, m->text);
+            continue;
+        }
         if (e) {
             return e;
         }

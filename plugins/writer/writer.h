@@ -84,6 +84,7 @@ struct writer {
     struct order *orders;   /* oldest first */
     struct control *control; /* NULL: no commands can be given */
     bool control_failed;     /* and that was said */
+    bool control_begun;      /* they could, once */
 };
 
 /* The writer's life, from the broker's first message to its last: 0, or an exit code. */
@@ -127,8 +128,8 @@ bool writer_leave_ring(struct writer *w);
  * failed, before all of them were counted. */
 void writer_count_stored(struct writer *w, uint64_t from, uint64_t to);
 
-/* control.c: commands through the socket in the data directory (shared/control), one after the
- * other. A thread takes and answers them, the writer's own does what they ask. Where there is no
+/* control.c: commands through the socket in the data directory (shared/control), one message at a
+ * time. A thread takes and answers them, the writer's own does what they ask. Where there is no
  * socket (said once), or another one lies at its path, control_watch makes one; capture goes on
  * without. */
 void control_watch(struct writer *w);

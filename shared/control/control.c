@@ -128,7 +128,7 @@ static enum err put(int fd, json_t *object, struct errmsg *m)
     size_t len = strlen(text);
     enum err e = OK;
     if (len > CONTROL_BYTES_MAX) {
-        e = err_set(m, ERR_TOO_LARGE, "a command of %zu bytes; at most %u are allowed", len,
+        e = err_set(m, ERR_INVALID, "a command of %zu bytes; at most %u are allowed", len,
                     CONTROL_BYTES_MAX);
     } else if (send(fd, text, len, MSG_NOSIGNAL) < 0) {
         e = err_set(m, ERR_AGAIN, "the command could not be sent: %s", strerror(errno));
@@ -155,8 +155,9 @@ void control_answer(int connection, enum err e, const char *why, json_t *more)
     (void)put(connection, answer, &m); /* it may be gone */
 }
 
-static enum err error_named(const char *name)
+enum err control_error(const json_t *result)
 {
+    const char *name = json_string_value(json_object_get(result, "error"));
     for (enum err e = OK; e <= ERR_CLOSED; e++) {
         if (name && strcmp(err_name(e), name) == 0) {
             return e;
@@ -213,7 +214,7 @@ enum err control_call(const char *data, json_t *command, const _Atomic bool *sto
         close(fd);
     }
     if (got) {
-        e = error_named(json_string_value(json_object_get(got, "error")));
+        e = control_error(got);
         const char *why = json_string_value(json_object_get(got, "message"));
         err_set(m, e, "%s", why ? why : err_name(e));
     }

@@ -103,6 +103,8 @@ const struct store_topic *store_catalog_find(const struct store_catalog *c, stru
  * batch can.
  * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL, ERR_IO. */
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m) MUST_CHECK;
+/* Writer. How many partitions can still be made in this store, ever. */
+uint32_t store_partitions_left(const struct store *s);
 /* Writer. Adds partitions, up to `count` in all (Kafka's CreatePartitions). They begin empty.
  * ERR_NOT_FOUND, ERR_INVALID (not more than it has, or too many), ERR_FULL, ERR_IO. */
 enum err store_topic_grow(struct store *s, struct slice name, int32_t count,

@@ -547,6 +547,11 @@ static void begin_parts(struct store *s, uint32_t from, uint32_t to)
     publish_version(s);
 }
 
+uint32_t store_partitions_left(const struct store *s)
+{
+    return STORE_UIDS_MAX - s->next_uid;
+}
+
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m)
 {
     enum err e = topic_check(t, m);

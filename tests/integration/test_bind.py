@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
 import threading
 
 import pytest
-from harness import wait_until
+from harness import TOOLS, wait_until
 from test_capture import fill, make, stream  # noqa: F401
 
 pytestmark = [pytest.mark.broker]
@@ -32,6 +34,18 @@ def command(c, **what):
 def bind(c, name, filters, partitions=1, configs=None, **more):
     return command(c, command="bind", name=name, partitions=partitions,
                    configs={"mqtt.filter": filters, **(configs or {})}, **more)
+
+
+def alter(c, name, *changes, **more):
+    """Each change: op, name, value."""
+    return command(c, command="alter", name=name, changes=[dict(zip(("op", "name", "value"), x)) for x in changes], **more)
+
+
+def together(c, *commands):
+    """The results of several commands in one message."""
+    answer = command(c, commands=list(commands))
+    assert answer["error"] == "OK", answer
+    return answer["results"]
 
 
 def bound(c):
@@ -82,6 +96,79 @@ def test_altering_changes_what_is_captured_and_unbinding_ends_it(make):
     assert bound(c) == {}
     c.stop()
     assert c.read("s") == [] and c.values("demo") == []
+
+
+def test_changes_say_what_is_set_taken_back_appended_and_removed(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "a/#,b/#", configs={"mqtt.key": "clientid", "retention.ms": "5000"})["error"] == "OK"
+    assert alter(c, "s", ("append", "mqtt.filter", '["c,d","a/#"]'), ("subtract", "mqtt.filter", "b/#"),
+                 ("delete", "mqtt.key"), ("set", "retention.bytes", "77"))["error"] == "OK"
+    s = bound(c)["s"]
+    assert s["filters"] == ["a/#", "c,d"] and s["key"] == "topic"
+    assert (s["retention.ms"], s["retention.bytes"]) == (5000, 77)
+    for changes, says in (([("delete", "mqtt.filter")], "needs a filter"), ([("append", "mqtt.key", "x")], "only mqtt.filter"),
+                          ([("twist", "mqtt.key", "x")], "no such change"), ([("set", "mqtt.name", "x")], "no setting"),
+                          ([("set", "cleanup.policy", "compact"), ("set", "mqtt.key", "none")], "mqtt.key")):
+        answer = alter(c, "s", *changes)
+        assert answer["error"] == "ERR_INVALID" and says in answer["message"], answer
+    assert bound(c)["s"] == s
+    assert alter(c, "s", ("set", "retention.ms", "1"), validate=True)["error"] == "OK" and bound(c)["s"] == s
+    assert alter(c, "demo", ("set", "retention.ms", "1"))["error"] == "ERR_LOCKED"
+    assert alter(c, "none", ("set", "retention.ms", "1"))["error"] == "ERR_NOT_FOUND"
+
+
+def test_two_clients_at_the_same_time_undo_nothing_of_each_other(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "first/#")["error"] == "OK"
+    wrong = []
+
+    def change(name, op, value):
+        for i in range(8):
+            answer = alter(c, "s", (op, name, value(i)))
+            if answer["error"] != "OK":
+                wrong.append(answer)
+
+    threads = [threading.Thread(target=change, args=x) for x in (
+        ("mqtt.filter", "append", lambda i: f"f{i}/#"), ("retention.ms", "set", str), ("mqtt.filter", "append", lambda i: f"g{i}/#"))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    s = bound(c)["s"]
+    assert s["retention.ms"] == 7
+    assert sorted(s["filters"]) == sorted(["first/#"] + [f"{x}{i}/#" for x in "fg" for i in range(8)])
+
+
+def test_altering_a_stream_of_many_filters_keeps_them(make):
+    c = make().configure([stream()]).start()
+    filters = [f"{'x' * 30}/{i}/#" for i in range(1000)]  # more than the log's catalog shows
+    assert bind(c, "s", json.dumps(filters, separators=(",", ":")))["error"] == "OK"
+    assert alter(c, "s", ("set", "retention.ms", "-1"), ("subtract", "mqtt.filter", filters[3]))["error"] == "OK"
+    assert bound(c)["s"]["filters"] == filters[:3] + filters[4:]
+    with c.mqtt() as m:
+        m.publish_all([(f"{'x' * 30}/999/y", b"last"), (f"{'x' * 30}/3/y", b"no")])
+    c.stop()
+    assert c.values("s") == ["last"]
+
+
+def test_commands_of_one_message_are_one_change(make):
+    c = make().configure([stream()]).start()
+    def commands(n):
+        return [dict(command="bind", name=f"s{i}", partitions=1, configs={"mqtt.filter": f"s{i}/#"}) for i in range(n)]
+    got = together(c, *commands(100), dict(command="bind", name="bad", configs={"mqtt.filter": "#/#"}),
+                   dict(command="unbind", name="nobody's"), dict(command="unbind", name="demo"))
+    assert [r["error"] for r in got] == ["OK"] * 100 + ["ERR_INVALID", "ERR_NOT_FOUND", "ERR_LOCKED"]
+    assert c.broker.log().count("configuration read again") == 1
+    got = together(c, dict(command="unbind", name="s1"), dict(command="bind", name="s1", configs={"mqtt.filter": "b/#"}),
+                   dict(command="alter", name="s2", changes=[dict(op="append", name="mqtt.filter", value="c/#")]))
+    assert [r["error"] for r in got] == ["OK", "ERR_INVALID", "OK"] and "named twice" in got[1]["message"]
+    assert len(bound(c)) == 99 and together(c) == []
+    assert command(c, commands=commands(129))["error"] == "ERR_TOO_LARGE"
+    with c.mqtt() as m:
+        m.publish_all([("s99/x", b"99"), ("c/x", b"c"), ("s1/x", b"nobody's")])
+    c.stop()
+    assert c.values("s99") == ["99"] and c.values("s2") == ["c"] and c.read("s1") == []
 
 
 def test_a_stream_that_was_unbound_and_bound_again_begins_anew(make):
@@ -191,6 +278,60 @@ def test_the_configuration_wins_over_a_bound_stream_and_says_so(make):
     assert command(c, command="unbind", name="s")["error"] == "ERR_LOCKED"
     c.stop()
     assert c.values("s") == ["file"]
+
+
+def test_a_bound_stream_that_the_configuration_hides_is_kept(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "bound/#", partitions=2)["error"] == "OK"
+    c.configure([stream(), stream("s", "file/#", partitions=2)])
+    c.broker.reload()
+    c.broker.wait_log("stands in the configuration, too, which holds")
+    assert bind(c, "other", "other/#")["error"] == "OK"
+    assert command(c, command="unbind", name="other")["error"] == "OK"
+    assert bound(c)["s"]["filters"] == ["bound/#"]
+    c.configure([stream()])
+    assert bind(c, "more", "more/#")["error"] == "OK"  # both files are read again
+    with c.mqtt() as m:
+        m.publish_all([("bound/x", b"bound"), ("file/x", b"file")])
+    c.stop()
+    assert c.values("s") == ["bound"]
+
+
+def test_a_log_that_can_take_no_more_partitions_refuses_them_and_goes_on(make):
+    c = make().configure([stream(partitions=1)]).start().stop()
+    subprocess.run([TOOLS / "storefill", "-p", c.data / "captured", "1034"], check=True, timeout=120)
+    c.start()
+    def order(name, partitions):
+        return dict(command="bind", name=name, partitions=partitions, configs={"mqtt.filter": f"{name}/#"})
+    got = together(c, order("big", 1024), order("too-big", 11), order("fits", 5))
+    assert [r["error"] for r in got] == ["OK", "ERR_TOO_LARGE", "OK"] and "10 more partitions" in got[1]["message"], got
+    # One that the operator asks for cannot be made either: nothing else stops for it.
+    c.configure([stream(partitions=1), stream("many", partitions=1024), stream("few", partitions=3)])
+    c.broker.reload()
+    c.broker.wait_log("a stream cannot be made, .* stream=many")
+    assert bind(c, "one", "one/#")["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish_all([("demo/x", b"1"), ("few/x", b"2"), ("one/x", b"3")])
+    c.stop()
+    assert c.values("demo") == ["1"] and c.values("few") == ["2"] and c.values("one") == ["3"]
+
+
+def test_what_ran_out_of_time_is_as_if_nobody_had_asked(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "old", "old/#")["error"] == "OK"
+    c.broker.signal(signal.SIGSTOP)
+    got = together(c, dict(command="bind", name="new", configs={"mqtt.filter": "new/#"}), dict(command="unbind", name="old"))
+    assert [r["error"] for r in got] == ["ERR_AGAIN"] * 2 and list(bound(c)) == ["old"]
+    c.broker.signal(signal.SIGCONT)
+    assert bind(c, "next", "next/#")["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish_all([("old/x", b"old"), ("new/x", b"new")])
+    c.broker.kill9()
+    c.start()
+    with c.mqtt() as m:
+        m.publish_all([("old/x", b"old"), ("new/x", b"new")])
+    c.stop()
+    assert c.values("old") == ["old", "old"] and c.read("new") == []
 
 
 def test_a_log_that_cannot_be_written_answers_to_try_again(make):

@@ -1,11 +1,14 @@
 /* storefill: gives a stream a long history, quickly, through the store's own interface.
  *
  *   storefill CAPTURED-DIRECTORY STREAM BYTES [RECORD-BYTES]
+ *   storefill -p CAPTURED-DIRECTORY COUNT
  *
  * The stream must exist (start the broker once with it) and no writer may have the store open.
  * Batches of 1 MB go to all partitions in turn, 8 MB a commit, until BYTES of batches are
  * written; record timestamps run up to now, one millisecond apart. Prints what it wrote as
- * JSON. For figures that need gigabytes of history without hours of MQTT. */
+ * JSON. For figures that need gigabytes of history without hours of MQTT.
+ *
+ * -p makes topics and deletes them until COUNT more partitions can be made. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,10 +92,27 @@ static uint64_t fill(struct store *s, const struct store_topic *t, uint64_t byte
     return written;
 }
 
+static void use_up(struct store *s, uint32_t left)
+{
+    struct errmsg m = {""};
+    while (store_partitions_left(s) > left) {
+        uint32_t n = store_partitions_left(s) - left;
+        struct store_topic t = {.name = "used.up", .retention_ms = -1, .retention_bytes = -1,
+                                .cleanup = STORE_CLEANUP_DELETE, .attributes = ""};
+        t.partition_count = n < STORE_PARTITIONS_MAX ? (int32_t)n : STORE_PARTITIONS_MAX;
+        enum err e = store_topic_create(s, &t, &m);
+        e = e != OK ? e : store_topic_delete(s, slice_str(t.name), &m);
+        if (e != OK) {
+            fail("using up", e, &m);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct errmsg m = {""};
     struct store *s;
+    bool partitions = argc == 4 && strcmp(argv[1], "-p") == 0;
     uint32_t record_bytes = argc > 4 ? (uint32_t)strtoul(argv[4], NULL, 10) : 1000;
 
     if (argc < 4 || record_bytes < 32 || record_bytes > RECORD_BYTES_MAX) {
@@ -100,10 +120,15 @@ int main(int argc, char **argv)
                 RECORD_BYTES_MAX);
         return 2;
     }
-    struct store_options o = {.dir = argv[1], .role = STORE_WRITER};
+    struct store_options o = {.dir = argv[partitions ? 2 : 1], .role = STORE_WRITER};
     enum err e = store_open(&s, &o, &m);
     if (e != OK) {
         fail("open", e, &m);
+    }
+    if (partitions) {
+        use_up(s, (uint32_t)strtoul(argv[3], NULL, 10));
+        store_close(s);
+        return 0;
     }
     const struct store_catalog *c = store_catalog_ref(s);
     const struct store_topic *t = store_catalog_find(
