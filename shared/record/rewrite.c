@@ -170,6 +170,10 @@ static enum err write_kept(struct filtering *x, int64_t horizon, struct buf *out
     if (e != OK) {
         return e;
     }
+    if (codec != BATCH_CODEC_NONE && x->records.len < w.plain.max) {
+        (void)buf_reserve(&w.plain, x->records.len); /* not by doubling; what is not used is not
+                                                        touched. A failure comes again below */
+    }
     do {
         e = batch_rewrite_add(&w, &r, r.offset_delta, batch_timestamp_of(&x->h, r.timestamp_delta));
     } while (e == OK && next_kept(x, &c, &r));

@@ -43,6 +43,7 @@
 #define MAP_READ_BYTES (1u << 20)
 #define APPLY_TRIES    5
 #define PLAN_BYTES_MAX (32u << 20) /* new values and ops; then what is planned is applied */
+#define BATCH_KEEP_BYTES (4u << 20) /* what buffers of one batch keep for the next one */
 
 /* --- the plan --------------------------------------------------------------------------------- */
 
@@ -266,7 +267,7 @@ static enum err hold(struct cleaning *c, uint32_t segment, uint32_t uid,
     h->segment = segment;
     h->uid = uid;
     h->h = *header;
-    buf_reset(&h->bytes);
+    buf_trim(&h->bytes, BATCH_KEEP_BYTES);
     buf_put(&h->bytes, bytes.data, bytes.len);
     return buf_ok(&h->bytes) ? OK : ERR_NOMEM;
 }
@@ -363,12 +364,14 @@ static enum err judge(struct cleaning *c, struct slice batch, struct batch_heade
         *v = BATCH_DEAD;
         return OK;
     }
+    int64_t retention = c->part->delete_retention_ms; /* up to INT64_MAX: never */
+    bool never = retention > INT64_MAX - c->c->now_ms;
     struct batch_filter f = {.keep = record_stays,
                              .arg = c,
                              .plain_bytes_max = WALK_BYTES_MAX,
-                             .delete_horizon_ms = c->c->now_ms + c->part->delete_retention_ms};
+                             .delete_horizon_ms = never ? -1 : c->c->now_ms + retention};
     struct batch_filtered r;
-    buf_reset(&c->out);
+    buf_trim(&c->out, BATCH_KEEP_BYTES);
     enum err e = batch_filter(batch, &f, &c->out, &r, &c->m);
     if (e == OK && !r.same) {
         *v = r.kept == 0 ? BATCH_DEAD : BATCH_CHANGED;
@@ -621,6 +624,7 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_init(&c.held.bytes, INT32_MAX);
     c.tallies = calloc(k->part_count + 1, sizeof *c.tallies);
     k->failed = c.map && c.plan && c.tallies ? map_all(&c) : ERR_NOMEM;
+    buf_fini(&c.plain); /* a batch may have decompressed to 128 MB: not for the whole job */
     c.part = NULL;
     for (size_t i = 0; i < k->run_count && k->failed == OK; i++) {
         c.run = &k->runs[i];
@@ -631,7 +635,6 @@ void compaction_run(struct store *s, struct compaction *k)
         log_warn("store could not compact dir=%s why=%s %s", s->dir, err_name(k->failed),
                  c.m.text);
     }
-    buf_fini(&c.plain);
     buf_fini(&c.out);
     buf_fini(&c.held.bytes);
     free(c.tallies);

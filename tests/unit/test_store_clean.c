@@ -312,6 +312,25 @@ static void test_limit_goes_by_what_compaction_left(void **state)
     kit_fini(&k);
 }
 
+/* The largest delete.retention.ms there is. */
+static void test_tombstones_may_stay_for_ever(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", INT64_MAX);
+    put(&k, s, t.uid, 0, 10, 100);
+    for (int64_t now_ms = 1000000; now_ms < 4000000; now_ms += 1000000) {
+        put(&k, s, t.uid, now_ms == 1000000 ? 0 : 10, 10, -1);
+        clean(&k, s, t.uid, now_ms);
+        struct found f = find_key(&k, s, t.uid, 0);
+        assert_int_equal(f.count, 1);
+        assert_int_equal(f.last, 10);
+    }
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_tombstone_without_room_in_the_map_waits),
         cmocka_unit_test(test_sizes_are_right_after_a_job_that_was_forgotten),
         cmocka_unit_test(test_limit_goes_by_what_compaction_left),
+        cmocka_unit_test(test_tombstones_may_stay_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
