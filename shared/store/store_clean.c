@@ -58,20 +58,49 @@ static void drop_files(struct store *s, const struct clean_job *job)
     }
 }
 
+/* A compaction that meets a damaged block, of whatever stream, ends RocksDB's taking of writes. */
+static enum err read_whole(struct store *s, uint32_t from, uint32_t to, struct errmsg *m)
+{
+    uint8_t key[LOG_KEY_BYTES];
+    struct rocks *r = s->rocks;
+    rocksdb_readoptions_t *o = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_verify_checksums(o, 1);
+    rocksdb_readoptions_set_fill_cache(o, 0);
+    rocksdb_readoptions_set_ignore_range_deletions(o, 1);
+    rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, o, r->cf[CF_LOG]);
+    log_key_put(key, from, 0, 0);
+    iter_seek(it, key, sizeof key);
+    while (rocksdb_iter_valid(it) && be32_get(iter_key(it).data) < to && !cleaner_stopping(s)) {
+        rocksdb_iter_next(it);
+    }
+    enum err e = iter_error(it, s->dir, m);
+    rocksdb_iter_destroy(it);
+    rocksdb_readoptions_destroy(o);
+    return e;
+}
+
+enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct errmsg *m)
+{
+    enum err e = read_whole(s, from, to, m);
+    if (e == OK && !cleaner_stopping(s)) {
+        compact_range(s, from, to, COMPACT_ALL);
+    }
+    return e;
+}
+
 static void rewrite(struct store *s, const struct clean_job *job)
 {
+    struct errmsg m;
     for (size_t i = 0; i < job->dead_count; i++) {
         struct part *p = part_get(s, job->dead[i].uid);
         if (job->dead[i].end > atomic_load(&p->drop_below)) {
             atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
         }
     }
-    compact_range(s, job->from, job->to, COMPACT_ALL);
-}
-
-void cleaner_rewrite(struct store *s, uint32_t from, uint32_t to)
-{
-    compact_range(s, from, to, COMPACT_ALL);
+    if (cleaner_rewrite(s, job->from, job->to, &m) != OK) {
+        log_error("store cannot rewrite segments from=%u to=%u why=\"%s\"", job->from, job->to - 1,
+                  m.text);
+    }
 }
 
 bool cleaner_stopping(struct store *s)

@@ -31,6 +31,11 @@
  * batch never goes without the one that absorbs it. That the filter was asked does not say that the
  * new file came to be (the disk may be full at its last byte): done is what can then be read.
  *
+ * A run that cannot be read or rewritten stays as it is, and fails the partitions that have
+ * something in it: they are no cleaner than before, or a tombstone behind that run would go before
+ * the value in it, and they are left alone for a while. The others go on. (No run is
+ * rewritten that cannot be read whole: store_clean.c.)
+ *
  * What was done becomes rows with the next ticks. A kill before that makes the same work be done
  * again, which then finds nothing to do; so what is said of a run is not what was taken from it but
  * what is left. */
@@ -110,6 +115,12 @@ enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *v
     }
     *value = slice_make(p->bytes.data + op->at, op->len);
     return op->len > 0 ? PLAN_CHANGES : PLAN_DROPS;
+}
+
+static void plan_clear(struct plan *p)
+{
+    p->count = 0;
+    buf_reset(&p->bytes);
 }
 
 static enum err plan_add(struct plan *p, uint32_t segment, uint32_t uid, int64_t offset,
@@ -200,17 +211,17 @@ static enum err apply(struct cleaning *c)
     }
     plan_publish(c->s, p);
     bool done = false;
-    for (int i = 0; i < APPLY_TRIES && !done && !cleaner_stopping(c->s); i++) {
-        cleaner_rewrite(c->s, c->run->from, c->run->number + 1);
-        done = store_state(c->s) == STORE_OK && is_applied(c, p);
+    enum err e = OK;
+    for (int i = 0; i < APPLY_TRIES && !done && e == OK && !cleaner_stopping(c->s); i++) {
+        e = cleaner_rewrite(c->s, c->run->from, c->run->number + 1, &c->m);
+        done = e == OK && store_state(c->s) == STORE_OK && is_applied(c, p);
     }
     plan_publish(c->s, NULL);
     c->plan = next;
     plan_unref(p);
-    if (!done && !cleaner_stopping(c->s)) {
-        log_warn("store could not rewrite a segment dir=%s segment=%u", c->s->dir, c->run->number);
-    }
-    return done ? OK : ERR_IO;
+    return done || e != OK
+               ? e
+               : err_set(&c->m, ERR_IO, "segment %u is not rewritten", c->run->number);
 }
 
 static void count_left(struct cleaning *c, size_t bytes)
@@ -387,7 +398,7 @@ static enum err look_at(struct cleaning *c, uint32_t segment, struct slice batch
     struct batch_header h;
     if (batch_read_header(batch, &h) != OK || batch_total_bytes(&h) != batch.len ||
         h.last_offset_delta < 0) {
-        return ERR_CORRUPT;
+        return err_set(&c->m, ERR_CORRUPT, "a batch in segment %u is damaged", segment);
     }
     if (batch_next_offset(&h) > c->part->end) {
         count_left(c, batch.len);
@@ -425,7 +436,8 @@ static struct clean_part *part_from(struct compaction *k, uint32_t uid)
 /* Puts the iterator on the next batch at or behind it that belongs to a part of ours and begins
  * below its end. What lies behind that is counted where the part has something else in the run.
  * False: there is none in the run. */
-static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *segment)
+static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *segment,
+                         enum err *e)
 {
     uint8_t key[LOG_KEY_BYTES];
     while (rocksdb_iter_valid(it)) {
@@ -436,14 +448,12 @@ static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *s
             return false;
         }
         struct clean_part *p = part_from(c->c, uid);
-        if (p && p->uid == uid && (int64_t)be64_get(k.data + 8) < p->end) {
-            if (c->part != p || c->held.segment != *segment) {
-                c->c->failed = c->c->failed != OK ? c->c->failed : release(c);
-            }
+        if (p && p->uid == uid && !p->failed && (int64_t)be64_get(k.data + 8) < p->end) {
+            *e = c->part != p || c->held.segment != *segment ? release(c) : OK;
             c->part = p;
-            return true;
+            return *e == OK;
         }
-        bool past = p && p->uid == uid; /* its dirty end lies behind us */
+        bool past = p && p->uid == uid; /* its dirty end lies behind us, or it has failed */
         if (past && c->tallies[p - c->c->parts].seen) {
             c->tallies[p - c->c->parts].left += iter_value(it).len;
             rocksdb_iter_next(it);
@@ -456,17 +466,23 @@ static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *s
     return false;
 }
 
-/* Sizes that the run's row does not have yet become changes, in the order of its entries. (Rows of
- * closed segments do not change while a job runs.) */
-static enum err note_changes(struct cleaning *c)
+/* The entries of the run's row, which does not change while a job runs. */
+static enum err load_entries(struct cleaning *c, struct segment_entry **entries, size_t *count)
 {
     struct rocks *r = c->s->rocks;
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    enum err e = segment_load(rows, c->run->number, entries, count);
+    rocksdb_iter_destroy(rows);
+    return e;
+}
+
+/* Sizes that the run's row does not have yet become changes, in the order of its entries. */
+static enum err note_changes(struct cleaning *c)
+{
     struct compaction *k = c->c;
     struct segment_entry *entries;
     size_t count;
-    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
-    enum err e = segment_load(rows, c->run->number, &entries, &count);
-    rocksdb_iter_destroy(rows);
+    enum err e = load_entries(c, &entries, &count);
     for (size_t i = 0; i < count && e == OK; i++) {
         const struct clean_part *p = part_from(k, entries[i].uid);
         const struct tally *t = p ? &c->tallies[p - k->parts] : NULL;
@@ -476,6 +492,37 @@ static enum err note_changes(struct cleaning *c)
     }
     free(entries);
     return e == ERR_NOT_FOUND ? OK : e; /* dropped meanwhile */
+}
+
+static void part_failed(struct cleaning *c, struct clean_part *p)
+{
+    static struct log_limit limit;
+    if (!p->failed && log_limit_pass(&limit, 1000, NULL)) {
+        log_warn("store could not compact a partition dir=%s uid=%u why=\"%s\"", c->s->dir, p->uid,
+                 c->m.text);
+    }
+    p->failed = true;
+}
+
+/* All that have something in the run; all there are, where that cannot be known. */
+static void run_failed(struct cleaning *c)
+{
+    struct compaction *k = c->c;
+    struct segment_entry *entries;
+    size_t count;
+    enum err e = load_entries(c, &entries, &count);
+    for (size_t i = 0; i < count; i++) {
+        struct clean_part *p = part_from(k, entries[i].uid);
+        if (p && p->uid == entries[i].uid && p->start < entries[i].end) {
+            part_failed(c, p);
+        }
+    }
+    for (size_t i = 0; i < k->part_count && e != OK; i++) {
+        part_failed(c, &k->parts[i]);
+    }
+    free(entries);
+    c->held.valid = false;
+    plan_clear(c->plan);
 }
 
 static enum err clean_run(struct cleaning *c)
@@ -488,24 +535,44 @@ static enum err clean_run(struct cleaning *c)
     log_key_put(key, c->run->from, 0, 0);
     iter_seek(it, key, sizeof key);
     enum err e = OK;
-    while (e == OK && next_of_ours(c, it, &segment)) {
+    while (e == OK && !cleaner_stopping(c->s) && next_of_ours(c, it, &segment, &e)) {
         struct slice batch = iter_value(it);
         struct batch_header h;
-        e = c->c->failed;
         bool below = batch_read_header(batch, &h) == OK && batch_next_offset(&h) <= c->part->start;
-        if (e == OK && below) {
+        if (below) {
             count_left(c, batch.len);
-        } else if (e == OK) {
+        } else {
             e = look_at(c, segment, batch);
         }
-        e = cleaner_stopping(c->s) ? ERR_IO : e;
         rocksdb_iter_next(it);
     }
     e = e == OK ? iter_error(it, c->s->dir, &c->m) : e;
     e = e == OK ? release(c) : e;
     rocksdb_iter_destroy(it);
-    e = e == OK ? apply(c) : e;
+    e = e == OK && !cleaner_stopping(c->s) ? apply(c) : e;
     return e == OK ? note_changes(c) : e;
+}
+
+/* What ends the job, not only the work on one run or partition. */
+static bool is_over(const struct cleaning *c, enum err e)
+{
+    return e == ERR_NOMEM || cleaner_stopping(c->s) || store_state(c->s) != STORE_OK;
+}
+
+static enum err clean_runs(struct cleaning *c)
+{
+    for (size_t i = 0; i < c->c->run_count && c->c->part_count > 0; i++) {
+        c->part = NULL;
+        c->run = &c->c->runs[i];
+        enum err e = clean_run(c);
+        if (is_over(c, e)) {
+            return e != OK ? e : ERR_AGAIN;
+        }
+        if (e != OK) {
+            run_failed(c);
+        }
+    }
+    return OK;
 }
 
 /* --- the map ---------------------------------------------------------------------------------- */
@@ -532,18 +599,20 @@ static enum err map_batch(struct cleaning *c, struct slice batch, const struct b
     return OK;
 }
 
-/* The dirty keys of c->part. Ends where the map is full: *full. */
+/* The dirty keys of c->part. Ends where the map is full: *full; or where it cannot be read, and
+ * fails when that is at once. ERR_NOMEM, ERR_AGAIN: the job is over. */
 static enum err map_part(struct cleaning *c, bool *full)
 {
     struct clean_part *p = c->part;
     int64_t at = p->from;
+    bool was_empty = key_map_empty(c->map);
     enum err e = OK;
     while (e == OK && at < p->end && !*full) {
         struct store_slices *x;
         enum read_gap gap;
         e = read_once(c->s, c->s->rocks, p->uid, at, p->end, MAP_READ_BYTES, true, &x, &gap, &c->m);
         if (e != OK) {
-            return e;
+            break;
         }
         for (size_t i = 0; i < x->count && e == OK && !*full; i++) {
             struct batch_header h;
@@ -552,46 +621,52 @@ static enum err map_part(struct cleaning *c, bool *full)
             e = e == OK ? map_batch(c, batch, &h, full) : e;
             at = e == OK && !*full ? batch_next_offset(&h) : at;
         }
-        bool stuck = x->count == 0;
+        if (x->count == 0 && e == OK) {
+            e = err_set(&c->m, ERR_NOT_FOUND, "there is nothing at %lld", (long long)at);
+        }
         store_slices_free(x);
-        e = e == OK && cleaner_stopping(c->s) ? ERR_AGAIN : e;
-        if (stuck) {
-            break; /* the end lies inside a batch */
+        if (cleaner_stopping(c->s)) {
+            return ERR_AGAIN;
         }
     }
     p->end = at;
     p->mapped = at > p->from;
-    return e;
+    if (!p->mapped && e == OK && was_empty) {
+        e = err_set(&c->m, ERR_TOO_LARGE, "the batch at %lld has more keys than can be known",
+                    (long long)at);
+    }
+    if (e != OK && e != ERR_NOMEM && !p->mapped) {
+        part_failed(c, p);
+    }
+    return e == ERR_NOMEM ? e : OK;
 }
 
 static int compare_parts(const void *a, const void *b)
 {
-    uint32_t x = ((const struct clean_part *)a)->uid, y = ((const struct clean_part *)b)->uid;
-    return x < y ? -1 : x > y;
+    const struct clean_part *x = a, *y = b;
+    return x->mapped != y->mapped ? (x->mapped ? -1 : 1)
+           : x->uid != y->uid     ? (x->uid < y->uid ? -1 : 1)
+                                  : 0;
 }
 
-/* Maps the parts, dirtiest first, and gives back those of which nothing found room. */
+/* Maps the parts, dirtiest first. Those of which nothing found room are none of the job any more:
+ * they are put behind the others. */
 static enum err map_all(struct cleaning *c)
 {
     struct compaction *k = c->c;
     bool full = false;
     enum err e = OK;
     size_t n = 0;
-    for (size_t i = 0; i < k->part_count; i++) {
-        struct clean_part p = k->parts[i];
-        c->part = &p;
-        if (p.aborted_count > 0) {
-            qsort(p.aborted, p.aborted_count, sizeof *p.aborted, compare_aborted);
+    for (size_t i = 0; i < k->found_count && e == OK && !full; i++) {
+        struct clean_part *p = c->part = &k->parts[i];
+        if (p->aborted_count > 0) {
+            qsort(p->aborted, p->aborted_count, sizeof *p->aborted, compare_aborted);
         }
-        e = e == OK && !full ? map_part(c, &full) : e;
-        if (p.mapped) {
-            k->parts[n++] = p;
-        } else {
-            free(p.aborted);
-        }
+        e = map_part(c, &full);
+        n += p->mapped;
     }
     k->part_count = n;
-    qsort(k->parts, n, sizeof *k->parts, compare_parts);
+    qsort(k->parts, k->found_count, sizeof *k->parts, compare_parts);
     return e;
 }
 
@@ -600,7 +675,7 @@ static enum err map_all(struct cleaning *c)
 void compaction_free(struct compaction *k)
 {
     if (k) {
-        for (size_t i = 0; i < k->part_count; i++) {
+        for (size_t i = 0; i < k->found_count; i++) {
             free(k->parts[i].aborted);
         }
         free(k->parts);
@@ -622,15 +697,10 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_init(&c.plain, WALK_BYTES_MAX);
     buf_init(&c.out, INT32_MAX);
     buf_init(&c.held.bytes, INT32_MAX);
-    c.tallies = calloc(k->part_count + 1, sizeof *c.tallies);
+    c.tallies = calloc(k->found_count + 1, sizeof *c.tallies);
     k->failed = c.map && c.plan && c.tallies ? map_all(&c) : ERR_NOMEM;
     buf_fini(&c.plain); /* a batch may have decompressed to 128 MB: not for the whole job */
-    c.part = NULL;
-    for (size_t i = 0; i < k->run_count && k->failed == OK; i++) {
-        c.run = &k->runs[i];
-        enum err e = clean_run(&c);
-        k->failed = k->failed != OK ? k->failed : e;
-    }
+    k->failed = k->failed == OK ? clean_runs(&c) : k->failed;
     if (k->failed != OK && !cleaner_stopping(s)) {
         log_warn("store could not compact dir=%s why=%s %s", s->dir, err_name(k->failed),
                  c.m.text);

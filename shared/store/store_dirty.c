@@ -15,6 +15,8 @@
 #define CLEAN_PARTS_MAX    1024 /* of one job */
 #define LAG_ROWS_MAX       1024 /* index rows looked at for the lags of one partition */
 #define APPLY_ENTRIES_MAX  65536 /* entries of segments written anew in one tick, or one segment */
+#define UNCLEAN_MS         600000 /* a partition that failed is left alone; doubles each time */
+#define UNCLEAN_MS_MAX     86400000
 #define DIRTY_RATIO        0.5  /* Kafka's defaults */
 #define DELETE_RETENTION_MS 86400000
 
@@ -139,6 +141,12 @@ static void apply_lags(struct dirty *d, rocksdb_iterator_t *rows, uint32_t uid,
     d->end = end;
 }
 
+/* Cleaning it has failed a while ago, by a clock that has not gone back since. */
+static bool is_left_alone(const struct part *p, int64_t now_ms)
+{
+    return now_ms < p->unclean_until_ms && p->unclean_until_ms - now_ms <= p->unclean_ms;
+}
+
 static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t now_ms,
                      struct clean_part *out)
 {
@@ -148,7 +156,7 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
     struct dirty d = {.from = p->clean.to > p->start ? p->clean.to : p->start};
     d.end = p->active ? p->now.segment_offset : p->now.end;
     uint64_t bytes = p->active ? p->now.segment_bytes_at : p->now.bytes;
-    if (d.end <= d.from || bytes <= p->clean.bytes_at) {
+    if (d.end <= d.from || bytes <= p->clean.bytes_at || is_left_alone(p, now_ms)) {
         return false;
     }
     d.bytes = bytes - p->clean.bytes_at;
@@ -205,13 +213,13 @@ static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t no
     for (size_t i = 0; i < s->catalog->count; i++) {
         const struct store_topic *t = &s->catalog->topics[i];
         for (int32_t p = 0; (t->cleanup & STORE_CLEANUP_COMPACT) && p < t->partition_count &&
-                            k->part_count < CLEAN_PARTS_MAX;
+                            k->found_count < CLEAN_PARTS_MAX;
              p++) {
             struct clean_part found = {0};
             if (!dirty_of(s, rows, store_topic_uid(t, p), now_ms, &found)) {
                 continue;
             }
-            if (k->part_count == cap) {
+            if (k->found_count == cap) {
                 cap = cap ? cap * 2 : 16;
                 struct clean_part *grown = realloc(k->parts, cap * sizeof *grown);
                 if (!grown) {
@@ -220,12 +228,12 @@ static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t no
                 k->parts = grown;
             }
             if (stable_part(s, &found)) {
-                k->parts[k->part_count++] = found;
+                k->parts[k->found_count++] = found;
             }
         }
     }
-    if (k->part_count > 0) {
-        qsort(k->parts, k->part_count, sizeof *k->parts, compare_ratios);
+    if (k->found_count > 0) {
+        qsort(k->parts, k->found_count, sizeof *k->parts, compare_ratios);
     }
     return OK;
 }
@@ -239,12 +247,12 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
     }
     k->now_ms = now_ms;
     enum err e = find_parts(s, rows, now_ms, k);
-    if (e == OK && k->part_count > 0) {
+    if (e == OK && k->found_count > 0) {
         k->runs = calloc(s->segment_count + 1, sizeof *k->runs);
         e = k->runs ? OK : ERR_NOMEM;
     }
     /* A rewrite needs room for a segment. */
-    if (e != OK || k->part_count == 0 || space_check(s, NULL) != OK) {
+    if (e != OK || k->found_count == 0 || space_check(s, NULL) != OK) {
         compaction_free(k);
         return e;
     }
@@ -298,10 +306,16 @@ static struct segment *segment_find(struct store *s, uint32_t number)
 }
 
 static void part_cleaned(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                         const struct clean_part *done)
+                         const struct clean_part *done, int64_t now_ms)
 {
     struct part *p = part_get(s, done->uid);
-    if (p->topic) {
+    if (done->failed) {
+        p->unclean_ms = p->unclean_ms == 0                  ? UNCLEAN_MS
+                        : p->unclean_ms < UNCLEAN_MS_MAX / 2 ? p->unclean_ms * 2
+                                                             : UNCLEAN_MS_MAX;
+        p->unclean_until_ms = now_ms + p->unclean_ms;
+    } else if (p->topic && done->mapped) {
+        p->unclean_ms = 0;
         p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
                                         done->bytes};
         put_clean_row(s, b, done->uid, &p->clean);
@@ -310,7 +324,7 @@ static void part_cleaned(struct store *s, rocksdb_iterator_t *rows, rocksdb_writ
 }
 
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     struct compaction *k, bool *all)
+                     struct compaction *k, int64_t now_ms, bool *all)
 {
     enum err e = OK;
     size_t entries = 0;
@@ -328,8 +342,8 @@ enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebat
         k->applied += n;
     }
     *all = k->applied == k->change_count;
-    for (size_t i = 0; i < k->part_count && e == OK && *all && k->failed == OK; i++) {
-        part_cleaned(s, rows, b, &k->parts[i]);
+    for (size_t i = 0; i < k->found_count && e == OK && *all && k->failed == OK; i++) {
+        part_cleaned(s, rows, b, &k->parts[i], now_ms);
     }
     return e;
 }

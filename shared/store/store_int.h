@@ -189,6 +189,8 @@ struct part {
     int64_t low_row;             /* no index row below this offset */
     struct index_row first;      /* retention: a row above log start; offset -1: not known */
     struct clean_state clean;
+    int64_t unclean_until_ms;    /* cleaning it has failed: not before that */
+    int64_t unclean_ms;          /* for how long it is left alone; 0: it did not fail */
     bool touched;                /* in store.touched */
     bool active;                 /* in store.active */
     bool unsynced;               /* in store.unsynced */
@@ -402,6 +404,7 @@ void janitor_stop(struct janitor *j);
 /* store_keymap.c: offsets of keys, in at most so many bytes. NULL: no memory. */
 struct key_map *key_map_new(size_t bytes_max);
 void key_map_free(struct key_map *k);
+bool key_map_empty(const struct key_map *k);
 /* False: no room or no memory for another key. */
 bool key_map_put(struct key_map *k, uint32_t uid, struct slice key, int64_t offset);
 int64_t key_map_get(const struct key_map *k, uint32_t uid, struct slice key); /* -1: unknown */
@@ -415,6 +418,7 @@ struct clean_part {
     size_t aborted_count;
     double ratio;   /* how dirty */
     bool mapped;    /* the keys of [from, end) are in the map */
+    bool failed;    /* out: it is no cleaner than before, for a reason that may last */
     uint64_t bytes; /* out: what is left below end */
 };
 struct clean_run { /* segments that share a row, and so a file */
@@ -426,8 +430,9 @@ struct clean_change { /* what is left of a partition in a run that was looked th
 };
 struct compaction {
     int64_t now_ms;
-    struct clean_part *parts; /* dirtiest first; when done, by uid */
-    size_t part_count;
+    struct clean_part *parts; /* dirtiest first; then mapped ones first, by uid */
+    size_t found_count;
+    size_t part_count; /* mapped ones */
     struct clean_run *runs;
     size_t run_count;
     struct clean_change *changes; /* by number, in the order of its row */
@@ -450,7 +455,7 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                     struct compaction **out) MUST_CHECK;
 /* A bounded part of it at a time. *all: there is no more to come. */
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     struct compaction *k, bool *all) MUST_CHECK;
+                     struct compaction *k, int64_t now_ms, bool *all) MUST_CHECK;
 /* Bytes from a row on to the end, for retention; start: the log's. */
 uint64_t dirty_bytes_from(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t start,
                           const struct index_row *row);
@@ -477,8 +482,9 @@ bool cleaner_idle(struct store *s); /* and nothing is left to be taken */
 struct compaction *cleaner_done(struct store *s);
 void cleaner_drop_done(struct store *s);
 bool cleaner_stopping(struct store *s);
-/* Rewrites the files of these segments, through the filter. The cleaner's thread. Blocks. */
-void cleaner_rewrite(struct store *s, uint32_t from, uint32_t to);
+/* Rewrites the files of segments [from, to), through the filter; not on an error, which is that
+ * they cannot be read. The cleaner's thread. Blocks. */
+enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct errmsg *m) MUST_CHECK;
 /* Only when idle. Takes job->dead over. */
 void cleaner_post(struct store *s, const struct clean_job *job);
 enum err cleaner_start(struct store *s, struct errmsg *m) MUST_CHECK;

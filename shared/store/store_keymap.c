@@ -139,6 +139,11 @@ static size_t room(const struct key_map *k)
     return k->size_max / 4 * 3 - k->count;
 }
 
+bool key_map_empty(const struct key_map *k)
+{
+    return k->count == 0;
+}
+
 bool key_map_put(struct key_map *k, uint32_t uid, struct slice key, int64_t offset)
 {
     uint64_t h[2];

@@ -29,6 +29,7 @@
 #define MERGE_COUNT        8    /* small neighbours that become one */
 #define INTERVAL_MS_MIN    100
 #define DIRTY_LOOK_MS      1000 /* between two looks for what is to be compacted */
+#define DIRTY_PAUSE_MS     60000 /* after a job that failed */
 
 struct tick {
     struct store *s;
@@ -601,7 +602,7 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     enum err e = find_dead(t, job);
     e = e == OK && !job->compact ? find_small(t, job) : e;
     if (e == OK && !job->compact && (t->now_ms >= s->dirty_look_ms ||
-                                     t->now_ms < s->dirty_look_ms - DIRTY_LOOK_MS)) {
+                                     t->now_ms < s->dirty_look_ms - DIRTY_PAUSE_MS)) {
         s->dirty_look_ms = t->now_ms + DIRTY_LOOK_MS;
         e = dirty_find(s, rows(t), t->now_ms, &job->compaction);
     }
@@ -618,9 +619,10 @@ static enum err take_done(struct tick *t, bool *applied)
         return OK;
     }
     bool all;
-    enum err e = dirty_apply(s, rows(t), t->batch, k, &all);
+    enum err e = dirty_apply(s, rows(t), t->batch, k, t->now_ms, &all);
     if (e != OK || all) {
-        s->dirty_look_ms = k->failed == OK ? t->now_ms : s->dirty_look_ms; /* there may be more */
+        /* There may be more; or it will not be better at once. */
+        s->dirty_look_ms = t->now_ms + (k->failed == OK ? 0 : DIRTY_PAUSE_MS);
         s->merge_seen = 0;
         cleaner_drop_done(s);
     }

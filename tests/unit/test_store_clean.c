@@ -2,8 +2,10 @@
  * job that ends midway. No key may lose its newest value, nor get an older one back. */
 #include "tests/unit/store_kit.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
@@ -331,6 +333,104 @@ static void test_tombstones_may_stay_for_ever(void **state)
     kit_fini(&k);
 }
 
+/* Changes a byte behind `text`, in the file of the log that has it. */
+static void damage(struct kit *k, const char *text)
+{
+    char dir[400], path[700];
+    bool done = false;
+    snprintf(dir, sizeof dir, "%s/db", k->dir);
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *f = readdir(d); f; f = readdir(d)) {
+        if (!strstr(f->d_name, ".sst")) {
+            continue;
+        }
+        static char bytes[4 << 20];
+        snprintf(path, sizeof path, "%s/%s", dir, f->d_name);
+        int fd = open(path, O_RDWR);
+        ssize_t n = pread(fd, bytes, sizeof bytes, 0);
+        char *at = n > 0 ? memmem(bytes, (size_t)n, text, strlen(text)) : NULL;
+        if (at) {
+            off_t where = at - bytes + 100;
+            assert_true(where < n);
+            bytes[where] ^= 1;
+            assert_int_equal(pwrite(fd, bytes + where, 1, where), 1);
+            done = true;
+        }
+        close(fd);
+    }
+    closedir(d);
+    assert_true(done);
+}
+
+/* One partition cannot be read: it is left alone for a time, others are cleaned. */
+static void test_damaged_partition_does_not_stop_the_others(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = compacted(&k, s, "a", 1000), b = compacted(&k, s, "b", 1000);
+    int64_t now_ms = 1000000;
+    put(&k, s, a.uid, 777, 1, 100000);
+    put(&k, s, a.uid, 777, 1, 100000);
+    settle(&k, s, now_ms);
+    for (int i = 0; i < 3; i++) {
+        put(&k, s, b.uid, 0, 10, 100);
+    }
+    settle(&k, s, now_ms);
+    damage(&k, "key-777");
+    clean(&k, s, b.uid, now_ms);
+    assert_int_equal(find_key(&k, s, b.uid, 5).count, 1);
+    const struct part *p = part_get(s, a.uid);
+    assert_int_equal(p->clean.to, 0);
+    assert_true(p->unclean_ms > 0);
+    for (int i = 0; i < 5; i++) { /* and nobody reads it over and over */
+        tick(&k, s, now_ms);
+        assert_true(cleaner_idle(s));
+    }
+    int64_t before = p->unclean_ms, give_up = clock_mono_ms() + WAIT_MS;
+    tick(&k, s, now_ms + before);
+    while (p->unclean_ms == before) {
+        tick(&k, s, now_ms + before);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    assert_int_equal(p->unclean_ms, 2 * before);
+    assert_int_equal(store_state(s), STORE_OK);
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* A segment that is damaged, if only in what another stream has there, is not rewritten: RocksDB
+ * would take no more writes. */
+static void test_damaged_segment_is_left_as_it_is(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    uint32_t plain = kit_topic(s, "plain", 1).uid;
+    struct store_topic a = compacted(&k, s, "a", 1000), b = compacted(&k, s, "b", 1000);
+    put(&k, s, plain, 1, 1, 100000);
+    put(&k, s, plain, 777, 1, 100000); /* looking for a's, one comes past it */
+    put(&k, s, a.uid, 0, 10, 1000);
+    put(&k, s, a.uid, 0, 10, -1);
+    settle(&k, s, 1000000);
+    put(&k, s, a.uid, 50, 10, 1000);
+    for (int i = 0; i < 3; i++) {
+        put(&k, s, b.uid, 0, 10, 1000);
+    }
+    settle(&k, s, 1000000);
+    damage(&k, "key-777");
+    clean(&k, s, b.uid, 1000000);
+    assert_int_equal(part_get(s, a.uid)->clean.to, 0);
+    assert_true(part_get(s, a.uid)->unclean_ms > 0);
+    assert_int_equal(find_key(&k, s, b.uid, 3).count, 1);
+    assert_int_equal(find_key(&k, s, a.uid, 3).count, 2);
+    put(&k, s, a.uid, 0, 1, 10);
+    assert_int_equal(store_state(s), STORE_OK);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -339,6 +439,8 @@ int main(void)
         cmocka_unit_test(test_sizes_are_right_after_a_job_that_was_forgotten),
         cmocka_unit_test(test_limit_goes_by_what_compaction_left),
         cmocka_unit_test(test_tombstones_may_stay_for_ever),
+        cmocka_unit_test(test_damaged_partition_does_not_stop_the_others),
+        cmocka_unit_test(test_damaged_segment_is_left_as_it_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
