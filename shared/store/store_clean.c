@@ -1,5 +1,6 @@
 /* The cleaner: drops files and rewrites segments on a thread of its own, one job at a time. (What
- * compaction does with segments: store_compact.c.)
+ * compaction does with segments: store_compact.c.) A compaction may take an hour, for which the
+ * disk must not wait: between two steps of one files are dropped, too.
  *
  * Both may take long (unlinking is slow, a rewrite reads and writes a segment), and neither may
  * hold up a commit. What is to be done is decided by store_tick (store_retention.c).
@@ -23,6 +24,7 @@ struct cleaner {
     bool busy;
     _Atomic bool stop;
     struct clean_job job;
+    uint32_t drop_to; /* files of segments below are to be dropped; 0: none are */
     struct compaction *done; /* until ticks have made rows of it */
 };
 
@@ -41,20 +43,43 @@ static void compact_range(struct store *s, uint32_t first, uint32_t behind, int 
     rocksdb_compactoptions_destroy(o);
 }
 
-static void drop_files(struct store *s, const struct clean_job *job)
+static bool may_run(struct store *s)
 {
-    uint8_t from[LOG_KEY_BYTES], to[LOG_KEY_BYTES];
+    return store_state(s) == STORE_OK && store_sync(s, NULL) == OK;
+}
+
+static void drop_files(struct store *s, uint32_t to)
+{
+    uint8_t first[LOG_KEY_BYTES], last[LOG_KEY_BYTES];
     char *text = NULL;
-    atomic_store_explicit(&s->dead_below, job->to, memory_order_release);
-    compact_range(s, job->from, job->to, COMPACT_UPPER);
-    log_key_put(from, job->from, 0, 0);
-    log_key_put(to, job->to - 1, UINT32_MAX, -1); /* the range includes its end */
-    rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)from,
-                                    sizeof from, (const char *)to, sizeof to, &text);
+    if (!may_run(s)) {
+        return;
+    }
+    atomic_store_explicit(&s->dead_below, to, memory_order_release);
+    compact_range(s, 0, to, COMPACT_UPPER);
+    log_key_put(first, 0, 0, 0);
+    log_key_put(last, to - 1, UINT32_MAX, -1); /* the range includes its end */
+    rocksdb_delete_file_in_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], (const char *)first,
+                                    sizeof first, (const char *)last, sizeof last, &text);
     if (text) {
         struct errmsg m;
         (void)rocks_failed(text, "drop segments", s->dir, &m); /* the sentence is what we need */
         log_error("store %s", m.text);
+    }
+    page_publish(atomic_load(&s->page));
+}
+
+void cleaner_drop_wanted(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    uint32_t to = c->drop_to;
+    pthread_mutex_unlock(&c->lock);
+    if (to > 0) {
+        drop_files(s, to);
+        pthread_mutex_lock(&c->lock);
+        c->drop_to = c->drop_to == to ? 0 : c->drop_to;
+        pthread_mutex_unlock(&c->lock);
     }
 }
 
@@ -110,15 +135,13 @@ bool cleaner_stopping(struct store *s)
 
 static void run(struct store *s, const struct clean_job *job)
 {
-    if (store_state(s) != STORE_OK || store_sync(s, NULL) != OK) {
+    if (!may_run(s)) {
         return;
     }
     if (job->compaction) {
         compaction_run(s, job->compaction);
-    } else if (job->compact) {
-        rewrite(s, job);
     } else {
-        drop_files(s, job);
+        rewrite(s, job);
     }
     /* Followers catch up when something moves, and only then let go of the files that went. */
     page_publish(atomic_load(&s->page));
@@ -130,11 +153,17 @@ static void *cleaner_main(void *arg)
     struct cleaner *c = s->cleaner;
     pthread_mutex_lock(&c->lock);
     while (!c->stop) {
-        if (!c->busy) {
+        if (!c->busy && c->drop_to == 0) {
             pthread_cond_wait(&c->wake, &c->lock);
             continue;
         }
+        bool job = c->busy;
         pthread_mutex_unlock(&c->lock);
+        cleaner_drop_wanted(s);
+        if (!job) {
+            pthread_mutex_lock(&c->lock);
+            continue;
+        }
         run(s, &c->job);
         free(c->job.dead);
         pthread_mutex_lock(&c->lock);
@@ -149,7 +178,7 @@ static void *cleaner_main(void *arg)
 bool cleaner_idle(struct store *s)
 {
     pthread_mutex_lock(&s->cleaner->lock);
-    bool idle = !s->cleaner->busy && !s->cleaner->done;
+    bool idle = !s->cleaner->busy && !s->cleaner->done && s->cleaner->drop_to == 0;
     pthread_mutex_unlock(&s->cleaner->lock);
     return idle;
 }
@@ -171,6 +200,15 @@ void cleaner_drop_done(struct store *s)
     c->done = NULL;
     pthread_mutex_unlock(&c->lock);
     compaction_free(done);
+}
+
+void cleaner_drop(struct store *s, uint32_t to)
+{
+    struct cleaner *c = s->cleaner;
+    pthread_mutex_lock(&c->lock);
+    c->drop_to = to;
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
 }
 
 void cleaner_post(struct store *s, const struct clean_job *job)

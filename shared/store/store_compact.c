@@ -562,6 +562,7 @@ static bool is_over(const struct cleaning *c, enum err e)
 static enum err clean_runs(struct cleaning *c)
 {
     for (size_t i = 0; i < c->c->run_count && c->c->part_count > 0; i++) {
+        cleaner_drop_wanted(c->s);
         c->part = NULL;
         c->run = &c->c->runs[i];
         enum err e = clean_run(c);
@@ -599,6 +600,11 @@ static enum err map_batch(struct cleaning *c, struct slice batch, const struct b
     return OK;
 }
 
+static int64_t log_start(struct store *s, uint32_t uid)
+{
+    return atomic_load(&atomic_load(&s->page)->entries[uid].log_start);
+}
+
 /* The dirty keys of c->part. Ends where the map is full: *full; or where it cannot be read, and
  * fails when that is at once. ERR_NOMEM, ERR_AGAIN: the job is over. */
 static enum err map_part(struct cleaning *c, bool *full)
@@ -610,6 +616,12 @@ static enum err map_part(struct cleaning *c, bool *full)
     while (e == OK && at < p->end && !*full) {
         struct store_slices *x;
         enum read_gap gap;
+        cleaner_drop_wanted(c->s);
+        int64_t start = log_start(c->s, p->uid);
+        if (at < start) {
+            at = p->from = start; /* what was there may be gone */
+            continue;
+        }
         e = read_once(c->s, c->s->rocks, p->uid, at, p->end, MAP_READ_BYTES, true, &x, &gap, &c->m);
         if (e != OK) {
             break;
@@ -631,7 +643,7 @@ static enum err map_part(struct cleaning *c, bool *full)
     }
     p->end = at;
     p->mapped = at > p->from;
-    if (!p->mapped && e == OK && was_empty) {
+    if (*full && !p->mapped && e == OK && was_empty) {
         e = err_set(&c->m, ERR_TOO_LARGE, "the batch at %lld has more keys than can be known",
                     (long long)at);
     }

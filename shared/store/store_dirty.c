@@ -175,6 +175,7 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
     }
     *out = (struct clean_part){.uid = uid,
                                .start = p->start,
+                               .start_bytes = bytes_at(rows, uid, p->start),
                                .from = d.from,
                                .end = d.end,
                                .delete_retention_ms = c->delete_retention_ms,
@@ -316,8 +317,14 @@ static void part_cleaned(struct store *s, rocksdb_iterator_t *rows, rocksdb_writ
         p->unclean_until_ms = now_ms + p->unclean_ms;
     } else if (p->topic && done->mapped) {
         p->unclean_ms = 0;
-        p->clean = (struct clean_state){done->end, bytes_at(rows, done->uid, done->end),
-                                        done->bytes};
+        uint64_t end_bytes = bytes_at(rows, done->uid, done->end);
+        p->clean = (struct clean_state){done->end, end_bytes, done->bytes};
+        if (p->start > done->start && end_bytes > done->start_bytes) { /* it has moved meanwhile */
+            uint64_t cut = bytes_at(rows, done->uid, p->start);
+            uint64_t left = cut < end_bytes && p->start < done->end ? end_bytes - cut : 0;
+            p->clean.live = (uint64_t)((double)done->bytes * (double)left /
+                                       (double)(end_bytes - done->start_bytes));
+        }
         put_clean_row(s, b, done->uid, &p->clean);
         tail_forget(s, done->uid, done->end);
     }

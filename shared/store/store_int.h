@@ -413,6 +413,7 @@ int64_t key_map_get(const struct key_map *k, uint32_t uid, struct slice key); /*
 struct clean_part {
     uint32_t uid;
     int64_t start, from, end; /* log start; first dirty offset; to be clean below: as it was done */
+    uint64_t start_bytes;     /* of the partition at its start, as index rows count */
     int64_t delete_retention_ms;
     struct store_aborted *aborted;
     size_t aborted_count;
@@ -472,8 +473,8 @@ enum err segment_load(rocksdb_iterator_t *rows, uint32_t number, struct segment_
 /* store_clean.c: one job at a time, on a thread of its own */
 struct clean_job {
     uint32_t from, to;   /* segments [from, to) */
-    bool compact;        /* rewrite without what is dead; else: drop the files */
-    struct segment_entry *dead; /* compact: these partitions, below these ends. Owned */
+    bool compact;        /* they are rewritten without what is dead */
+    struct segment_entry *dead; /* these partitions, below these ends. Owned */
     size_t dead_count;
     struct compaction *compaction; /* this instead. Owned */
 };
@@ -485,6 +486,10 @@ bool cleaner_stopping(struct store *s);
 /* Rewrites the files of segments [from, to), through the filter; not on an error, which is that
  * they cannot be read. The cleaner's thread. Blocks. */
 enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct errmsg *m) MUST_CHECK;
+/* Drops the files of segments below `to`, which are dead, soon: also while a job runs. */
+void cleaner_drop(struct store *s, uint32_t to);
+/* The cleaner's thread, between two steps of a job: drops what is to be dropped. Blocks. */
+void cleaner_drop_wanted(struct store *s);
 /* Only when idle. Takes job->dead over. */
 void cleaner_post(struct store *s, const struct clean_job *job);
 enum err cleaner_start(struct store *s, struct errmsg *m) MUST_CHECK;

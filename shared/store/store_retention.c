@@ -595,10 +595,6 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     if (!cleaner_idle(s)) {
         return OK;
     }
-    if (s->drop_below > s->dropped_below) {
-        *job = (struct clean_job){.to = s->drop_below};
-        return OK;
-    }
     enum err e = find_dead(t, job);
     e = e == OK && !job->compact ? find_small(t, job) : e;
     if (e == OK && !job->compact && (t->now_ms >= s->dirty_look_ms ||
@@ -668,9 +664,11 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     failed = failed == OK && !applied ? find_work(&t, &job) : failed;
     sweep_dead_rows(&t);
     e = tick_write(&t, m); /* also after a failure: what was decided is in memory already */
-    if (e == OK && (job.to > 0 || job.compaction)) {
-        bool drop = !job.compact && !job.compaction;
-        s->dropped_below = drop ? job.to : s->dropped_below;
+    if (e == OK && s->drop_below > s->dropped_below) {
+        s->dropped_below = s->drop_below;
+        cleaner_drop(s, s->drop_below);
+    }
+    if (e == OK && (job.compact || job.compaction)) {
         cleaner_post(s, &job);
         job.dead = NULL;
         job.compaction = NULL;

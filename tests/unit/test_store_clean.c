@@ -19,6 +19,9 @@
 /* --- a disk that fails ------------------------------------------------------------------------ */
 
 static _Atomic int syncs_fail; /* so many of files of the log fail */
+static _Atomic bool gate_shut, gate_waits; /* they wait while it is shut */
+static char watched[700];                  /* a file: is it there while one is synced? */
+static _Atomic bool watched_there;
 
 #pragma GCC visibility push(default)
 
@@ -30,8 +33,15 @@ int fdatasync(int fd)
         *(void **)&real = dlsym(RTLD_NEXT, "fdatasync");
     }
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    if (atomic_load(&syncs_fail) > 0 && readlink(link, path, sizeof path - 1) > 0 &&
-        strstr(path, ".sst")) {
+    if (readlink(link, path, sizeof path - 1) < 0 || !strstr(path, ".sst")) {
+        return real(fd);
+    }
+    atomic_store(&watched_there, access(watched, F_OK) == 0);
+    while (atomic_load(&gate_shut)) {
+        atomic_store(&gate_waits, true);
+        sched_yield();
+    }
+    if (atomic_load(&syncs_fail) > 0) {
         atomic_fetch_sub(&syncs_fail, 1);
         errno = ENOSPC;
         return -1;
@@ -333,11 +343,11 @@ static void test_tombstones_may_stay_for_ever(void **state)
     kit_fini(&k);
 }
 
-/* Changes a byte behind `text`, in the file of the log that has it. */
-static void damage(struct kit *k, const char *text)
+/* The file of the log that has `text`, and where. */
+static off_t find_file(struct kit *k, const char *text, char path[700])
 {
-    char dir[400], path[700];
-    bool done = false;
+    char dir[400], name[700];
+    off_t found = -1;
     snprintf(dir, sizeof dir, "%s/db", k->dir);
     DIR *d = opendir(dir);
     assert_non_null(d);
@@ -346,21 +356,31 @@ static void damage(struct kit *k, const char *text)
             continue;
         }
         static char bytes[4 << 20];
-        snprintf(path, sizeof path, "%s/%s", dir, f->d_name);
-        int fd = open(path, O_RDWR);
+        snprintf(name, sizeof name, "%s/%s", dir, f->d_name);
+        int fd = open(name, O_RDONLY);
         ssize_t n = pread(fd, bytes, sizeof bytes, 0);
         char *at = n > 0 ? memmem(bytes, (size_t)n, text, strlen(text)) : NULL;
         if (at) {
-            off_t where = at - bytes + 100;
-            assert_true(where < n);
-            bytes[where] ^= 1;
-            assert_int_equal(pwrite(fd, bytes + where, 1, where), 1);
-            done = true;
+            memcpy(path, name, sizeof name);
+            found = at - bytes;
         }
         close(fd);
     }
     closedir(d);
-    assert_true(done);
+    assert_true(found >= 0);
+    return found;
+}
+
+/* Changes a byte behind `text`. */
+static void damage(struct kit *k, const char *text)
+{
+    char path[700], byte;
+    off_t at = find_file(k, text, path) + 100;
+    int fd = open(path, O_RDWR);
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
 }
 
 /* One partition cannot be read: it is left alone for a time, others are cleaned. */
@@ -431,6 +451,78 @@ static void test_damaged_segment_is_left_as_it_is(void **state)
     kit_fini(&k);
 }
 
+/* A compaction of several segments: what retention lets go meanwhile goes before it ends. */
+static void test_files_are_dropped_while_a_compaction_runs(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    uint32_t plain = kit_topic(s, "plain", 1).uid;
+    struct store_topic a = compacted(&k, s, "a", 1000);
+    int64_t now_ms = 1000000, give_up = clock_mono_ms() + WAIT_MS;
+    put(&k, s, plain, 777, 1, 100000);
+    settle(&k, s, now_ms);
+    for (int i = 0; i < 6; i++) {
+        put(&k, s, a.uid, 0, 10, 1000);
+        settle(&k, s, now_ms);
+    }
+    find_file(&k, "key-777", watched);
+    atomic_store(&gate_shut, true);
+    while (!atomic_load(&gate_waits)) {
+        tick(&k, s, now_ms);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    assert_true(atomic_load(&watched_there));
+    KIT_OK(store_trim(s, plain, 1, &k.m));
+    tick(&k, s, now_ms);
+    assert_null(cleaner_done(s));
+    atomic_store(&gate_shut, false);
+    while (part_get(s, a.uid)->clean.to < 60) {
+        tick(&k, s, now_ms);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    assert_false(atomic_load(&watched_there)); /* when the last one was written */
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* While a job runs, the log start passes half of what it cleans. */
+static void test_start_that_moves_under_a_job_takes_its_share(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 256 << 10;
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = compacted(&k, s, "a", 1000);
+    struct rocks *r = s->rocks;
+    struct compaction *c = NULL;
+    bool all = false;
+    for (int i = 0; i < 64; i++) { /* half of each is superseded by the next but one */
+        put(&k, s, a.uid, i % 2 ? 100 : 1000 + i * 10, 10, 2000);
+    }
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    assert_int_equal(dirty_find(s, rows, 1000000, &c), OK);
+    rocksdb_iter_destroy(rows);
+    compaction_run(s, c);
+    uint64_t cleaned = c->parts[0].bytes;
+    KIT_OK(store_trim(s, a.uid, 320, &k.m));
+    rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    rocksdb_writebatch_t *b = rocksdb_writebatch_create();
+    KIT_OK(dirty_apply(s, rows, b, c, 1000000, &all));
+    KIT_OK(write_batch(s, b, &k.m));
+    rocksdb_writebatch_destroy(b);
+    rocksdb_iter_destroy(rows);
+    compaction_free(c);
+    assert_true(all);
+    const struct clean_state *clean_now = &part_get(s, a.uid)->clean;
+    assert_int_equal(clean_now->to, 640);
+    assert_true(cleaned > 600000);
+    assert_true(clean_now->live > cleaned / 10 * 4 && clean_now->live < cleaned / 10 * 6);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -441,6 +533,8 @@ int main(void)
         cmocka_unit_test(test_tombstones_may_stay_for_ever),
         cmocka_unit_test(test_damaged_partition_does_not_stop_the_others),
         cmocka_unit_test(test_damaged_segment_is_left_as_it_is),
+        cmocka_unit_test(test_files_are_dropped_while_a_compaction_runs),
+        cmocka_unit_test(test_start_that_moves_under_a_job_takes_its_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
