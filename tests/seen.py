@@ -9,7 +9,7 @@ A test says it with one line:
 and it holds when the test has passed. What is no pytest says it when it has seen it, `import seen; seen.saw("Flink", "…")` or
 `tests/seen.py saw Flink '…'`. A name that is new gets a row in LIBRARIES or PROGRAMS below: where its version is read.
 
-Each step of tests/run, and `make ecosystem`, has a file of its own, build/test-logs/seen/STEP.jsonl, made anew when it begins
+Each step of tests/run, and `make ecosystem` (ecosystem-long), has a file of its own, build/test-logs/seen/STEP.jsonl, made anew when it begins
 and closed when it has passed. Outside of a step (SEEN_STEP is not set) nothing is written.
 
     tests/seen.py begin STEP     tests/seen.py saw NAME WHAT...     tests/seen.py end STEP
@@ -112,6 +112,10 @@ PROGRAMS = {
         "kafka-get-offsets", "kafka-delete-records", "kafka-log-dirs", "kafka-transactions", "kafka-features",
         "kafka-metadata-quorum", "kafka-leader-election", "kafka-reassign-partitions", "kafka-broker-api-versions",
         "kafka-cluster", "kafka-client-metrics")},
+    "Kafka Streams": ("Kafka Streams", jar("build/ecosystem/lib", "kafka-streams")),
+    "Kafka Connect": ("Kafka Connect", jar("build/ecosystem/lib", "connect-runtime")),
+    "MirrorMaker 2": ("MirrorMaker 2", jar("build/ecosystem/lib", "connect-mirror")),
+    "Flink": ("Flink", jar("build/ecosystem/flink-lib", "flink-runtime")),
 }
 NAMES = [name for name, _ in (*LIBRARIES.values(), *PROGRAMS.values())]
 

@@ -12,6 +12,7 @@ import time
 import harness
 from worlds import DONE_SECONDS, START_SECONDS, Program, create_topic, records
 
+SAW = ("Flink", "source with checkpoints and sink, exactly once, through kills")
 STREAMS = ["readings"]
 SITES = 12
 

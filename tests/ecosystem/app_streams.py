@@ -4,15 +4,20 @@ the broker and its writer are killed.
 The words are published with MQTT; the table is a compacted stream of names that a producer wrote. What is
 published when the broker is killed may be captured twice, so the captured stream is what the results are held against:
 each of its records is counted and joined once.
+
+Now and then the application loses its state on disk, too, and has it again from the changelogs in the server, which are
+compacted meanwhile.
 """
 
 import collections
+import shutil
 import threading
 import time
 
 import harness
 from worlds import DONE_SECONDS, START_SECONDS, Program, committed, records, tool
 
+SAW = ("Kafka Streams", "word count and table join, exactly once, through kills")
 STREAMS = ["words"]
 PREFIX = "app"
 WORDS = "sun moon star rain wind snow frost cloud storm calm".split()
@@ -47,13 +52,14 @@ class Feeder(threading.Thread):
         self.publisher.close()
 
 
-def kill_all(rng, world, app, times):
+def kill_all(rng, world, app, state, times):
     """Joining, restoring, working and committing are all hit: a moment after the start, and seconds into the work."""
-    kills = {"application": app.restart, **world.things}
-    names = ["application", *world.things] if times >= len(kills) else ["application", "server"]
-    names = [n for n in names if n in kills]
-    while len(names) < times:
-        names.append(rng.choice(list(kills)))
+    def lose_state():
+        app.kill9()
+        shutil.rmtree(state)
+        app.start()
+    kills = {"application": app.restart, **world.things, "application and its state": lose_state}
+    names = [*kills, *rng.choices(list(kills), k=times)][:times]
     rng.shuffle(names)
     for name in names:
         time.sleep(rng.uniform(0.5, 5))
@@ -90,7 +96,7 @@ def run(args, home, world, rng):
     count, per_second = (2000, 500) if args.short else (20000, 500)
     feeder = Feeder(world, rng, count, per_second)
     feeder.start()
-    kills = kill_all(rng, world, app, 2 if args.short else args.kills)
+    kills = kill_all(rng, world, app, home / "state", 2 if args.short else args.kills)
     feeder.finish()
     harness.wait_until("all is worked on and committed", lambda: settled(world), DONE_SECONDS, every=0.5)
     app.stop(START_SECONDS)

@@ -7,10 +7,14 @@ killed and started again at random instants, and what has come out must be exact
 Each program is a module app_PROGRAM.py here, which says what it proves. The jars come from Maven Central by way of
 `make ecosystem`; `make test` runs --short of some. With --server kafka, the oracle, everything runs against an Apache
 Kafka 4.1, whose topics stand for the captured streams.
+
+What all of them did, README's table of clients and programs says (tests/seen.py): as the step ecosystem of `make test`, and
+as ecosystem-long where it is not one.
 """
 
 import argparse
 import importlib
+import os
 import random
 import shutil
 import sys
@@ -20,7 +24,11 @@ from pathlib import Path
 
 from worlds import CulexWorld, KafkaWorld, Program
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import seen  # noqa: E402
+
 PROGRAMS = ["connect", "streams", "mirror", "flink"]
+LONG = "ecosystem-long"
 
 
 def run(name, args):
@@ -30,9 +38,11 @@ def run(name, args):
     began = time.monotonic()
     world, passed = None, 0
     try:
-        world = {"culex": CulexWorld, "kafka": KafkaWorld}[args.server](home, app.STREAMS)
+        world = {"culex": CulexWorld, "kafka": KafkaWorld}[args.server](home, app.STREAMS, getattr(app, "BOUND", ()))
         said = app.run(args, home, world, random.Random(args.seed))
         print(f"ok      {name}: {said} ({time.monotonic() - began:.0f} s)", flush=True)
+        if args.server == "culex":
+            seen.saw(*app.SAW)
         passed = 1
     except Exception as e:  # told, and the next program runs
         print(f"FAILED  {name}: {e!r}", flush=True)
@@ -63,9 +73,17 @@ def main():
     args = parser.parse_args()
     print(f"server={args.server} seed={args.seed}", flush=True)
     names = args.programs or PROGRAMS
+    whole = names == PROGRAMS and args.server == "culex" and not args.short
+    if whole:
+        os.environ["SEEN_STEP"] = LONG
+        seen.main(["begin", LONG])
     passed = sum(run(name, args) for name in names)
-    print(f"{passed} passed, {len(names) - passed} failed")
-    return passed != len(names)
+    failed = len(names) - passed
+    if whole and not failed:
+        seen.main(["end", LONG])
+        failed += seen.check([LONG])
+    print(f"{passed} passed, {failed} failed")
+    return failed != 0
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import harness  # noqa: E402
 ECO = harness.ROOT / "build" / "ecosystem"
 START_SECONDS = 90  # a JVM's start on a machine that does other things, too
 DONE_SECONDS = 180
+RETENTION_MS = "7200000"  # of streams that are made through Kafka
 
 
 def java(heap="256m", lib="lib", classes="classes"):
@@ -89,11 +90,16 @@ class Publisher:
 
 
 class CulexWorld:
-    def __init__(self, home, streams, partitions=4):
+    """`streams` are in culex.json; `bound` are made through Kafka."""
+
+    def __init__(self, home, streams, bound=(), partitions=4):
         self.culex = harness.Culex(home, streams=[
             {"name": s, "filters": [f"{s}/+"], "key": "topic[2]", "partitions": partitions} for s in streams])
         self.culex.start()
         self.bootstrap = self.culex.bootstrap
+        for s in bound:
+            create_topic(self.bootstrap, s, partitions, {"mqtt.filter": f"{s}/+", "mqtt.key": "topic[2]",
+                                                       "retention.ms": RETENTION_MS})
         self.things = {"server": self.kill_server, "broker": self.kill_broker, "writer": self.kill_writer}
 
     def publisher(self):
@@ -121,13 +127,13 @@ class CulexWorld:
 class Kafka:
     """Apache Kafka of one node, as the comparison has it."""
 
-    def __init__(self, home, name="kafka"):
+    def __init__(self, home, name="kafka", extra=""):
         port, controller = harness.free_port(), harness.free_port()
         config = (harness.ROOT / "tests" / "compare" / "kafka.properties").read_text()
         for key, value in (("@PORT@", port), ("@CONTROLLER@", controller), ("@DIR@", Path(home) / f"{name}-data")):
             config = config.replace(key, str(value))
         path = Path(home) / f"{name}.properties"
-        path.write_text(config)
+        path.write_text(f"{config}\n{extra}\n")
         tool(home, name, "kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", path)
         self.program = Program(home, name, "kafka.Kafka", path, heap="512m").start()
         self.bootstrap = f"127.0.0.1:{port}"
@@ -157,19 +163,19 @@ class Producer:
         self.flush()
 
 
-def create_topic(bootstrap, name, partitions):
+def create_topic(bootstrap, name, partitions, config=None):
     from confluent_kafka.admin import AdminClient, NewTopic
     admin = AdminClient({"bootstrap.servers": bootstrap})  # must live until there is an answer
-    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, partitions, 1, config=config or {})])[name].result(30)
 
 
 class KafkaWorld:
-    def __init__(self, home, streams, partitions=4):
+    def __init__(self, home, streams, bound=(), partitions=4):
         self.kafka = Kafka(home)
         self.bootstrap = self.kafka.bootstrap
         self.things = {}
-        for s in streams:
-            create_topic(self.bootstrap, s, partitions)
+        for s in [*streams, *bound]:
+            create_topic(self.bootstrap, s, partitions, {"retention.ms": RETENTION_MS} if s in bound else {})
 
     def publisher(self):
         return Producer(self.bootstrap)
@@ -179,6 +185,13 @@ class KafkaWorld:
 
     def logs(self):
         return ""
+
+
+def config_of(bootstrap, topic, name):
+    from confluent_kafka.admin import AdminClient, ConfigResource
+    asked = ConfigResource("topic", topic)
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    return admin.describe_configs([asked])[asked].result(30)[name].value
 
 
 def records(bootstrap, topic, committed=True):

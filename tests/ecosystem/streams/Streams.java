@@ -122,6 +122,9 @@ public final class Streams {
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG), 1000);
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.MAX_POLL_RECORDS_CONFIG), 50);
         p.put(StreamsConfig.producerPrefix("transaction.timeout.ms"), timeoutMs);
+        // Changelogs are compacted as early as they can be.
+        p.put(StreamsConfig.topicPrefix("segment.ms"), 10000);
+        p.put(StreamsConfig.topicPrefix("min.cleanable.dirty.ratio"), "0.01");
         KafkaStreams streams = new KafkaStreams(b.build(), p);
         streams.setUncaughtExceptionHandler(e -> {
             e.printStackTrace();
