@@ -4,13 +4,15 @@ MQTT is captured and copied in transactions; clients write idempotently, in tran
 cleans; groups of both protocols commit; streams are deleted and made again; liars, zip bombs and halves of requests come in between.
 The server is killed each time when all of them have got further. Then everything is judged, after one kill more.
 
-The short form, in `make test`, kills the server and has two clients copy. `make everything` is the long one: all clients, and broker and
-writer are killed as well. ROUNDS=n and SEED=n change both."""
+The short form, in `make test`, kills the server. `make everything` is the long one: kafkajs and Java copy as well, and broker and
+writer are killed, too. ROUNDS=n and SEED=n change both."""
 
 import os
 import random
+import re
 import socket
 import struct
+import subprocess
 import threading
 import time
 import traceback
@@ -19,7 +21,7 @@ import zlib
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness import (Copier, Driver, Load, Record, by_partition, consumer, end_offsets, group_violations, read_all,
+from harness import (CLIENTS, ROOT, Copier, Driver, Load, Record, by_partition, consumer, end_offsets, group_violations, read_all,
                      settled_ends, wait_until)
 from test_crash import check_publishers
 from test_produce import batch
@@ -29,7 +31,8 @@ from wire import Wire
 LONG = bool(os.environ.get("EVERYTHING_LONG"))
 ROUNDS = int(os.environ.get("ROUNDS", "60" if LONG else "6"))
 SEED = int(os.environ.get("SEED", "1"))
-COPIERS = ["librdkafka", "franz-go", "sarama", "aiokafka", "kafkajs"] if LONG else ["librdkafka", "franz-go"]
+# kafkajs falls at each kill and takes its time to come back; Java takes its time to begin, and has a test of its own.
+COPIERS = ["librdkafka", "franz-go", "sarama", "aiokafka"] + (["kafkajs", "java", "java-consumer"] if LONG else [])
 PARTITIONS = 4
 PUBLISHERS = 4
 NONE, UNKNOWN_TOPIC, EXISTS = 0, 3, 36
@@ -485,6 +488,35 @@ class Copies:
             c.close()
 
 
+class JavaCopies(Copies):
+    """Java does the same, in a group of the protocol that is named; it goes on after errors by itself."""
+
+    def again(self):
+        if not self.all:
+            argv = ["java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{CLIENTS}/java/lib/*",
+                    ROOT / "tests" / "clients" / "java" / "Copier.java", self.culex.bootstrap, "demo", self.to, self.to,
+                    f"x-{self.client}"] + (["consumer"] if self.client == "java-consumer" else [])
+            self.log = self.culex.home / f"{self.client}.log"
+            with open(self.log, "wb") as log:
+                self.all = [subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE, stdout=log,
+                                             stderr=subprocess.STDOUT)]
+        assert self.all[0].poll() is None, self.log.read_text()[-3000:]
+
+    @property
+    def steps(self):
+        return len(re.findall(r"^\d+$", self.log.read_text(), re.M))
+
+    def judge(self, source):
+        wait_until(f"{self.client} has copied all", lambda: sum(map(len, self.read().values())) >= sum(
+            map(len, source.values())), 90, every=0.3)
+        self.all[0].communicate(b"end", timeout=60)
+        assert self.read() == source
+
+    def close(self):
+        self.all[0].kill()
+        self.all[0].wait(10)
+
+
 class Groups:
     """Members of both protocols that commit what they read."""
 
@@ -633,7 +665,9 @@ def test_all_that_was_answered_is_there_and_nothing_twice(culex_factory):
     make_topics(culex)
     captured, others = Captured(culex), []
     try:
-        others = [Copies(culex, client) for client in COPIERS] + [Groups(culex)]
+        for client in COPIERS:
+            others.append((JavaCopies if client.startswith("java") else Copies)(culex, client))
+        others.append(Groups(culex))
         actors = [actor(culex) for actor in (Plain, Cut, Table, Again, Bound, Bad)]
         twins = []
         actors += [Twin(culex, 0, twins), Twin(culex, 1, twins)]
@@ -653,6 +687,8 @@ def test_all_that_was_answered_is_there_and_nothing_twice(culex_factory):
         for a in actors:
             if a.name != "Bound":  # has judged each of its lives
                 a.judge()
+        print("what got done:", ", ".join(f"{a.name} {a.steps}" for a in actors + others),
+              "- copiers that began again:", [(o.client, c.last("error")) for o in others[:-1] for c in o.all[:-1]])
     finally:
         captured.load.close()
         for o in others:
