@@ -121,20 +121,27 @@ static void on_cancel(struct request *rq)
 
 /* --- the reply ------------------------------------------------------------------------------- */
 
-/* Is there anything to say about this partition that the client does not know? Remembers that it
- * is said. */
+/* Is there anything to say about this partition that the client does not know? */
 static bool is_news(struct session *s, const struct fetch_wait *fw, int32_t i)
 {
-    if (s == NULL) {
+    if (s == NULL || !fw->incremental) {
         return true;
     }
     const struct fetch_part *p = &fw->fetch.parts[i];
-    struct session_partition *sp = fetch_session_get(s, &fw->names[i].key);
+    const struct session_partition *sp = fetch_session_get(s, &fw->names[i].key);
+    return sp != NULL && (fetch_part_bytes(p) != 0 || p->error != KERR_NONE ||
+                          p->diverging_epoch >= 0 || sp->sent_end != p->end ||
+                          sp->sent_start != p->log_start);
+}
+
+/* It is said. */
+static void remember_news(struct session *s, const struct fetch_wait *fw, int32_t i)
+{
+    const struct fetch_part *p = &fw->fetch.parts[i];
+    struct session_partition *sp = s != NULL ? fetch_session_get(s, &fw->names[i].key) : NULL;
     if (sp == NULL) {
-        return !fw->incremental;
+        return;
     }
-    bool news = fetch_part_bytes(p) != 0 || p->error != KERR_NONE || p->diverging_epoch >= 0 ||
-                sp->sent_end != p->end || sp->sent_start != p->log_start;
     if (p->error == KERR_NONE) {
         sp->sent_end = p->end;
         sp->sent_start = p->log_start;
@@ -144,7 +151,6 @@ static bool is_news(struct session *s, const struct fetch_wait *fw, int32_t i)
     if (fetch_part_bytes(p) != 0 && fw->incremental) {
         fetch_session_rotate(s, sp);
     }
-    return news || !fw->incremental;
 }
 
 static bool fill_records(struct request *rq, const struct fetch_part *p, struct krecords *out)
@@ -254,11 +260,14 @@ static bool fill_responses(struct fetch_wait *fw, struct fetch_response *p)
     struct session *s = fw->session_id != FETCH_SESSION_NONE
                             ? fetch_session_find(rq->server->sessions, fw->session_id)
                             : NULL;
-    int32_t count = fw->fetch.count;
+    int32_t count = fw->fetch.count, news = 0; /* few, of a session with many */
+    for (int32_t i = 0; i < count; i++) {
+        news += is_news(s, fw, i);
+    }
     struct fetch_response_responses *topics =
-        codec_new_array(&fetch_response_responses_message, &rq->arena, count);
+        codec_new_array(&fetch_response_responses_message, &rq->arena, news);
     struct fetch_response_responses_partitions *partitions =
-        codec_new_array(&fetch_response_responses_partitions_message, &rq->arena, count);
+        codec_new_array(&fetch_response_responses_partitions_message, &rq->arena, news);
     if (topics == NULL || partitions == NULL) {
         return false;
     }
@@ -269,6 +278,7 @@ static bool fill_responses(struct fetch_wait *fw, struct fetch_response *p)
         if (!is_news(s, fw, i)) {
             continue;
         }
+        remember_news(s, fw, i);
         if (last == NULL || !same_topic(last, &fw->names[i])) {
             t = &topics[p->responses_count++];
             if (rq->header.api_version >= 13) {
@@ -317,6 +327,7 @@ static void reply(struct fetch_wait *fw)
     struct fetch_response p;
     codec_init(&fetch_response_message, &p);
     p.session_id = fw->session_id;
+    fetch_check_aborted(&fw->fetch);
     struct fetch_sent *kept = malloc(sizeof *kept);
     if (kept == NULL || !fill_responses(fw, &p) || !fill_endpoints(fw, &p)) {
         free(kept);
@@ -348,20 +359,6 @@ static void reply_error(struct request *rq, enum kerr error)
 
 /* --- a store goes away ---------------------------------------------------------------------- */
 
-static void lose_store(struct fetch_wait *fw, const struct store *store)
-{
-    for (int32_t i = 0; i < fw->fetch.count; i++) {
-        struct fetch_part *p = &fw->fetch.parts[i];
-        if (p->store == store) {
-            fetch_fail(&fw->fetch, p, KERR_KAFKA_STORAGE_ERROR);
-            p->store = NULL;
-            store_slices_free(p->pinned); /* they would keep the store from being opened again */
-            p->pinned = NULL;
-            buf_reset(&p->copied);
-        }
-    }
-}
-
 static bool reads_of(const struct fetch *f, const struct store *store, bool pinned)
 {
     for (int32_t i = 0; i < f->count; i++) {
@@ -380,7 +377,7 @@ void api_fetch_lose_store(struct server *server, const struct store *store)
         if (fw->state == FETCH_READING) {
             fw->lost = store; /* a worker has its partitions in hand */
         } else if (reads_of(&fw->fetch, store, false)) {
-            lose_store(fw, store);
+            fetch_lose_store(&fw->fetch, store);
             reply(fw);
         }
     }
@@ -482,7 +479,7 @@ static void done_read(struct work *w)
         return;
     }
     if (fw->lost != NULL) {
-        lose_store(fw, fw->lost);
+        fetch_lose_store(&fw->fetch, fw->lost);
         fw->lost = NULL;
     }
     /* What is there goes out, even below min bytes: a reader of the disk has waited long enough. */

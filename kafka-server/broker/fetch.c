@@ -21,6 +21,7 @@ void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t
     for (int32_t i = 0; i < count; i++) {
         struct fetch_part *p = &parts[i];
         p->end = p->log_start = p->stable = -1;
+        p->from = p->next;
         p->diverging_epoch = -1;
         p->diverging_end = -1;
         buf_init(&p->copied, FETCH_PART_BYTES_MAX);
@@ -59,6 +60,40 @@ void fetch_fail(struct fetch *f, struct fetch_part *p, enum kerr error)
     f->errors++;
     p->error = error;
     p->end = p->log_start = p->stable = -1;
+}
+
+static void give_back(struct fetch *f, struct fetch_part *p, enum kerr error)
+{
+    fetch_fail(f, p, error);
+    store_slices_free(p->pinned);
+    p->pinned = NULL;
+    buf_reset(&p->copied);
+}
+
+void fetch_lose_store(struct fetch *f, const struct store *store)
+{
+    for (int32_t i = 0; i < f->count; i++) {
+        if (f->parts[i].store == store) {
+            give_back(f, &f->parts[i], KERR_KAFKA_STORAGE_ERROR);
+            f->parts[i].store = NULL;
+        }
+    }
+}
+
+void fetch_check_aborted(struct fetch *f)
+{
+    for (int32_t i = 0; f->committed && i < f->count; i++) {
+        struct fetch_part *p = &f->parts[i];
+        struct store_offsets o;
+        if (p->store == NULL || !p->transactional || fetch_part_bytes(p) == 0) {
+            continue;
+        }
+        if (store_offsets(p->store, p->uid, &o) != OK) {
+            give_back(f, p, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        } else if (o.log_start > p->from) {
+            give_back(f, p, KERR_OFFSET_OUT_OF_RANGE);
+        }
+    }
 }
 
 bool fetch_is_enough(const struct fetch *f, size_t bytes_min)

@@ -27,6 +27,7 @@ struct fetch_part {
     uint32_t uid;
     bool transactional; /* its partition may have transactions: not of a captured topic */
     int64_t next;       /* first offset wanted, then the one after what was read */
+    int64_t from;       /* first offset wanted */
     size_t bytes_max;
     int32_t leader_epoch;       /* that the client believes in; -1: unknown */
     int32_t last_fetched_epoch; /* of the record before `next`; -1: unknown */
@@ -64,6 +65,12 @@ void fetch_fini(struct fetch *f);
 void fetch_look(struct fetch *f);
 /* This partition cannot be read any more. */
 void fetch_fail(struct fetch *f, struct fetch_part *p, enum kerr error);
+/* The store goes away: its partitions fail with KAFKA_STORAGE_ERROR, and what was read of them is
+ * given back, for it would keep the store from being opened again. */
+void fetch_lose_store(struct fetch *f, const struct store *store);
+/* Before a reply: committed records that were read a while ago need the list of the transactions
+ * that were aborted among them, which goes when the log start passes them. Such partitions fail. */
+void fetch_check_aborted(struct fetch *f);
 /* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
 void fetch_read(struct fetch *f);
 

@@ -422,6 +422,57 @@ static void test_small_batches_are_copied_and_large_ones_pinned(void **state)
     fetch_fini(&f);
 }
 
+static void test_a_store_that_is_lost_gets_back_what_was_read(void **state)
+{
+    struct store other = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    for (int i = 0; i < 3; i++) {
+        fake.of[i].tail_from = i == 0 ? 0 : 100;
+        fake.of[i].bytes = i == 1 ? FETCH_COPY_BYTES : 1000;
+    }
+    struct fetch f = fetch_of(3, 0, 1 << 20);
+    fetch_look(&f);
+    fetch_read(&f);
+    assert_int_equal(fake.slices_out, 1);
+    fetch_lose_store(&f, &other);
+    assert_int_equal(fake.slices_out, 1);
+    fetch_lose_store(&f, &fake);
+    assert_int_equal(fake.slices_out, 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(f.parts[i].error, KERR_KAFKA_STORAGE_ERROR);
+        assert_int_equal(fetch_part_bytes(&f.parts[i]), 0);
+        assert_null(f.parts[i].store);
+    }
+    fetch_fini(&f);
+}
+
+/* The list of the aborted transactions among them may be gone. */
+static void test_committed_records_that_the_log_start_has_passed_are_not_given_out(void **state)
+{
+    struct fetch f = fetch_of(4, 10, 1 << 20);
+    f.committed = true;
+    for (int i = 0; i < 4; i++) {
+        f.parts[i].transactional = i != 3;
+    }
+    fetch_look(&f);
+    fake.of[0].log_start = 10;
+    fake.of[1].log_start = fake.of[3].log_start = 11;
+    fake.of[2].there = false;
+    f.committed = false;
+    fetch_check_aborted(&f);
+    assert_int_equal(f.errors, 0);
+    f.committed = true;
+    fetch_check_aborted(&f);
+    assert_int_equal(f.parts[0].error, KERR_NONE);
+    assert_int_equal(fetch_part_bytes(&f.parts[0]), 9000);
+    assert_int_equal(f.parts[1].error, KERR_OFFSET_OUT_OF_RANGE);
+    assert_int_equal(fetch_part_bytes(&f.parts[1]), 0);
+    assert_int_equal(f.parts[2].error, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+    assert_int_equal(fetch_part_bytes(&f.parts[2]), 0);
+    assert_int_equal(f.parts[3].error, KERR_NONE);
+    assert_int_equal(fetch_part_bytes(&f.parts[3]), 9000);
+    fetch_fini(&f);
+}
+
 static void test_reading_stays_within_the_limits(void **state)
 {
     for (int i = 0; i < 3; i++) {
@@ -701,6 +752,8 @@ int main(void)
         TEST(test_history_is_left_to_a_worker),
         TEST(test_what_cannot_be_copied_is_pinned),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
+        TEST(test_a_store_that_is_lost_gets_back_what_was_read),
+        TEST(test_committed_records_that_the_log_start_has_passed_are_not_given_out),
         TEST(test_reading_stays_within_the_limits),
         TEST(test_disk_faults_and_gaps_are_told_apart),
         TEST(test_session_counts_its_epochs),
