@@ -4,8 +4,11 @@
  *
  * A transaction knows its partitions by uid. Their names are looked up among the topics that there
  * are: one that was deleted is not shown. */
+#include <stdlib.h>
+
 #include "kafka_messages.h"
 #include "kafka-server/api/api_wait.h"
+#include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/topic_regex.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/transactions.h"
@@ -109,51 +112,102 @@ void api_describe_producers(struct request *rq)
 typedef struct describe_transactions_response_transaction_states described;
 typedef struct describe_transactions_response_transaction_states_topics described_topic;
 
-static int32_t partitions_of(const struct txn *x, const struct topic *t, int32_t *out)
+/* Which partition has this uid? Made once for a request that needs it. */
+struct place {
+    uint32_t uid;
+    int32_t partition;
+    size_t topic; /* in the order of names */
+};
+
+struct places {
+    struct place *list; /* by uid; NULL: not made yet */
+    size_t count;
+};
+
+static int by_uid(const void *a, const void *b)
 {
-    int32_t n = 0;
-    for (int32_t k = 0; !t->captured && k < t->row->partition_count; k++) {
-        if (txn_has_partition(x, store_topic_uid(t->row, k))) {
-            if (out != NULL) {
-                out[n] = k;
-            }
-            n++;
-        }
-    }
-    return n;
+    const struct place *x = a, *y = b;
+    return (x->uid > y->uid) - (x->uid < y->uid);
 }
 
-static bool describe_topics(struct request *rq, const struct txn *x, described *out)
+static int by_name(const void *a, const void *b)
 {
-    const struct topics *topics = rq->server->topics;
-    size_t count = topics_count(topics);
-    int32_t found = 0;
-    for (size_t i = 0; x->uid_count > 0 && i < count; i++) {
-        found += partitions_of(x, topics_at(topics, i), NULL) > 0;
+    const struct place *x = a, *y = b;
+    int order = (x->topic > y->topic) - (x->topic < y->topic);
+    return order != 0 ? order : (x->partition > y->partition) - (x->partition < y->partition);
+}
+
+static bool make_places(const struct topics *topics, struct places *p)
+{
+    size_t room = 1;
+    for (size_t i = 0; i < topics_count(topics); i++) {
+        const struct topic *t = topics_at(topics, i);
+        room += t->captured ? 0 : (size_t)t->row->partition_count;
+    }
+    p->list = malloc(room * sizeof *p->list);
+    for (size_t i = 0; p->list != NULL && i < topics_count(topics); i++) {
+        const struct topic *t = topics_at(topics, i);
+        for (int32_t k = 0; !t->captured && k < t->row->partition_count; k++) {
+            p->list[p->count++] = (struct place){store_topic_uid(t->row, k), k, i};
+        }
+    }
+    if (p->list != NULL) {
+        qsort(p->list, p->count, sizeof *p->list, by_uid);
+    }
+    return p->list != NULL;
+}
+
+/* The partitions of x that are still there, in the order of names. NULL: no memory. */
+static struct place *places_of(struct request *rq, const struct txn *x, struct places *all,
+                               size_t *count)
+{
+    struct place *found = arena_array(&rq->arena, x->uid_count + 1, sizeof *found);
+    *count = 0;
+    if (found == NULL || (all->list == NULL && !make_places(rq->server->topics, all))) {
+        return NULL;
+    }
+    for (size_t i = 0; i < x->uid_count; i++) {
+        const struct place key = {.uid = x->uids[i]};
+        const struct place *at = bsearch(&key, all->list, all->count, sizeof key, by_uid);
+        if (at != NULL) {
+            found[(*count)++] = *at;
+        }
+    }
+    qsort(found, *count, sizeof *found, by_name);
+    return found;
+}
+
+static bool describe_topics(struct request *rq, const struct txn *x, struct places *all,
+                            described *out)
+{
+    size_t count, topic_count = 0;
+    if (x->uid_count == 0) {
+        return true;
+    }
+    const struct place *found = places_of(rq, x, all, &count);
+    int32_t *partitions = arena_array(&rq->arena, x->uid_count, sizeof *partitions);
+    for (size_t i = 0; found != NULL && i < count; i++) {
+        topic_count += i == 0 || found[i].topic != found[i - 1].topic;
     }
     out->topics = codec_new_array(&describe_transactions_response_transaction_states_topics_message,
-                                  &rq->arena, found);
-    if (out->topics == NULL) {
+                                  &rq->arena, (int32_t)topic_count);
+    if (found == NULL || partitions == NULL || out->topics == NULL) {
         return false;
     }
-    for (size_t i = 0; out->topics_count < found && i < count; i++) {
-        const struct topic *t = topics_at(topics, i);
-        int32_t n = partitions_of(x, t, NULL);
-        if (n == 0) {
-            continue;
+    for (size_t i = 0; i < count; i++) {
+        if (i == 0 || found[i].topic != found[i - 1].topic) {
+            described_topic *fresh = &out->topics[out->topics_count++];
+            fresh->topic = kstr_make(topics_at(rq->server->topics, found[i].topic)->row->name);
+            fresh->partitions = &partitions[i];
         }
-        described_topic *to = &out->topics[out->topics_count++];
-        to->topic = kstr_make(t->row->name);
-        to->partitions = arena_array(&rq->arena, (size_t)n, sizeof *to->partitions);
-        if (to->partitions == NULL) {
-            return false;
-        }
-        to->partitions_count = partitions_of(x, t, to->partitions);
+        partitions[i] = found[i].partition;
+        out->topics[out->topics_count - 1].partitions_count++;
     }
     return true;
 }
 
-static bool describe_transaction(struct request *rq, struct kstr id, described *out)
+static bool describe_transaction(struct request *rq, struct kstr id, struct places *all,
+                                 described *out)
 {
     const struct txn *x = transactions_find(rq->server->transactions, str_slice(id));
     out->transactional_id = id;
@@ -172,7 +226,7 @@ static bool describe_transaction(struct request *rq, struct kstr id, described *
     out->transaction_start_time_ms = x->start_ms;
     out->producer_id = x->producer_id;
     out->producer_epoch = x->epoch;
-    return describe_topics(rq, x, out);
+    return describe_topics(rq, x, all, out);
 }
 
 void api_describe_transactions(struct request *rq)
@@ -184,10 +238,12 @@ void api_describe_transactions(struct request *rq)
         codec_new_array(&describe_transactions_response_transaction_states_message, &rq->arena,
                         q->transactional_ids_count);
     bool ok = p.transaction_states != NULL;
+    struct places all = {0};
     p.transaction_states_count = q->transactional_ids_count;
     for (int32_t i = 0; ok && i < q->transactional_ids_count; i++) {
-        ok = describe_transaction(rq, q->transactional_ids[i], &p.transaction_states[i]);
+        ok = describe_transaction(rq, q->transactional_ids[i], &all, &p.transaction_states[i]);
     }
+    free(all.list);
     if (!ok) {
         request_close(rq, no_memory);
         return;
@@ -309,6 +365,8 @@ void api_list_transactions(struct request *rq)
 
 /* --- WriteTxnMarkers -------------------------------------------------------------------------- */
 
+#define MARKERS_BYTES_MAX (4 * JOURNAL_TURN_BYTES) /* that one turn may write for them */
+
 typedef struct write_txn_markers_request_markers markers_request;
 typedef struct write_txn_markers_response_markers markers_result;
 
@@ -321,6 +379,9 @@ static enum kerr write_marker(struct request *rq, const markers_request *m, stru
     }
     if (t->captured) {
         return KERR_POLICY_VIOLATION;
+    }
+    if (rq->server->journal != NULL && journal_bytes(rq->server->journal) >= MARKERS_BYTES_MAX) {
+        return KERR_REQUEST_TIMED_OUT; /* to be asked for again */
     }
     struct producers_marker k = {.producer_id = m->producer_id,
                                  .producer_epoch = m->producer_epoch,

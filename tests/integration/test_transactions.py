@@ -322,6 +322,20 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
         assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
 
 
+def test_a_transaction_is_described_with_all_its_partitions_as_often_as_asked(server, wire):
+    made = wire.call("CreateTopics", 5, timeoutMs=10000, Topics=[
+        {"Name": n, "NumPartitions": 200, "ReplicationFactor": 1} for n in ("b", "a", "deleted", "other")])
+    assert [t["ErrorCode"] for t in made["Topics"]] == [NONE] * 4
+    _, pid, epoch = init(wire, "x")
+    add(wire, "x", pid, epoch, {"b": [199, 0, 7], "deleted": [1], "a": [5]})
+    init(wire, "y")
+    assert wire.call("DeleteTopics", 3, TopicNames=["deleted"], TimeoutMs=1000)["Responses"][0]["ErrorCode"] == NONE
+    *same, y = wire.call("DescribeTransactions", 0, TransactionalIds=["x"] * 1000 + ["y"])["TransactionStates"]
+    assert y["Topics"] == [] and len(same) == 1000
+    for d in same:
+        assert d["Topics"] == [{"Topic": "a", "Partitions": [5]}, {"Topic": "b", "Partitions": [0, 7, 199]}]
+
+
 @pytest.mark.saw("lists", "describes", "finds hanging ones", "aborts", client="kafka-transactions")
 def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     make_topic(wire, "t")
