@@ -25,9 +25,6 @@
 /* A timer that is later than this was held up with everything else. */
 #define HELD_UP_MS       500
 #define HELD_UP_GRACE_MS 2000
-/* 2020: a wall clock that says less was not set yet (a board without a battery, before NTP). What
- * was written then has no age, or all offsets would expire when the clock is set. */
-#define WALL_CLOCK_SET_MS 1577836800000
 
 struct group_time coordinator_now(void)
 {
@@ -526,7 +523,8 @@ static bool expired(const struct coordinator *c, const struct coordinated *x,
     if (empty && g->empty_since_wall_ms >= 0) {
         base_ms = g->empty_since_wall_ms;
     }
-    if (base_ms < WALL_CLOCK_SET_MS || !offset_expired(e, base_ms, c->retention_ms, wall_ms)) {
+    /* What was written before the clock was set has no age, or all would expire then. */
+    if (base_ms < CLOCK_SET_MS || !offset_expired(e, base_ms, c->retention_ms, wall_ms)) {
         return false;
     }
     if (member_less || empty) {

@@ -25,6 +25,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "shared/base/clock.h"
 #include "shared/base/list.h"
 #include "shared/base/log.h"
 
@@ -37,6 +38,7 @@
 #define BATCH_BYTES    24
 #define ABORTED_BYTES  25
 #define EXPIRE_AT_ONCE 1000 /* in one tick */
+#define FORGOTTEN_LOG_MS 60000
 #define NO_EPOCH       (-1)
 
 struct seen_batch {
@@ -107,6 +109,7 @@ struct producers {
     struct pending_abort *aborts; /* of this turn */
     size_t abort_count, abort_room;
     int64_t next_check_ms; /* wall */
+    struct log_limit forgotten_log;
 };
 
 /* --- sequences: 0 … 2^31 - 1, and round again ------------------------------------------------- */
@@ -431,6 +434,12 @@ static bool make_room(struct producers *p)
     if (x == NULL) {
         return false;
     }
+    unsigned more;
+    if (log_limit_pass(&p->forgotten_log, FORGOTTEN_LOG_MS, &more)) {
+        log_warn("there are too many producers: the one that is idle the longest is forgotten, and "
+                 "what it repeats would be stored twice most=%u producer.id=%lld suppressed=%u",
+                 PRODUCERS_MAX, (long long)x->key.id, more);
+    }
     delete_state(p, x);
     drop(p, x);
     return true;
@@ -522,10 +531,13 @@ bool producers_in_transaction(const struct producers *p, uint32_t uid, int64_t p
     return x != NULL && x->s.txn_first >= 0 && x->s.epoch == epoch;
 }
 
-enum kerr producers_check_marker(const struct producers *p, uint32_t uid,
+enum kerr producers_check_marker(struct producers *p, uint32_t uid,
                                  const struct producers_marker *k)
 {
     const struct producer *x = find(p, uid, k->producer_id);
+    if (x == NULL && !make_room(p)) {
+        return KERR_POLICY_VIOLATION;
+    }
     if (x != NULL && k->producer_epoch < x->s.epoch) {
         return KERR_INVALID_PRODUCER_EPOCH;
     }
@@ -559,6 +571,9 @@ void producers_append_marker(struct producers *p, uint32_t uid, const struct pro
                              int64_t wall_ms)
 {
     struct producer *x = find(p, uid, k->producer_id);
+    if (x == NULL && !make_room(p)) {
+        return; /* it has written nothing here: nothing that a reader must know is lost */
+    }
     x = x != NULL ? x : add(p, uid, k->producer_id);
     if (x == NULL || !remember(p, x)) {
         journal_fail(p->journal, ERR_NOMEM);
@@ -702,19 +717,25 @@ void producers_tick(struct producers *p, int64_t wall_ms)
         return;
     }
     struct producer *x = p->idle;
-    int expired = 0;
-    while (x != NULL && expired < EXPIRE_AT_ONCE &&
+    int done = 0;
+    while (x != NULL && done < EXPIRE_AT_ONCE &&
            (x->s.txn_first >= 0 || x->changed ||
             wall_ms - x->s.used_ms >= p->options.expiration_ms)) {
         struct producer *next = x->idle_next;
-        if (x->s.txn_first < 0 && !x->changed) {
+        if (x->s.txn_first >= 0 || x->changed) {
+            x = next;
+            continue;
+        }
+        if (!clock_was_set(x->s.used_ms, wall_ms)) {
             delete_state(p, x);
             drop(p, x);
-            expired++;
+        } else if (remember(p, x)) {
+            used(p, x, wall_ms);
         }
+        done++;
         x = next;
     }
-    if (expired < EXPIRE_AT_ONCE) {
+    if (done < EXPIRE_AT_ONCE) {
         p->next_check_ms = wall_ms + p->options.check_interval_ms;
     }
 }

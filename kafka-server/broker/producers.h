@@ -61,7 +61,8 @@ struct producers_duplicate {
  *   INVALID_TXN_STATE             not transactional while the producer has a transaction open here
  *   INVALID_RECORD                a producer without epoch or sequence, a transaction without a
  *                                 producer
- *   POLICY_VIOLATION              no room for another producer, PRODUCERS_MAX
+ *   POLICY_VIOLATION              no room for another producer, PRODUCERS_MAX, or to remember that
+ *                                 its transaction was aborted, PRODUCERS_ABORTED_MAX
  *
  * v2: the client speaks the transaction protocol of KIP-890 (Produce 12 and later), in which the
  * first batch of a transaction has sequence 0. */
@@ -85,10 +86,11 @@ struct producers_marker {
     int64_t offset; /* of its batch, which has one record */
     int64_t timestamp;
 };
-/* NONE, INVALID_PRODUCER_EPOCH or TRANSACTION_COORDINATOR_FENCED. Offset and timestamp are not
- * looked at. */
-enum kerr producers_check_marker(const struct producers *p, uint32_t uid,
+/* NONE, INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED or POLICY_VIOLATION (no room for
+ * another producer). Offset and timestamp are not looked at. */
+enum kerr producers_check_marker(struct producers *p, uint32_t uid,
                                  const struct producers_marker *k);
+/* Of a producer that is not known here, and for which there is no room, nothing is kept. */
 void producers_append_marker(struct producers *p, uint32_t uid, const struct producers_marker *k,
                              int64_t wall_ms);
 

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <utlist.h>
 
+#include "shared/base/clock.h"
 #include "shared/base/list.h"
 #include "shared/base/log.h"
 #include "shared/record/control.h"
@@ -203,6 +204,12 @@ static void end(void *arg, const struct txn *x, bool commits, int64_t producer_i
     transactions_offsets_end(t, h, commits);
 }
 
+static bool changing(void *arg, const struct txn *x)
+{
+    struct transactions *t = arg;
+    return remember(t, find(t, x->id));
+}
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 static enum kerr check_id(const struct transactions *t, struct slice id)
@@ -222,10 +229,7 @@ static enum kerr find_for(struct transactions *t, const struct transactions_prod
     }
     t->now_ms = wall_ms;
     *out = find(t, who->transactional_id);
-    if (*out == NULL) {
-        return KERR_INVALID_PRODUCER_ID_MAPPING;
-    }
-    return remember(t, *out) ? KERR_NONE : KERR_COORDINATOR_NOT_AVAILABLE;
+    return *out != NULL ? KERR_NONE : KERR_INVALID_PRODUCER_ID_MAPPING;
 }
 
 enum kerr transactions_init(struct transactions *t, const struct transactions_init *r,
@@ -253,7 +257,7 @@ enum kerr transactions_init(struct transactions *t, const struct transactions_in
         return KERR_POLICY_VIOLATION;
     }
     h = h != NULL ? h : add(t, r->transactional_id);
-    if (h == NULL || !remember(t, h)) {
+    if (h == NULL) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     t->now_ms = wall_ms;
@@ -262,6 +266,8 @@ enum kerr transactions_init(struct transactions *t, const struct transactions_in
     if (e == KERR_NONE) {
         *id = h->x.producer_id;
         *epoch = h->x.epoch;
+    } else if (h->x.state == TXN_NEW && !h->changed) {
+        drop(t, h);
     }
     return e;
 }
@@ -270,10 +276,9 @@ static enum kerr add_partitions(struct transactions *t, const struct transaction
                                 const uint32_t *uids, size_t count, bool v2, int64_t wall_ms)
 {
     struct held *h;
-    bool changed;
     enum kerr e = find_for(t, who, wall_ms, &h);
     if (e == KERR_NONE) {
-        e = txn_on_add(&h->x, who->id, who->epoch, uids, count, v2, wall_ms, &changed);
+        e = txn_on_add(&h->x, who->id, who->epoch, uids, count, v2, &t->sink, wall_ms);
         relist(t, h);
     }
     return e;
@@ -289,13 +294,12 @@ static enum kerr add_group(struct transactions *t, const struct transactions_pro
                            struct slice group_id, bool v2, int64_t wall_ms)
 {
     struct held *h;
-    bool changed;
     if (group_id.len > GROUP_ID_BYTES_MAX) {
         return KERR_INVALID_GROUP_ID;
     }
     enum kerr e = find_for(t, who, wall_ms, &h);
     if (e == KERR_NONE) {
-        e = txn_on_add_group(&h->x, who->id, who->epoch, group_id, v2, wall_ms, &changed);
+        e = txn_on_add_group(&h->x, who->id, who->epoch, group_id, v2, &t->sink, wall_ms);
         relist(t, h);
     }
     return e;
@@ -371,14 +375,13 @@ enum kerr transactions_end(struct transactions *t, const struct transactions_pro
                            bool commits, bool v2, int64_t wall_ms, int64_t *id, int16_t *epoch)
 {
     struct held *h;
-    bool changed;
     *id = -1;
     *epoch = -1;
     enum kerr e = find_for(t, who, wall_ms, &h);
     if (e != KERR_NONE) {
         return e;
     }
-    e = txn_on_end(&h->x, who->id, who->epoch, commits, v2, &t->sink, wall_ms, &changed);
+    e = txn_on_end(&h->x, who->id, who->epoch, commits, v2, &t->sink, wall_ms);
     relist(t, h);
     if (e == KERR_NONE && v2) {
         *id = h->x.producer_id;
@@ -403,11 +406,24 @@ enum kerr transactions_write_marker(struct transactions *t, uint32_t uid,
 
 /* --- time passes ------------------------------------------------------------------------------ */
 
-static void abort_timed_out(struct transactions *t, int64_t wall_ms)
+/* The clock was set: what began before begins now. */
+static void begin_anew(struct transactions *t, struct held *h, int64_t *ms, int64_t wall_ms)
+{
+    if (clock_was_set(*ms, wall_ms) && remember(t, h)) {
+        *ms = wall_ms;
+    }
+}
+
+/* False: the turn is full, and some are left. */
+static bool abort_timed_out(struct transactions *t, int64_t wall_ms)
 {
     struct held *h, *next;
     DL_FOREACH_SAFE(t->open, h, next)
     {
+        if (journal_bytes(t->journal) >= JOURNAL_TURN_BYTES) {
+            return false;
+        }
+        begin_anew(t, h, &h->x.start_ms, wall_ms);
         if (txn_timed_out(&h->x, wall_ms) && remember(t, h)) {
             log_info("transaction takes too long and is aborted transactional.id=%.*s "
                      "producer.id=%lld timeout_ms=%d",
@@ -417,6 +433,7 @@ static void abort_timed_out(struct transactions *t, int64_t wall_ms)
             relist(t, h);
         }
     }
+    return true;
 }
 
 /* Gone from memory at once: should the commit fail, the row is back with the next start. */
@@ -425,8 +442,11 @@ static void remove_expired(struct transactions *t, int64_t wall_ms)
     struct held *h, *next;
     HASH_ITER(hh, t->table, h, next)
     {
-        if (h->x.state != TXN_ONGOING && !h->changed &&
-            wall_ms - h->x.update_ms >= t->options.expiration_ms) {
+        if (h->x.state == TXN_ONGOING || h->changed) {
+            continue;
+        }
+        begin_anew(t, h, &h->x.update_ms, wall_ms);
+        if (!h->changed && wall_ms - h->x.update_ms >= t->options.expiration_ms) {
             journal_delete(t->journal, txn_key(t, h->x.id));
             drop(t, h);
         }
@@ -436,9 +456,8 @@ static void remove_expired(struct transactions *t, int64_t wall_ms)
 void transactions_tick(struct transactions *t, int64_t wall_ms)
 {
     t->now_ms = wall_ms;
-    if (wall_ms >= t->abort_ms) {
+    if (wall_ms >= t->abort_ms && abort_timed_out(t, wall_ms)) {
         t->abort_ms = wall_ms + t->options.abort_interval_ms;
-        abort_timed_out(t, wall_ms);
     }
     if (wall_ms >= t->remove_ms) {
         t->remove_ms = wall_ms + t->options.remove_interval_ms;
@@ -530,7 +549,7 @@ enum err transactions_open(struct transactions **out, struct journal *j, struct 
     t->groups = groups;
     t->options = *o;
     t->ids_before = -1;
-    t->sink = (struct txn_sink){.end = end, .fresh_id = fresh_id, .arg = t};
+    t->sink = (struct txn_sink){.end = end, .fresh_id = fresh_id, .changing = changing, .arg = t};
     t->owner = (struct journal_owner){.write = write_rows, .done = commit_done};
     buf_init(&t->key, ROW_KEY_BYTES_MAX);
     buf_init(&t->value, TXN_ROW_BYTES_MAX);

@@ -19,8 +19,9 @@
 
 /* Beyond it new transactional ids are refused. */
 #define TRANSACTIONS_MAX (1u << 17)
-/* Offsets in transactions that have not ended, all together. */
+/* Offsets in transactions that have not ended, all together; and in one, as it ends in one turn. */
 #define TRANSACTIONS_OFFSETS_MAX (1u << 20)
+#define TRANSACTION_OFFSETS_MAX  (1u << 16)
 
 struct transactions;
 

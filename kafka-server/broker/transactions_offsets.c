@@ -180,7 +180,8 @@ enum kerr transactions_commit_put(struct transactions *t, const struct transacti
 {
     struct held *h = find(t, who->transactional_id);
     struct pending *old = pending_find(t, h, group_id, topic, partition);
-    if (old == NULL && t->offset_count >= TRANSACTIONS_OFFSETS_MAX) {
+    if (old == NULL && (t->offset_count >= TRANSACTIONS_OFFSETS_MAX ||
+                        HASH_COUNT(h->offsets) >= TRANSACTION_OFFSETS_MAX)) {
         return KERR_POLICY_VIOLATION;
     }
     enum kerr e = coordinator_txn_hold(t->groups, group_id, topic, partition, old != NULL);

@@ -18,6 +18,7 @@
 
 #include <stdlib.h>
 
+#include "shared/base/clock.h"
 #include "shared/base/list.h"
 
 #define ROW_VERSION   1
@@ -216,7 +217,7 @@ enum kerr txn_on_init(struct txn *x, int32_t timeout_ms, int64_t expected_id,
         expects && (open || expected_id != x->producer_id || expected_epoch != x->epoch);
     bool fresh = x->state == TXN_NEW || (repeats ? epoch > TXN_EPOCH_LAST : exhausted(epoch));
     int64_t id = fresh ? sink->fresh_id(sink->arg) : x->producer_id;
-    if (id < 0) {
+    if (id < 0 || !sink->changing(sink->arg, x)) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     if (open) {
@@ -254,9 +255,8 @@ static void begin(struct txn *x, bool v2, int64_t now_ms)
 }
 
 enum kerr txn_on_add(struct txn *x, int64_t producer_id, int16_t epoch, const uint32_t *uids,
-                     size_t count, bool v2, int64_t now_ms, bool *changed)
+                     size_t count, bool v2, const struct txn_sink *sink, int64_t now_ms)
 {
-    *changed = false;
     enum kerr e = txn_check(x, producer_id, epoch);
     size_t known = 0;
     for (size_t i = 0; e == KERR_NONE && i < count; i++) {
@@ -268,21 +268,19 @@ enum kerr txn_on_add(struct txn *x, int64_t producer_id, int16_t epoch, const ui
     if (count - known > TXN_PARTITIONS_MAX - x->uid_count) {
         return KERR_POLICY_VIOLATION;
     }
-    if (count > 0 && !uid_room(x, count)) {
+    if (!sink->changing(sink->arg, x) || (count > 0 && !uid_room(x, count))) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     for (size_t i = 0; i < count; i++) {
         uid_add(x, uids[i]);
     }
     begin(x, v2, now_ms);
-    *changed = true;
     return KERR_NONE;
 }
 
 enum kerr txn_on_add_group(struct txn *x, int64_t producer_id, int16_t epoch, struct slice group_id,
-                           bool v2, int64_t now_ms, bool *changed)
+                           bool v2, const struct txn_sink *sink, int64_t now_ms)
 {
-    *changed = false;
     enum kerr e = txn_check(x, producer_id, epoch);
     if (e != KERR_NONE || (x->state == TXN_ONGOING && txn_has_group(x, group_id))) {
         return e;
@@ -290,11 +288,10 @@ enum kerr txn_on_add_group(struct txn *x, int64_t producer_id, int16_t epoch, st
     if (x->group_count >= TXN_GROUPS_MAX) {
         return KERR_POLICY_VIOLATION;
     }
-    if (!group_add(x, group_id)) {
+    if (!sink->changing(sink->arg, x) || !group_add(x, group_id)) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     begin(x, v2, now_ms);
-    *changed = true;
     return KERR_NONE;
 }
 
@@ -304,7 +301,7 @@ enum kerr txn_on_add_group(struct txn *x, int64_t producer_id, int16_t epoch, st
  *   CompleteAbort     none       epoch        invalid   invalid
  *   CompleteCommit    invalid    epoch        none      invalid      (epoch: takes the next one) */
 static enum kerr end_v2(struct txn *x, int64_t producer_id, int16_t epoch, bool commits,
-                        const struct txn_sink *sink, int64_t now_ms, bool *changed)
+                        const struct txn_sink *sink, int64_t now_ms)
 {
     bool complete = x->state == TXN_COMPLETE_COMMIT || x->state == TXN_COMPLETE_ABORT;
     bool wrapped = complete && x->previous_id == producer_id && epoch == TXN_EPOCH_LAST &&
@@ -324,7 +321,7 @@ static enum kerr end_v2(struct txn *x, int64_t producer_id, int16_t epoch, bool 
         return KERR_INVALID_TXN_STATE;
     }
     int64_t next = exhausted(x->epoch) ? sink->fresh_id(sink->arg) : -1;
-    if (exhausted(x->epoch) && next < 0) {
+    if ((exhausted(x->epoch) && next < 0) || !sink->changing(sink->arg, x)) {
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     if (x->state != TXN_ONGOING) {
@@ -332,25 +329,25 @@ static enum kerr end_v2(struct txn *x, int64_t producer_id, int16_t epoch, bool 
     }
     x->v2 = true;
     finish(x, commits, true, next, sink, now_ms);
-    *changed = true;
     return KERR_NONE;
 }
 
 enum kerr txn_on_end(struct txn *x, int64_t producer_id, int16_t epoch, bool commits, bool v2,
-                     const struct txn_sink *sink, int64_t now_ms, bool *changed)
+                     const struct txn_sink *sink, int64_t now_ms)
 {
-    *changed = false;
     if (v2) {
-        return end_v2(x, producer_id, epoch, commits, sink, now_ms, changed);
+        return end_v2(x, producer_id, epoch, commits, sink, now_ms);
     }
     enum kerr e = txn_check(x, producer_id, epoch);
     if (e != KERR_NONE) {
         return e;
     }
     if (x->state == TXN_ONGOING) {
+        if (!sink->changing(sink->arg, x)) {
+            return KERR_COORDINATOR_NOT_AVAILABLE;
+        }
         x->v2 = false;
         finish(x, commits, false, -1, sink, now_ms);
-        *changed = true;
         return KERR_NONE;
     }
     return x->state == (commits ? TXN_COMPLETE_COMMIT : TXN_COMPLETE_ABORT)
@@ -360,7 +357,8 @@ enum kerr txn_on_end(struct txn *x, int64_t producer_id, int16_t epoch, bool com
 
 bool txn_timed_out(const struct txn *x, int64_t now_ms)
 {
-    return x->state == TXN_ONGOING && x->start_ms + x->timeout_ms < now_ms;
+    return x->state == TXN_ONGOING && x->start_ms + x->timeout_ms < now_ms &&
+           !clock_was_set(x->start_ms, now_ms);
 }
 
 void txn_on_timeout(struct txn *x, const struct txn_sink *sink, int64_t now_ms)

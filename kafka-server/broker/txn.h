@@ -70,6 +70,9 @@ struct txn_sink {
     void (*end)(void *arg, const struct txn *x, bool commits, int64_t producer_id, int16_t epoch);
     /* -1: none can be had now. */
     int64_t (*fresh_id)(void *arg);
+    /* x is about to change, for the first time in this call: the last moment to copy it. False: it
+     * cannot be, and x stays. */
+    bool (*changing)(void *arg, const struct txn *x);
     void *arg;
 };
 
@@ -78,21 +81,21 @@ void txn_fini(struct txn *x);
 /* ERR_NOMEM: *to is as after txn_init. */
 enum err txn_copy(struct txn *to, const struct txn *from) MUST_CHECK;
 
-/* Each leaves x unchanged unless it returns NONE. COORDINATOR_NOT_AVAILABLE: no memory, or no
- * producer id. */
+/* Each leaves x unchanged unless it returns NONE, and unless it has called `changing`.
+ * COORDINATOR_NOT_AVAILABLE: no memory, or no producer id. */
 
 /* expected_id and expected_epoch: -1 unless the producer goes on after an error (KIP-360). */
 enum kerr txn_on_init(struct txn *x, int32_t timeout_ms, int64_t expected_id,
                       int16_t expected_epoch, const struct txn_sink *sink, int64_t now_ms);
-/* INVALID_PRODUCER_ID_MAPPING, PRODUCER_FENCED; POLICY_VIOLATION: too many. *changed: there is
- * something to store. */
+/* INVALID_PRODUCER_ID_MAPPING, PRODUCER_FENCED; POLICY_VIOLATION: too many. */
 enum kerr txn_on_add(struct txn *x, int64_t producer_id, int16_t epoch, const uint32_t *uids,
-                     size_t count, bool v2, int64_t now_ms, bool *changed);
+                     size_t count, bool v2, const struct txn_sink *sink, int64_t now_ms);
 enum kerr txn_on_add_group(struct txn *x, int64_t producer_id, int16_t epoch, struct slice group_id,
-                           bool v2, int64_t now_ms, bool *changed);
+                           bool v2, const struct txn_sink *sink, int64_t now_ms);
 enum kerr txn_on_end(struct txn *x, int64_t producer_id, int16_t epoch, bool commits, bool v2,
-                     const struct txn_sink *sink, int64_t now_ms, bool *changed);
-/* Aborts an open transaction and fences its producer. */
+                     const struct txn_sink *sink, int64_t now_ms);
+/* Aborts an open transaction and fences its producer. Without `changing`: who calls it has copied
+ * it. */
 void txn_on_timeout(struct txn *x, const struct txn_sink *sink, int64_t now_ms);
 
 enum kerr txn_check(const struct txn *x, int64_t producer_id, int16_t epoch);

@@ -2,6 +2,7 @@
 #ifndef CULEX_BASE_CLOCK_H
 #define CULEX_BASE_CLOCK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,15 @@ int64_t clock_wall_ms_near(struct clock_near *near);
 static inline int64_t clock_mono_ms(void)
 {
     return clock_mono_us() / 1000;
+}
+
+/* A wall clock that says less was not set yet: a board without a battery, before NTP. 2020. */
+#define CLOCK_SET_MS 1577836800000
+/* Was the clock set between these two? Then no time is known to have passed: what began before has
+ * the age of what begins now. */
+static inline bool clock_was_set(int64_t then_ms, int64_t now_ms)
+{
+    return then_ms < CLOCK_SET_MS && now_ms >= CLOCK_SET_MS;
 }
 
 /* Fills p with bytes from the kernel's generator. */

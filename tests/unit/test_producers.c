@@ -248,6 +248,68 @@ static void test_an_idle_producer_expires(void **state)
     assert_int_equal(put(1, batch(7, 0, 77, 1)), KERR_NONE);
 }
 
+/* A board without a battery: it wakes in 1970, and NTP comes later. */
+static void test_a_clock_that_is_set_makes_nobody_old(void **state)
+{
+    int64_t set_ms = now_ms;
+    now_ms = 60000;
+    assert_int_equal(put(1, batch(7, 0, 0, 1)), KERR_NONE);
+    now_ms = set_ms;
+    producers_tick(p, now_ms);
+    journal_flush(j);
+    expect_duplicate(batch(7, 0, 0, 1), 0);
+    restart();
+    now_ms += DAY_MS - 1;
+    producers_tick(p, now_ms);
+    assert_int_equal(producers_count(p), 1);
+    now_ms += 600001;
+    producers_tick(p, now_ms);
+    assert_int_equal(producers_count(p), 0);
+}
+
+static enum err no_row(void *arg, struct slice key, struct slice value)
+{
+    return OK;
+}
+
+static enum err no_deletion(void *arg, struct slice key)
+{
+    return OK;
+}
+
+static enum err no_commit(void *arg, struct errmsg *m)
+{
+    return OK;
+}
+
+static void test_markers_make_no_more_producers_than_there_may_be(void **state)
+{
+    const struct journal_rows rows = {.put = no_row,
+                                      .del = no_deletion,
+                                      .commit = no_commit,
+                                      .append = memory_append,
+                                      .rollback = memory_rollback,
+                                      .scan = memory_scan};
+    const struct producers_options o = {.expiration_ms = DAY_MS, .check_interval_ms = 600000};
+    stop();
+    assert_int_equal(journal_open_rows(&j, &rows, NULL), OK);
+    assert_int_equal(producers_open(&p, j, &o, NULL), OK);
+    for (int64_t id = 0; id < PRODUCERS_MAX; id++) {
+        const struct producers_marker k = {id, 0, 0, true, id, now_ms};
+        producers_append_marker(p, 1, &k, now_ms);
+    }
+    const struct producers_marker more = {PRODUCERS_MAX, 0, 0, true, PRODUCERS_MAX, now_ms};
+    assert_int_equal(producers_check_marker(p, 1, &more), KERR_POLICY_VIOLATION);
+    producers_append_marker(p, 1, &more, now_ms); /* all others are of this turn */
+    assert_int_equal(producers_count(p), PRODUCERS_MAX);
+    journal_flush(j);
+    assert_int_equal(producers_check_marker(p, 1, &more), KERR_NONE);
+    producers_append_marker(p, 1, &more, now_ms);
+    assert_int_equal(producers_count(p), PRODUCERS_MAX);
+    stop();
+    start();
+}
+
 /* --- transactions ----------------------------------------------------------------------------- */
 
 static void test_an_open_transaction_holds_the_lso(void **state)
@@ -392,6 +454,8 @@ int main(void)
         TEST(test_a_failed_commit_is_taken_back),
         TEST(test_after_a_first_batch_that_failed_the_second_is_out_of_order),
         TEST(test_an_idle_producer_expires),
+        TEST(test_a_clock_that_is_set_makes_nobody_old),
+        TEST(test_markers_make_no_more_producers_than_there_may_be),
         TEST(test_an_open_transaction_holds_the_lso),
         TEST(test_a_marker_counts_when_it_is_committed),
         TEST(test_aborted_transactions_are_found_by_their_offsets),

@@ -171,6 +171,87 @@ static void test_a_transactional_id_expires_but_not_in_a_transaction(void **stat
     assert_int_equal(transactions_add(t, &x0, &uid, 1, now_ms), KERR_INVALID_PRODUCER_ID_MAPPING);
 }
 
+/* A board without a battery: it wakes in 1970, and NTP comes later. */
+static void test_a_clock_that_is_set_makes_nothing_old(void **state)
+{
+    const uint32_t uid = 5;
+    int64_t id, set_ms = now_ms;
+    int16_t epoch;
+    now_ms = 50000;
+    init_x();
+    assert_int_equal(init_as("idle", &id, &epoch), KERR_NONE);
+    assert_int_equal(transactions_add(t, &x0, &uid, 1, now_ms), KERR_NONE);
+    journal_flush(j);
+    now_ms = set_ms;
+    transactions_tick(t, now_ms);
+    journal_flush(j);
+    stop();
+    start();
+    assert_int_equal(transactions_find(t, slice_str("x"))->state, TXN_ONGOING);
+    assert_non_null(transactions_find(t, slice_str("idle")));
+    now_ms += 60001;
+    transactions_tick(t, now_ms);
+    journal_flush(j);
+    assert_int_equal(transactions_find(t, slice_str("x"))->state, TXN_COMPLETE_ABORT);
+    now_ms += WEEK_MS;
+    transactions_tick(t, now_ms);
+    journal_flush(j);
+    assert_null(transactions_find(t, slice_str("idle")));
+}
+
+static void test_what_changes_nothing_writes_nothing(void **state)
+{
+    const uint32_t uid = 5;
+    const struct transactions_producer fenced = {slice_str("x"), 0, 0};
+    int64_t id;
+    int16_t epoch;
+    init_x();
+    put_offset("a");
+    assert_int_equal(transactions_add(t, &x0, &uid, 1, now_ms), KERR_NONE);
+    journal_flush(j);
+    int commits = mem.commits;
+    assert_int_equal(transactions_add(t, &x0, &uid, 1, now_ms), KERR_NONE);
+    journal_flush(j);
+    assert_int_equal(mem.commits, commits);
+    put_offset("a"); /* its row alone */
+    assert_int_equal(mem.pending_count, 1);
+    journal_flush(j);
+    end(true);
+    commits = mem.commits;
+    assert_int_equal(transactions_end(t, &x0, true, true, now_ms, &id, &epoch), KERR_NONE);
+    assert_int_equal(transactions_end(t, &x0, false, true, now_ms, &id, &epoch),
+                     KERR_INVALID_TXN_STATE);
+    assert_int_equal(transactions_add(t, &fenced, &uid, 1, now_ms), KERR_PRODUCER_FENCED);
+    assert_int_equal(transactions_add_group(t, &fenced, slice_str("g"), now_ms),
+                     KERR_PRODUCER_FENCED);
+    journal_flush(j);
+    assert_int_equal(mem.commits, commits);
+}
+
+static void test_a_turn_that_is_full_aborts_nothing_more(void **state)
+{
+    const uint32_t uid = 5;
+    const char *const names[] = {"a", "b", "c"};
+    int64_t id;
+    int16_t epoch;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(init_as(names[i], &id, &epoch), KERR_NONE);
+        const struct transactions_producer who = {slice_str(names[i]), id, epoch};
+        assert_int_equal(transactions_add(t, &who, &uid, 1, now_ms), KERR_NONE);
+    }
+    journal_flush(j);
+    now_ms += 60001;
+    journal_work(j, JOURNAL_TURN_BYTES - 1); /* there is room for one */
+    transactions_tick(t, now_ms);
+    journal_flush(j);
+    assert_int_equal(transactions_find(t, slice_str("a"))->state, TXN_COMPLETE_ABORT);
+    assert_int_equal(transactions_find(t, slice_str("b"))->state, TXN_ONGOING);
+    transactions_tick(t, now_ms);
+    journal_flush(j);
+    assert_int_equal(transactions_find(t, slice_str("b"))->state, TXN_COMPLETE_ABORT);
+    assert_int_equal(transactions_find(t, slice_str("c"))->state, TXN_COMPLETE_ABORT);
+}
+
 static void test_offsets_wait_for_the_end_over_a_restart(void **state)
 {
     init_x();
@@ -342,6 +423,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_a_block_of_ids_counts_when_it_is_stored),
         TEST(test_a_transactional_id_expires_but_not_in_a_transaction),
+        TEST(test_a_clock_that_is_set_makes_nothing_old),
+        TEST(test_what_changes_nothing_writes_nothing),
+        TEST(test_a_turn_that_is_full_aborts_nothing_more),
         TEST(test_offsets_wait_for_the_end_over_a_restart),
         TEST(test_offsets_of_an_aborted_transaction_are_thrown_away),
         TEST(test_an_offset_that_was_taken_has_its_place_at_the_end),

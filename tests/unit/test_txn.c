@@ -34,7 +34,16 @@ static int64_t on_fresh_id(void *arg)
     return next_id < 0 ? -1 : next_id++;
 }
 
-static const struct txn_sink sink = {.end = on_end, .fresh_id = on_fresh_id};
+static int changes;
+
+static bool on_changing(void *arg, const struct txn *t)
+{
+    changes++;
+    return true;
+}
+
+static const struct txn_sink sink = {
+    .end = on_end, .fresh_id = on_fresh_id, .changing = on_changing};
 
 static int setup(void **state)
 {
@@ -58,17 +67,16 @@ static enum kerr init(int64_t id, int16_t epoch)
 static void add(void)
 {
     const uint32_t uids[] = {5, 3, 5};
-    bool changed;
-    assert_int_equal(txn_on_add(&x, x.producer_id, x.epoch, uids, 3, false, 2000, &changed), 0);
-    assert_true(changed);
+    int before = changes;
+    assert_int_equal(txn_on_add(&x, x.producer_id, x.epoch, uids, 3, false, &sink, 2000), 0);
+    assert_int_equal(changes, before + 1);
     assert_int_equal(x.state, TXN_ONGOING);
     assert_int_equal(x.uid_count, 2);
 }
 
 static enum kerr end(int64_t id, int16_t epoch, bool commits, bool v2)
 {
-    bool changed;
-    return txn_on_end(&x, id, epoch, commits, v2, &sink, 3000, &changed);
+    return txn_on_end(&x, id, epoch, commits, v2, &sink, 3000);
 }
 
 static void expect(int64_t id, int16_t epoch, enum txn_state state)
@@ -242,12 +250,12 @@ static void test_rows(void **state)
 {
     struct buf b;
     struct txn y;
-    bool changed, no_memory;
+    bool no_memory;
     buf_init(&b, TXN_ROW_BYTES_MAX);
     assert_int_equal(init(-1, -1), KERR_NONE);
     add();
     assert_int_equal(
-        txn_on_add_group(&x, 100, 0, slice_str("g"), true, 2500, &changed), KERR_NONE);
+        txn_on_add_group(&x, 100, 0, slice_str("g"), true, &sink, 2500), KERR_NONE);
     txn_encode(&x, &b);
     for (size_t n = 0; n < b.len; n++) {
         txn_init(&y, slice_str("id"));
