@@ -30,6 +30,7 @@
 
 #include "kafka-server/api/api.h"
 #include "kafka-server/broker/append.h"
+#include "kafka-server/broker/bound_names.h"
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/session.h"
@@ -644,9 +645,11 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     const struct config_server *c = &s->config.server;
     s->topics = topics_new();
     s->watches = watches_new(poke, s);
+    s->bound_names = bound_names_new();
     s->sessions = fetch_sessions_new(c->max_incremental_fetch_session_cache_slots, SESSIONS_BYTES);
     s->appender = calloc(1, sizeof *s->appender);
-    if (s->topics == NULL || s->watches == NULL || s->sessions == NULL || s->appender == NULL) {
+    if (s->topics == NULL || s->watches == NULL || s->sessions == NULL || s->appender == NULL ||
+        s->bound_names == NULL) {
         return err_set(m, ERR_NOMEM, "no memory for topics");
     }
     appender_init(s->appender);
@@ -787,6 +790,7 @@ void server_close(struct server *s)
         free(s->appender);
     }
     fetch_sessions_free(s->sessions);
+    bound_names_free(s->bound_names);
     watches_free(s->watches);
     topics_free(s->topics);
     if (s->captured != NULL) {

@@ -46,6 +46,7 @@ struct appender;       /* broker/append.h */
 struct coordinator;    /* broker/coordinator.h */
 struct fetch_wait;     /* api/api_fetch.c, as is: */
 struct fetch_sent;
+struct bound_names;
 struct fetch_sessions; /* broker/session.h */
 struct journal;        /* broker/journal.h */
 struct net;            /* net/net.h */
@@ -67,6 +68,7 @@ struct server {
     struct store *own;      /* DATA/server, writer; NULL: no data directory yet */
     struct store *captured; /* DATA/captured, follower; NULL: not there yet */
     struct topics *topics;  /* both stores' topics by name and id */
+    struct bound_names *bound_names; /* broker/bound_names.h */
     struct workers *workers;
     struct workers *asking; /* one thread, for commands to the broker's writer */
     struct workers *judges; /* one thread, for what producers send and takes long to judge */

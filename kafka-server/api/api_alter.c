@@ -139,7 +139,7 @@ static void change_topic(struct request *rq, const struct change *c, struct outc
         return;
     }
     const struct config *config = &rq->server->config;
-    struct topic_admin a = {rq->server->own, rq->server->topics, config};
+    struct topic_admin a = {rq->server->own, rq->server->topics, config, NULL};
     struct slice name = kstr_slice(c->name);
     const struct topic *t = topics_find(rq->server->topics, name);
     if (name.len == 0) {

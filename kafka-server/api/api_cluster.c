@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_bound.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/topic_admin.h"
@@ -27,7 +28,7 @@
 #define ENDPOINT_CONTROLLERS     2
 
 /* Bits of org.apache.kafka.common.acl.AclOperation: what anyone may do here. Nobody but MQTT
- * writes to a captured topic, or changes it. */
+ * writes to a captured topic; nobody but culex.json changes it, unless a client has bound it. */
 #define OPERATION_READ             (1 << 3)
 #define OPERATION_WRITE            (1 << 4)
 #define OPERATION_CREATE           (1 << 5)
@@ -46,9 +47,14 @@
     (CAPTURED_OPERATIONS | OPERATION_WRITE | OPERATION_CREATE | OPERATION_DELETE |                 \
      OPERATION_ALTER | OPERATION_ALTER_CONFIGS)
 
+/* The number of its partitions is what nobody changes: ALTER is CreatePartitions. */
+#define BOUND_OPERATIONS (CAPTURED_OPERATIONS | OPERATION_DELETE | OPERATION_ALTER_CONFIGS)
+
 static int32_t topic_operations(const struct topic *t)
 {
-    return t->captured ? CAPTURED_OPERATIONS : FREE_OPERATIONS;
+    return !t->captured         ? FREE_OPERATIONS
+           : bound_by_client(t) ? BOUND_OPERATIONS
+                                : CAPTURED_OPERATIONS;
 }
 
 /* --- ApiVersions ----------------------------------------------------------------------------- */
@@ -169,7 +175,8 @@ static void create_missing(struct request *rq)
 {
     const struct metadata_request *q = rq->body;
     const struct topics *topics = rq->server->topics;
-    const struct topic_admin a = {rq->server->own, rq->server->topics, &rq->server->config};
+    const struct topic_admin a = {rq->server->own, rq->server->topics, &rq->server->config,
+                                  rq->server->bound_names};
     int created = 0;
     for (int32_t i = 0; i < q->topics_count && created < CREATED_TOPICS_MAX; i++) {
         struct slice name = kstr_slice(q->topics[i].name);

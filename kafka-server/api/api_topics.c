@@ -26,7 +26,8 @@
 
 static struct topic_admin admin_of(struct request *rq)
 {
-    return (struct topic_admin){rq->server->own, rq->server->topics, &rq->server->config};
+    return (struct topic_admin){rq->server->own, rq->server->topics, &rq->server->config,
+                                rq->server->bound_names};
 }
 
 /* --- CreateTopics ---------------------------------------------------------------------------- */

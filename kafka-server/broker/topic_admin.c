@@ -12,8 +12,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "kafka-server/broker/bound_names.h"
 #include "kafka-server/broker/topic_config.h"
 #include "shared/base/log.h"
+
+#define REFUSED_LOG_MS 60000
 
 /* --- what belongs to MQTT -------------------------------------------------------------------- */
 
@@ -57,10 +60,19 @@ static bool is_configured(const struct config *c, struct slice name)
 
 /* --- errors ---------------------------------------------------------------------------------- */
 
-/* A failure of the store, as a client may hear of it: it may try again. */
+/* A failure of the store, as a client may hear of it: it may try again, save where the store says
+ * that it never will (its partitions are used up, say). */
 static enum kerr store_failed(enum err e, const char *what, struct slice name,
                               const struct errmsg *m)
 {
+    static struct log_limit limit;
+    if (e == ERR_INVALID) {
+        if (log_limit_pass(&limit, REFUSED_LOG_MS, NULL)) {
+            log_warn("%s refused topic=%.*s: %s", what, (int)name.len, (const char *)name.data,
+                     m->text);
+        }
+        return KERR_POLICY_VIOLATION;
+    }
     log_error("%s failed topic=%.*s error=%s: %s", what, (int)name.len, (const char *)name.data,
               err_name(e), m->text);
     return KERR_KAFKA_STORAGE_ERROR;
@@ -162,6 +174,12 @@ static enum kerr check_new_name(const struct topic_admin *a, struct slice name, 
         err_set(m, ERR_INVALID,
                 "Stream %.*s is in culex.json, for what is published over MQTT: the broker's "
                 "plugin makes it.", (int)name.len, (const char *)name.data);
+        return KERR_POLICY_VIOLATION;
+    }
+    if (a->bound != NULL && bound_names_has(a->bound, a->config->data, name)) {
+        err_set(m, ERR_INVALID,
+                "Stream %.*s is bound to what is published over MQTT; it is not there yet: the "
+                "broker's plugin makes it.", (int)name.len, (const char *)name.data);
         return KERR_POLICY_VIOLATION;
     }
     return check_collision(a->topics, name, m);

@@ -21,6 +21,7 @@ struct topic_admin {
     struct store *own; /* NULL: there is no data directory yet */
     struct topics *topics;
     const struct config *config;
+    struct bound_names *bound; /* NULL: none is known */
 };
 
 struct topic_assignment {

@@ -12,6 +12,8 @@
 
 #include <stdlib.h>
 
+#include "shared/base/log.h"
+
 enum { SIDE_OWN, SIDE_CAPTURED, SIDES };
 
 struct topics {
@@ -124,6 +126,16 @@ static size_t merge(const struct topics *t, const struct store_catalog *const *c
     return n;
 }
 
+/* A captured topic that has come hides what clients have written under its name. */
+static void tell_hidden(const struct topics *t, const struct topic *is)
+{
+    const struct store_catalog *own = t->catalogs[SIDE_OWN];
+    if (is->captured && own != NULL && store_catalog_find(own, slice_str(is->row->name)) != NULL) {
+        log_warn("a captured stream hides a topic of clients that has its name: what was written "
+                 "there shows again when the stream is deleted topic=%s", is->row->name);
+    }
+}
+
 /* Compares the list before with the one now. Both are sorted. */
 static void tell(struct topics *t, const struct topic *before, size_t before_count)
 {
@@ -138,6 +150,9 @@ static void tell(struct topics *t, const struct topic *before, size_t before_cou
         k += order >= 0;
         if (order <= 0 && !same && l->gone != NULL) {
             l->gone(l->arg, was->name);
+        }
+        if (order >= 0 && !same) {
+            tell_hidden(t, &t->by_name[k - 1]);
         }
         if (order >= 0 && !same && l->came != NULL) {
             l->came(l->arg, is);

@@ -124,6 +124,18 @@ def test_deleting_it_ends_it_and_made_again_it_is_another(culex):
     assert values(culex, "s", 1) == ["new"]
 
 
+def test_what_clients_may_do_with_it_is_told(culex):
+    def operations(name):
+        answer = wire.ask(culex.server.port, "Metadata", 12, Topics=[{"Name": name}],
+                          IncludeTopicAuthorizedOperations=True)
+        bits = answer["Topics"][0]["TopicAuthorizedOperations"]
+        return {bit for bit in range(32) if bits >> bit & 1}
+    read, delete, describe, describe_configs, alter_configs = 3, 6, 8, 10, 11
+    create(culex, "s", "s/#")
+    assert operations("s") == {read, describe, describe_configs, delete, alter_configs}
+    assert operations("demo") == {read, describe, describe_configs}
+
+
 def test_what_a_request_names_twice_is_neither_made_nor_deleted(culex):
     def ask(name, version, **what):
         return wire.ask(culex.server.port, name, version, **what)

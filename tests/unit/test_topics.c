@@ -68,6 +68,16 @@ void store_catalog_unref(struct store *s, const struct store_catalog *c)
     }
 }
 
+const struct store_topic *store_catalog_find(const struct store_catalog *c, struct slice name)
+{
+    for (size_t i = 0; i < c->count; i++) {
+        if (slice_eq(slice_str(c->topics[i].name), name)) {
+            return &c->topics[i];
+        }
+    }
+    return NULL;
+}
+
 #define NAMES(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 
 static struct store own, captured;
