@@ -1,25 +1,23 @@
 /* Features: what clients and tools may take for granted of this server (KIP-584).
  *
- * The least level of each is Kafka's: it is what a cluster could be taken down to, and this one is
- * not. Clients before version 4 of ApiVersions cannot read a 0 there, and are not told of such.
- *
- * A feature is a name and a level. Kafka's brokers support a range of levels and agree on one; here
- * there is one broker, and it always works at the level that it was built for: so that one is
- * finalized. Whoever builds what a level stands for raises
- * it in the table; level 0 is "not there", and not told. */
+ * A feature is a name and a level. Kafka's brokers support a range of levels and agree on one, so
+ * that a cluster of old and new brokers can be taken up and down; here there is one broker, and it
+ * always works at the level that it was built for. So that one is finalized, and is all that is
+ * supported: a range would offer what UpdateFeatures refuses. Whoever builds what a level stands
+ * for raises it in the table. */
 #include "kafka-server/api/api.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
 
 struct feature {
     const char *name;
-    int16_t min, level;
+    int16_t level; /* more than 0: clients before version 4 of ApiVersions cannot read a 0 */
 };
 
 static const struct feature features[] = {
-    {"group.version", 0, 1},       /* the consumer group protocol of KIP-848 */
-    {"metadata.version", 27, 27},  /* of Kafka 4.1, the release whose APIs we speak (4.1-IV1) */
-    {"transaction.version", 0, 2}, /* transactions as in KIP-890 */
+    {"group.version", 1},       /* the consumer group protocol of KIP-848 */
+    {"metadata.version", 27},   /* of Kafka 4.1, the release whose APIs we speak (4.1-IV1) */
+    {"transaction.version", 2}, /* transactions as in KIP-890 */
 };
 
 #define FEATURE_COUNT ((int32_t)(sizeof features / sizeof *features))
@@ -30,7 +28,7 @@ enum { UPGRADE = 1, SAFE_DOWNGRADE = 2, UNSAFE_DOWNGRADE = 3 };
 static const struct feature *feature_find(struct kstr name)
 {
     for (int32_t i = 0; i < FEATURE_COUNT; i++) {
-        if (features[i].level > 0 && slice_eq(kstr_slice(name), slice_str(features[i].name))) {
+        if (slice_eq(kstr_slice(name), slice_str(features[i].name))) {
             return &features[i];
         }
     }
@@ -46,29 +44,20 @@ bool features_fill(struct request *rq, struct api_versions_response *p)
     if (p->supported_features == NULL || p->finalized_features == NULL) {
         return false;
     }
-    int32_t count = 0, told = 0;
     p->finalized_features_epoch = 0;
     for (int32_t i = 0; i < FEATURE_COUNT; i++) {
         const struct feature *f = &features[i];
-        if (f->level == 0) {
-            continue;
-        }
-        if (f->min > 0 || rq->header.api_version >= 4) {
-            struct api_versions_response_supported_features *supported =
-                &p->supported_features[told++];
-            supported->name = kstr_make(f->name);
-            supported->min_version = f->min;
-            supported->max_version = f->level;
-        }
-        struct api_versions_response_finalized_features *finalized = &p->finalized_features[count];
+        struct api_versions_response_supported_features *supported = &p->supported_features[i];
+        supported->name = kstr_make(f->name);
+        supported->min_version = supported->max_version = f->level;
+        struct api_versions_response_finalized_features *finalized = &p->finalized_features[i];
         finalized->name = kstr_make(f->name);
         finalized->min_version_level = finalized->max_version_level = f->level;
-        count++;
         /* It grows whenever a level does, and clients believe only what grows. */
         p->finalized_features_epoch += f->level;
     }
-    p->supported_features_count = told;
-    p->finalized_features_count = count;
+    p->supported_features_count = FEATURE_COUNT;
+    p->finalized_features_count = FEATURE_COUNT;
     return true;
 }
 
