@@ -15,11 +15,18 @@
 
 enum { ELECTION_PREFERRED = 0, ELECTION_UNCLEAN = 1 };
 
+static bool is_known_election(const struct elect_leaders_request *q)
+{
+    return q->election_type == ELECTION_PREFERRED || q->election_type == ELECTION_UNCLEAN;
+}
+
 static bool fill_election(struct request *rq,
                           struct elect_leaders_response_replica_election_results *out,
                           const struct elect_leaders_request_topic_partitions *asked)
 {
+    const struct elect_leaders_request *q = rq->body;
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(asked->topic));
+    bool known = is_known_election(q);
     out->topic = asked->topic;
     out->partition_result =
         codec_new_array(&elect_leaders_response_replica_election_results_partition_result_message,
@@ -36,6 +43,11 @@ static bool fill_election(struct request *rq,
         struct elect_leaders_response_replica_election_results_partition_result *p =
             &out->partition_result[i];
         p->partition_id = asked->partitions[i];
+        if (!known) {
+            p->error_code = KERR_INVALID_REQUEST;
+            p->error_message = kstr_make("Unknown election type.");
+            continue;
+        }
         if (topic_has_partition(t, p->partition_id)) {
             p->error_code = KERR_ELECTION_NOT_NEEDED;
             p->error_message = kstr_make("Leader election not needed for topic partition.");
@@ -79,9 +91,9 @@ void api_elect_leaders(struct request *rq)
     const struct elect_leaders_request *q = rq->body;
     struct elect_leaders_response p;
     codec_init(&elect_leaders_response_message, &p);
-    if (q->election_type != ELECTION_PREFERRED && q->election_type != ELECTION_UNCLEAN) {
-        p.error_code = KERR_INVALID_REQUEST;
-    } else if (!fill_elections(rq, &p)) {
+    bool known = is_known_election(q);
+    p.error_code = known ? KERR_NONE : KERR_INVALID_REQUEST; /* and each partition says it, too */
+    if ((known || q->topic_partitions_count > 0) && !fill_elections(rq, &p)) {
         request_close_too_large(rq);
         return;
     }

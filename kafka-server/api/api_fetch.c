@@ -675,7 +675,8 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
     bool by_id = rq->header.api_version >= 13;
     int64_t now_ms = clock_mono_ms();
     struct session *s = NULL;
-    *incremental = q->session_epoch > FETCH_EPOCH_INITIAL;
+    *incremental =
+        q->session_epoch != FETCH_EPOCH_INITIAL && q->session_epoch != FETCH_EPOCH_FINAL;
     if (*incremental) {
         enum kerr error =
             fetch_session_continue(fs, q->session_id, q->session_epoch, by_id, now_ms, &s);
@@ -696,8 +697,7 @@ static enum kerr ask(struct request *rq, struct asked *a, int32_t *session_id, b
     if (!ask_request(a, rq)) {
         return KERR_INVALID_REQUEST;
     }
-    s = q->session_epoch == FETCH_EPOCH_INITIAL && a->count != 0 ? open_session(rq, by_id, now_ms)
-                                                                 : NULL;
+    s = q->session_epoch == FETCH_EPOCH_INITIAL ? open_session(rq, by_id, now_ms) : NULL;
     *session_id = s != NULL ? s->id : FETCH_SESSION_NONE;
     return KERR_NONE;
 }

@@ -75,15 +75,21 @@ static enum kerr check_transaction(const struct append_place *at, uint32_t uid,
     if (!(h->attributes & BATCH_TRANSACTIONAL)) {
         return KERR_NONE;
     }
-    if (at->transactional_id.data == NULL) {
-        return KERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED; /* so Kafka says that there is none */
-    }
     const struct transactions_producer who = {at->transactional_id, h->producer_id,
                                               h->producer_epoch};
     enum txn_client client = rules->produce_version >= PRODUCE_ADDS_PARTITIONS ? TXN_CLIENT_ADDS
                              : rules->produce_version >= PRODUCE_ABORTABLE ? TXN_CLIENT_ABORTABLE
                                                                            : TXN_CLIENT_OLD;
     return transactions_produce(at->transactions, &who, client, uid, rules->now_ms);
+}
+
+/* A transaction that nobody named: Kafka looks at that before it looks at anything else. */
+static bool is_nobodys_transaction(const struct append_place *at, const uint8_t *data, size_t len)
+{
+    struct batch_header h;
+    return at->transactional_id.data == NULL && data != NULL &&
+           batch_read_header(slice_make(data, len), &h) == OK &&
+           (h.attributes & BATCH_TRANSACTIONAL);
 }
 
 /* Into the store, unless it is there already. */
@@ -158,6 +164,10 @@ enum append_result append_records(struct appender *a, const struct append_place 
                                   struct append_answer *out)
 {
     struct record_verdict v;
+    if (is_nobodys_transaction(at, data, len)) {
+        *out = (struct append_answer){.log_append_time_ms = -1, .log_start = -1};
+        return refuse(out, KERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED); /* so Kafka says it */
+    }
     if (is_heavy(rules, data, len)) {
         return APPEND_LATER;
     }

@@ -1,6 +1,6 @@
 /* The file is small and changes when somebody binds a stream; it is asked for when a free topic is
- * about to be made. So it is looked at (stat) each time and read when it has changed. The writer puts
- * another file in its place, never writes into it, so that a change shows in its inode.
+ * about to be made. So it is looked at (stat) each time and read when it has changed. The writer
+ * puts another file in its place, never writes into it, so that a change shows in its inode.
  *
  * A file that cannot be read leaves what was known before: the plugin, which cannot read it either,
  * says why. */

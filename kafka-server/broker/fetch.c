@@ -130,19 +130,24 @@ static size_t room_for(const struct fetch *f, const struct fetch_part *p, bool *
 }
 
 /* Does the client's log differ from ours before `next`? (KIP-595's check, for clients that send
- * the epoch.) */
-static void look_for_divergence(struct fetch_part *p)
+ * the epoch.) It comes before the end is looked at: who is beyond it is told from where on. An
+ * epoch that never was is an offset that never was. */
+static enum kerr look_for_divergence(struct fetch_part *p, int64_t log_start)
 {
     int32_t found;
     int64_t end;
-    if (p->last_fetched_epoch < 0 ||
-        store_epoch_end(p->store, p->uid, p->last_fetched_epoch, &found, &end) != OK) {
-        return;
+    if (p->last_fetched_epoch < 0 || p->end >= 0) {
+        return KERR_NONE; /* not asked for, or looked for before */
     }
-    if (found < p->last_fetched_epoch || end < p->next) {
+    enum err e = store_epoch_end(p->store, p->uid, p->last_fetched_epoch, &found, &end);
+    if (e == ERR_NOT_FOUND || (e == OK && p->next < log_start)) {
+        return KERR_OFFSET_OUT_OF_RANGE;
+    }
+    if (e == OK && (found < p->last_fetched_epoch || end < p->next)) {
         p->diverging_epoch = found;
         p->diverging_end = end;
     }
+    return KERR_NONE;
 }
 
 /* Errors that the offsets alone tell. True: there may be something to read. */
@@ -159,8 +164,9 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
         fetch_fail(f, p, epoch_error);
         return false;
     }
-    bool first_look = p->end < 0;
-    if ((p->next < o.log_start || p->next > o.end) && fetch_part_bytes(p) == 0) {
+    enum kerr divergence = look_for_divergence(p, o.log_start);
+    bool outside = p->next < o.log_start || (p->next > o.end && p->diverging_epoch < 0);
+    if (divergence != KERR_NONE || (outside && fetch_part_bytes(p) == 0)) {
         fetch_fail(f, p, KERR_OFFSET_OUT_OF_RANGE);
         return false;
     }
@@ -170,9 +176,6 @@ static bool look_at_offsets(struct fetch *f, struct fetch_part *p)
         p->stable = producers_lso(f->producers, p->uid, o.log_start, o.end);
     }
     p->limit = f->committed ? p->stable : p->end;
-    if (first_look) {
-        look_for_divergence(p);
-    }
     return p->diverging_epoch < 0 && p->next < p->limit;
 }
 

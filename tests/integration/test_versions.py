@@ -14,6 +14,7 @@ from harness import ROOT
 # allowed here; 69: no such group; 79: join again with the id given.
 ERRORS = {
     "Produce": {44},
+    "Fetch": {0, 1},  # its last fetched epoch is at random, and may never have been
     "JoinGroup": {0, 79},
     "Heartbeat": {25},
     "LeaveGroup": {0, 25},

@@ -83,7 +83,7 @@ static void no_log(void *arg, enum log_level level, const char *line)
 static int setup(void **state)
 {
     log_set_sink(no_log, NULL);
-    strcpy(strrchr(dir, '.'), ".XXXXXX");
+    memcpy(strrchr(dir, '.'), ".XXXXXX", sizeof ".XXXXXX");
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/" CONFIG_BOUND_FILE, dir);
     assert_int_equal(config_init(&config), OK);
