@@ -314,7 +314,7 @@ install: all
 	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
 	install -m 755 $(B)/culex-writer $(DESTDIR)$(LIBDIR)
 	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
-	install -m 644 docs/*.md $(DESTDIR)$(DOCDIR)/docs
+	install -m 644 docs/*.md docs/*.png $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
 	test -e $(DESTDIR)$(SYSCONFDIR)/culex/culex.json || \
 	    install -m 644 packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json
@@ -371,6 +371,21 @@ $(TESTTOOLS)/kafkawrite: tests/bench/kafkawrite.c
 
 test:
 	@tests/run
+# A UI of Kafka from its registry, by its keys, page by page; ui-picture draws docs/kaskade.png anew.
+UI := build/ui
+$(UI)/.done: tests/requirements-ui.txt
+	rm -rf $(UI) && python3 -m venv $(UI)
+	$(UI)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+ui-venv: $(UI)/.done
+ui:
+	tests/run deps build ui
+ui-picture: all ui-venv
+	packaging/install-packages ui
+	UI_PICTURE=$(UI)/kaskade.svg build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
+	    tests/integration/test_kaskade.py
+	rsvg-convert --width 900 $(UI)/kaskade.svg | pngquant --speed 1 32 - >docs/kaskade.png
+.PHONY: ui ui-venv ui-picture
 # README's table of clients and programs, from what the last `make test` (and `make ecosystem`) saw.
 compatibility:
 	@python3 tests/seen.py write

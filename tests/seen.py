@@ -45,7 +45,7 @@ def python(name, folder=None):
     def read():
         if folder is None:
             return metadata.version(name)
-        (found,) = metadata.distributions(name=name, path=[str(ROOT / folder)])
+        (found,) = metadata.distributions(name=name, path=[str(p) for p in ROOT.glob(folder)])
         return found.version
     return read
 
@@ -112,6 +112,7 @@ PROGRAMS = {
         "kafka-get-offsets", "kafka-delete-records", "kafka-log-dirs", "kafka-transactions", "kafka-features",
         "kafka-metadata-quorum", "kafka-leader-election", "kafka-reassign-partitions", "kafka-broker-api-versions",
         "kafka-cluster", "kafka-client-metrics")},
+    "kaskade": ("kaskade, a UI", python("kaskade", "build/ui/lib/python3*/site-packages")),
     "Kafka Streams": ("Kafka Streams", jar("build/ecosystem/lib", "kafka-streams")),
     "Kafka Connect": ("Kafka Connect", jar("build/ecosystem/lib", "connect-runtime")),
     "MirrorMaker 2": ("MirrorMaker 2", jar("build/ecosystem/lib", "connect-mirror")),

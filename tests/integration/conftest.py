@@ -18,7 +18,7 @@ def say_what_was_seen(item, skipped):
     """Marks `saw`, for README's compatibility table. Other steps repeat tests for the sake of another broker."""
     for mark in item.iter_markers("saw"):
         client = mark.kwargs.get("client") or item.callspec.params["client"]
-        if client == "Mosquitto" or os.environ.get("SEEN_STEP") == "integration":
+        if client == "Mosquitto" or os.environ.get("SEEN_STEP") in ("integration", "ui"):
             seen.saw(client, *mark.args, skipped=skipped)
 
 
