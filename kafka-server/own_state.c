@@ -62,6 +62,9 @@ static void on_topic_gone(void *arg, const char *name)
 static void on_topic_came(void *arg, const struct store_topic *row)
 {
     struct server *s = arg;
+    if (s->transactions != NULL) {
+        transactions_topic_came(s->transactions, slice_str(row->name), &row->id);
+    }
     if (s->coordinator != NULL) {
         coordinator_topic_came(s->coordinator, slice_str(row->name), &row->id);
     }

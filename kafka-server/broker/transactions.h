@@ -103,6 +103,9 @@ bool transactions_unstable(const struct transactions *t, struct slice group_id, 
 /* Deleted, and so are the offsets of it in open transactions: a topic; a group; a group's offset of
  * one partition. */
 void transactions_topic_gone(struct transactions *t, struct slice topic);
+/* There is a topic of this name and id: offsets of another one are gone. It may have been made
+ * again while nobody looked. */
+void transactions_topic_came(struct transactions *t, struct slice topic, const struct uuid *id);
 void transactions_group_gone(struct transactions *t, struct slice group_id);
 void transactions_offset_gone(struct transactions *t, struct slice group_id, struct slice topic,
                               int32_t partition);

@@ -221,17 +221,33 @@ bool transactions_unstable(const struct transactions *t, struct slice group_id, 
     return u != NULL;
 }
 
-void transactions_topic_gone(struct transactions *t, struct slice topic)
+/* Of a topic; but: the id that it has now, whose offsets stay. */
+static void take_of_topic(struct transactions *t, struct slice topic, const struct uuid *but)
 {
+    if (t->offset_count == 0) {
+        return;
+    }
     for (struct held *h = t->open; h != NULL; h = h->next) {
         struct pending *o, *next;
         HASH_ITER(hh, h->offsets, o, next)
         {
-            if (slice_eq(o->topic, topic)) {
+            bool stays = but != NULL && (uuid_is_zero(&o->row.topic_id) ||
+                                         uuid_equal(&o->row.topic_id, but));
+            if (!stays && slice_eq(o->topic, topic)) {
                 take_offset(t, h, o);
             }
         }
     }
+}
+
+void transactions_topic_gone(struct transactions *t, struct slice topic)
+{
+    take_of_topic(t, topic, NULL);
+}
+
+void transactions_topic_came(struct transactions *t, struct slice topic, const struct uuid *id)
+{
+    take_of_topic(t, topic, id);
 }
 
 void transactions_offset_gone(struct transactions *t, struct slice group_id, struct slice topic,

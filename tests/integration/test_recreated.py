@@ -1,6 +1,7 @@
 """Streams are deleted and made again under open consumers, producers and transactions, by Kafka clients as by binding: who reads
 gets all of the new stream and nothing twice, who writes goes on, and offsets of the old one are gone."""
 
+import shutil
 import subprocess
 
 import pytest
@@ -8,7 +9,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness import CLIENTS, Driver, partition_of, wait_until
 from test_produce import batch, make_topic
-from test_transactions import transactional, values
+from test_transactions import commit_offset, committed_offset, end, init, transactional, values
 from wire import Wire
 
 NONE = 0
@@ -190,3 +191,19 @@ def test_a_transaction_that_writes_on_into_a_stream_that_is_made_again_must_be_a
         p.produce("t", b"whole", partition=0)
         p.commit_transaction(30)
         assert values(server, "t") == [b"whole"]
+
+
+def test_offsets_in_a_transaction_go_with_a_stream_that_is_made_again_while_the_server_is_down(culex):
+    """As after a kill between the deletion of a stream and that of its offsets."""
+    with Wire(culex.server.port) as w:
+        make_topic(w, "t")
+        _, pid, epoch = init(w, "x")
+        for topic in "demo", "t":
+            assert commit_offset(w, "x", "g", pid, epoch, topic, 5, 5) == NONE
+    culex.kill()
+    shutil.rmtree(culex.data / "captured")
+    culex.start()
+    with Wire(culex.server.port) as w:
+        assert end(w, "x", pid, epoch, True, 5)[0] == NONE
+        assert committed_offset(w, "g", "demo", stable=True) == -1
+        assert committed_offset(w, "g", "t", stable=True) == 5
