@@ -1,6 +1,7 @@
 """Streams are deleted and made again under open consumers, producers and transactions, by Kafka clients as by binding: who reads
 gets all of the new stream and nothing twice, who writes goes on, and offsets of the old one are gone."""
 
+import os
 import shutil
 import subprocess
 
@@ -9,6 +10,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness import CLIENTS, Driver, partition_of, wait_until
 from test_produce import batch, make_topic
+from test_server_disk import fill, small_disk, with_history  # noqa: F401 (a fixture)
 from test_transactions import commit_offset, committed_offset, end, init, transactional, values
 from wire import Wire
 
@@ -207,3 +209,25 @@ def test_offsets_in_a_transaction_go_with_a_stream_that_is_made_again_while_the_
         assert end(w, "x", pid, epoch, True, 5)[0] == NONE
         assert committed_offset(w, "g", "demo", stable=True) == -1
         assert committed_offset(w, "g", "t", stable=True) == 5
+
+
+def test_offsets_go_with_a_stream_that_is_made_again_while_the_servers_own_disk_is_full(culex_factory, small_disk):  # noqa: F811
+    """The captured streams are there before the offsets are."""
+    culex = with_history(culex_factory, small_disk)
+    with Wire(culex.server.port) as w:
+        _, pid, epoch = init(w, "x")
+        assert commit_offset(w, "x", "in a transaction", pid, epoch, "demo", 5, 5) == NONE
+        a = w.call("OffsetCommit", 8, GroupId="committed", GenerationIdOrMemberEpoch=-1, Topics=[
+            {"Name": "demo", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": 5}]}])
+        assert a["Topics"][0]["Partitions"][0]["ErrorCode"] == NONE
+    culex.kill()
+    shutil.rmtree(culex.data / "captured")
+    fill(small_disk)
+    culex.start()
+    culex.server.wait_log("own store cannot be opened")
+    os.remove(small_disk / "fill")
+    culex.server.wait_log("own store is open")
+    with Wire(culex.server.port) as w:
+        assert end(w, "x", pid, epoch, True, 5)[0] == NONE
+        assert committed_offset(w, "in a transaction", "demo", stable=True) == -1
+        assert committed_offset(w, "committed", "demo") == -1
