@@ -16,6 +16,7 @@
 #include "shared/store/store.h"
 
 #define CLUSTER_ID_KEY "server/cluster.id"
+#define ABORTED_KEEP_MS_MIN 900000 /* of an aborted transaction of which compaction left nothing */
 #define SWEEP_MS       10000 /* between two looks for producers that are to be forgotten */
 
 static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
@@ -78,6 +79,17 @@ static bool log_start_of(void *arg, uint32_t uid, int64_t *log_start)
         return false;
     }
     *log_start = o.log_start;
+    return true;
+}
+
+/* A fetch that was answered late may have read what compaction has taken since. */
+static bool cleaned_of(void *arg, uint32_t uid, int64_t *clean_to, int64_t *keep_ms)
+{
+    const struct server *s = arg;
+    if (store_cleaned(s->own, uid, clean_to, keep_ms) != OK) {
+        return false;
+    }
+    *keep_ms = *keep_ms > ABORTED_KEEP_MS_MIN ? *keep_ms : ABORTED_KEEP_MS_MIN;
     return true;
 }
 
@@ -238,6 +250,7 @@ void own_state_tick(struct server *s, int64_t now_ms)
     if (s->producers != NULL && now_ms >= s->sweep_ms) {
         s->sweep_ms = now_ms + SWEEP_MS;
         producers_sweep(s->producers, log_start_of, s);
+        producers_forget_cleaned(s->producers, cleaned_of, s, now_ms);
         producers_tick(s->producers, clock_wall_ms());
     }
     if (s->transactions != NULL) {

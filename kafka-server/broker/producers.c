@@ -83,6 +83,9 @@ struct partition {
     int64_t unstable; /* first offset of the oldest open transaction that is committed */
     struct producers_aborted *aborted; /* by last offset */
     size_t aborted_count, aborted_room;
+    int64_t forget_below;   /* those that ended below it are to go … */
+    int64_t forget_at_ms;   /* … not before this */
+    size_t forgetting;      /* so many of the first go with this turn's commit */
     UT_hash_handle hh;
 };
 
@@ -108,6 +111,7 @@ struct producers {
     size_t change_count, change_room;
     struct pending_abort *aborts; /* of this turn */
     size_t abort_count, abort_room;
+    bool forgetting;       /* some partitions are */
     int64_t next_check_ms; /* wall */
     struct log_limit forgotten_log;
 };
@@ -356,6 +360,24 @@ static void take_back(struct change *c)
     }
 }
 
+static void aborted_remove(struct producers *p, struct partition *t, size_t count)
+{
+    t->aborted_count -= count;
+    p->aborted_count -= count;
+    for (size_t i = 0; count > 0 && i < t->aborted_count; i++) {
+        t->aborted[i] = t->aborted[i + count];
+    }
+}
+
+static void forgetting_done(struct producers *p, enum err e)
+{
+    for (struct partition *t = p->forgetting ? p->partitions : NULL; t; t = t->hh.next) {
+        aborted_remove(p, t, e == OK ? t->forgetting : 0);
+        t->forgetting = 0;
+    }
+    p->forgetting = false;
+}
+
 static void commit_done(struct journal_owner *o, enum err e)
 {
     struct producers *p = (struct producers *)((char *)o - offsetof(struct producers, owner));
@@ -379,6 +401,7 @@ static void commit_done(struct journal_owner *o, enum err e)
         ASSERT(pushed); /* room was made in note_abort */
     }
     p->change_count = p->abort_count = 0;
+    forgetting_done(p, e);
 }
 
 /* --- append ----------------------------------------------------------------------------------- */
@@ -663,17 +686,12 @@ static bool partition_busy(const struct producers *p, const struct partition *t)
     return false;
 }
 
-static void delete_aborted(struct producers *p, struct partition *t, size_t count)
+static void delete_aborted(struct producers *p, const struct partition *t, size_t count)
 {
     uint8_t key[KEY_BYTES];
     for (size_t i = 0; i < count; i++) {
         journal_delete(p->journal,
                        row_key(key, ABORTED_PREFIX, t->uid, t->aborted[i].last_offset));
-    }
-    if (count > 0) {
-        memmove(t->aborted, t->aborted + count, (t->aborted_count - count) * sizeof *t->aborted);
-        t->aborted_count -= count;
-        p->aborted_count -= count;
     }
 }
 
@@ -684,6 +702,7 @@ static void partition_drop(struct producers *p, struct partition *t)
         drop(p, t->producers);
     }
     delete_aborted(p, t, t->aborted_count);
+    p->aborted_count -= t->aborted_count;
     HASH_DELETE(hh, p->partitions, t);
     free(t->aborted);
     free(t);
@@ -697,16 +716,40 @@ void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg)
     HASH_ITER(hh, p->partitions, t, next)
     {
         int64_t log_start = 0;
-        if (partition_busy(p, t)) {
+        if (t->forgetting > 0 || partition_busy(p, t)) {
             continue; /* the next sweep looks again */
         }
         if (!fn(arg, t->uid, &log_start)) {
             partition_drop(p, t);
             continue;
         }
-        delete_aborted(p, t, aborted_from(t, log_start));
+        size_t passed = aborted_from(t, log_start);
+        delete_aborted(p, t, passed);
+        aborted_remove(p, t, passed);
         if (t->producers == NULL && t->aborted_count == 0) {
             partition_drop(p, t);
+        }
+    }
+}
+
+/* These are forgotten when the commit has succeeded, not before: their markers may be dropped from
+ * then on, and a transaction without one would hide what its producer writes next. */
+void producers_forget_cleaned(struct producers *p, producers_clean_fn *fn, void *arg,
+                              int64_t now_ms)
+{
+    for (struct partition *t = p->partitions; t != NULL; t = t->hh.next) {
+        int64_t clean_to, keep_ms;
+        if (t->aborted_count == 0 || t->forgetting > 0 || !fn(arg, t->uid, &clean_to, &keep_ms)) {
+            continue;
+        }
+        size_t count = aborted_from(t, t->forget_below);
+        if (count == 0 && aborted_from(t, clean_to) > 0) {
+            t->forget_below = clean_to;
+            t->forget_at_ms = keep_ms < INT64_MAX - now_ms ? now_ms + keep_ms : INT64_MAX;
+        } else if (count > 0 && now_ms >= t->forget_at_ms) {
+            delete_aborted(p, t, count);
+            t->forgetting = count;
+            p->forgetting = true;
         }
     }
 }

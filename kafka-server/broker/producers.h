@@ -24,7 +24,7 @@
  * About 300 bytes each. */
 #define PRODUCERS_MAX (1u << 18)
 /* Aborted transactions in all partitions, 32 bytes each; beyond it no transaction begins. They go
- * when the log start passes them. */
+ * when the log start passes them, or compaction has taken what they wrote. */
 #define PRODUCERS_ABORTED_MAX (1u << 22)
 /* Batches of one producer in one partition that a repeated one is looked for in: Kafka's number. */
 #define PRODUCER_BATCHES 5
@@ -138,6 +138,14 @@ typedef bool producers_partition_fn(void *arg, uint32_t uid, int64_t *log_start)
 /* Forgets what belongs to partitions that are gone, and aborted transactions below the log start.
  * To be called when topics were deleted, and now and then. */
 void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg);
+/* Compaction has gone over the partition: nothing is left below *clean_to of what was aborted. For
+ * *keep_ms readers may yet have it. False: it has not. */
+typedef bool producers_clean_fn(void *arg, uint32_t uid, int64_t *clean_to, int64_t *keep_ms);
+/* Aborted transactions that ended below are forgotten keep_ms after they were first seen there, or
+ * up to twice as late. (The store then drops their markers, too.) now_ms: monotonic. To be called
+ * now and then, after producers_sweep. */
+void producers_forget_cleaned(struct producers *p, producers_clean_fn *fn, void *arg,
+                              int64_t now_ms);
 /* Producers that were idle for too long are forgotten. Cheap when there is nothing to do. */
 void producers_tick(struct producers *p, int64_t wall_ms);
 /* In all partitions. */

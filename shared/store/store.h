@@ -164,6 +164,12 @@ typedef enum err store_stability_fn(void *arg, uint32_t uid, struct store_stabil
 /* NULL, as at first: all is stable, nothing was aborted. */
 void store_set_stability(struct store *s, store_stability_fn *fn, void *arg);
 
+/* Writing thread. Cleaning has gone over the partition up to *to: below that, no data is left of
+ * what the stability said was aborted, and a marker of an abort that it does not speak of any more
+ * is dropped. delete_retention_ms: the topic's. ERR_NOT_FOUND. */
+enum err store_cleaned(struct store *s, uint32_t uid, int64_t *to,
+                       int64_t *delete_retention_ms) MUST_CHECK;
+
 /* Housekeeping by the owner's thread, a few times a second: retention, segments by age, index rows.
  * Cheap when there is nothing to do. now_ms is wall time. */
 enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m) MUST_CHECK;

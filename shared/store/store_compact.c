@@ -13,9 +13,10 @@
  * A record stays when no newer one has its key. (So one without a key stays, unlike in Kafka, whose
  * cleaner drops it: Produce refuses it anyway, and a captured publish must not vanish.) A null
  * value (tombstone) that is the newest stays until the delete horizon of its batch, which is
- * written into it the first time (KIP-534). Data of aborted transactions goes; a commit marker goes
- * when it is older than delete.retention.ms, because no reader needs it; abort markers stay,
- * because the lists of aborted transactions that readers get point to them.
+ * written into it the first time (KIP-534). Data of aborted transactions goes; a marker goes when
+ * it is older than delete.retention.ms, one of an abort only when the lists of aborted transactions
+ * that readers get do not point to it any more: their owner forgets those that have no data left
+ * (store_cleaned), some time later.
  *
  * Offsets stay, and so does what followers prove: that each batch begins where the one before it
  * ended. A batch that loses all its records is absorbed by the one before it, whose last offset
@@ -345,11 +346,13 @@ static bool is_aborted(const struct clean_part *p, const struct batch_header *h)
     return a && a->producer_id == h->producer_id && h->base_offset <= a->last;
 }
 
-/* Whether a marker is a commit that nobody needs to see any more. What cannot be read stays. */
-static bool marker_may_go(const struct cleaning *c, struct slice batch)
+/* Whether nobody needs to see a marker any more. What cannot be read stays. (One of an abort lies
+ * inside its transaction.) */
+static bool marker_may_go(const struct cleaning *c, struct slice batch,
+                          const struct batch_header *h)
 {
     struct txn_marker t;
-    return txn_marker_read(batch, &t, NULL) == OK && t.commit &&
+    return txn_marker_read(batch, &t, NULL) == OK && (t.commit || !is_aborted(c->part, h)) &&
            t.timestamp < c->c->now_ms - c->part->delete_retention_ms;
 }
 
@@ -368,7 +371,7 @@ static enum err judge(struct cleaning *c, struct slice batch, struct batch_heade
 {
     *v = BATCH_STAYS;
     if (h->attributes & BATCH_CONTROL) {
-        *v = h->record_count == 0 || marker_may_go(c, batch) ? BATCH_DEAD : BATCH_STAYS;
+        *v = h->record_count == 0 || marker_may_go(c, batch, h) ? BATCH_DEAD : BATCH_STAYS;
         return OK;
     }
     if (h->record_count == 0 || is_aborted(c->part, h)) {

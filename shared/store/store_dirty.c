@@ -31,6 +31,22 @@ void store_set_stability(struct store *s, store_stability_fn *fn, void *arg)
     s->stability_arg = arg;
 }
 
+static const struct store_compaction *settings_of(const struct part *p)
+{
+    return p->topic->compaction.given ? &p->topic->compaction : &defaults;
+}
+
+enum err store_cleaned(struct store *s, uint32_t uid, int64_t *to, int64_t *delete_retention_ms)
+{
+    const struct part *p = part_get(s, uid);
+    if (!p || !p->topic) {
+        return ERR_NOT_FOUND;
+    }
+    *to = p->clean.to;
+    *delete_retention_ms = settings_of(p)->delete_retention_ms;
+    return OK;
+}
+
 /* --- rows ------------------------------------------------------------------------------------- */
 
 enum err dirty_load(struct store *s, rocksdb_iterator_t *it, struct errmsg *m)
@@ -151,8 +167,7 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
                      struct clean_part *out)
 {
     struct part *p = part_get(s, uid);
-    const struct store_compaction *given = &p->topic->compaction;
-    const struct store_compaction *c = given->given ? given : &defaults;
+    const struct store_compaction *c = settings_of(p);
     struct dirty d = {.from = p->clean.to > p->start ? p->clean.to : p->start};
     d.end = p->active ? p->now.segment_offset : p->now.end;
     uint64_t bytes = p->active ? p->now.segment_bytes_at : p->now.bytes;

@@ -438,6 +438,58 @@ static void test_rows_die_with_their_partition(void **state)
     assert_int_equal(producers_count(p), 2);
 }
 
+static int64_t clean_to;
+
+static bool cleaned(void *arg, uint32_t uid, int64_t *to, int64_t *keep_ms)
+{
+    *to = uid == 1 ? clean_to : 0;
+    *keep_ms = 1000;
+    return true;
+}
+
+static void forget(int64_t mono_ms, bool fails)
+{
+    mem.fail_commit = fails ? ERR_FULL : OK;
+    producers_forget_cleaned(p, cleaned, NULL, mono_ms);
+    journal_flush(j);
+    mem.fail_commit = OK;
+}
+
+/* Of what was aborted, compaction leaves nothing; the list that readers get loses it some time
+ * later, and not before the rows have. */
+static void test_aborted_transactions_go_when_compaction_has_taken_them(void **state)
+{
+    for (uint32_t uid = 1; uid <= 2; uid++) {
+        next_offset = 0;
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(put(uid, txn_batch(7, 0, i, 1)), KERR_NONE);
+            mark(uid, 7, 0, false); /* 1, 3, 5 */
+        }
+    }
+    clean_to = 4;
+    forget(5000, false); /* seen */
+    forget(5999, false);
+    assert_int_equal(aborted(1, 0, 6).count, 3);
+    forget(6000, true);
+    assert_int_equal(aborted(1, 0, 6).count, 3);
+    forget(6000, false);
+    assert_int_equal(aborted(1, 0, 6).count, 1);
+    assert_int_equal(aborted(1, 0, 6).list[0].last_offset, 5);
+    assert_int_equal(aborted(2, 0, 6).count, 3);
+    restart();
+    assert_int_equal(aborted(1, 0, 6).count, 1);
+    clean_to = 6;
+    forget(100, false);
+    clean_to = 7;
+    forget(1099, false);
+    assert_int_equal(aborted(1, 0, 6).count, 1);
+    forget(1100, false);
+    assert_int_equal(aborted(1, 0, 6).count, 0);
+    restart();
+    assert_int_equal(aborted(1, 0, 6).count, 0);
+    assert_int_equal(aborted(2, 0, 6).count, 3);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -463,6 +515,7 @@ int main(void)
         TEST(test_a_marker_with_a_newer_epoch_fences),
         TEST(test_in_protocol_2_a_transaction_begins_with_0),
         TEST(test_rows_die_with_their_partition),
+        TEST(test_aborted_transactions_go_when_compaction_has_taken_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -474,6 +474,25 @@ static void test_transactions_are_cleaned_as_their_owner_says(void **state)
     }
     offsets_left(&k, s, m, left);
     assert_string_equal(left, "2 3 8 9 11 ");
+    int64_t to, retention_ms;
+    assert_int_equal(store_cleaned(s, m->uid, &to, &retention_ms), OK);
+    assert_int_equal(to, 13);
+    assert_int_equal(retention_ms, 1000);
+    o.aborted[1] = (struct store_aborted){7, 20, 30}; /* what was aborted first is forgotten */
+    append_as(&k, s, m, -1, 0, slice_str("e"));                      /* 13 */
+    append_as(&k, s, m, 8, txn, slice_str("f"));                     /* 14: aborted */
+    append_marker(s, m, 8, false);                                   /* 15 */
+    kit_commit(&k, s);
+    o.last_stable = 16;
+    o.aborted[0] = (struct store_aborted){8, 14, 15};
+    KIT_OK(segment_switch(s, now_ms, &k.m));
+    while (part_get(s, m->uid)->clean.to < 16) {
+        s->dirty_look_ms = 0;
+        KIT_OK(store_tick(s, now_ms, &k.m));
+        sched_yield();
+    }
+    offsets_left(&k, s, m, left);
+    assert_string_equal(left, "2 8 9 11 13 15 "); /* its marker has gone, the new one's has not */
     free(m);
     store_close(s);
     kit_fini(&k);
