@@ -4,9 +4,9 @@
  *       ├─── live ────┼──────── dirty ────────┤                     │
  *
  * As in Kafka, a partition is cleaned when dirty / (live + dirty) bytes is above its
- * min.cleanable.dirty.ratio, or when its oldest dirty record is older than max.compaction.lag.ms;
- * the dirtiest first. What lies in the open segment, is younger than min.compaction.lag.ms (judged
- * by index rows, a megabyte each), or is not stable yet (store_set_stability) is left alone.
+ * min.cleanable.dirty.ratio, or when its first dirty batch is older than max.compaction.lag.ms; the
+ * dirtiest first. What lies in the open segment, is younger than min.compaction.lag.ms (judged by
+ * index rows, a megabyte each), or is not stable yet (store_set_stability) is left alone.
  *
  * One job takes many partitions, because rewriting a segment costs the same for one or for all that
  * have something in it. */
@@ -128,33 +128,49 @@ void dirty_start_raised(struct store *s, rocksdb_iterator_t *rows, rocksdb_write
 struct dirty {
     int64_t from, end;
     uint64_t bytes; /* of [from, end) */
-    bool late;      /* max.compaction.lag.ms has passed */
 };
 
-/* Ends it before what is too young, and looks how old its first interval is. */
-static void apply_lags(struct dirty *d, rocksdb_iterator_t *rows, uint32_t uid,
-                       const struct store_compaction *c, int64_t now_ms)
+/* Ends it before what is too young. */
+static void end_by_lag(struct dirty *d, rocksdb_iterator_t *rows, uint32_t uid, int64_t young_ms)
 {
     uint8_t key[INDEX_KEY_BYTES];
     struct index_row row;
     uint64_t first_bytes = bytes_at(rows, uid, d->from);
     int64_t end = d->from;
-    bool first = true;
     d->bytes = 0;
     index_key_put(key, uid, d->from + 1);
     iter_seek(rows, key, sizeof key);
     for (int i = 0; i < LAG_ROWS_MAX && rocksdb_iter_valid(rows); i++, rocksdb_iter_next(rows)) {
         if (!index_row_get(&row, iter_key(rows), iter_value(rows), uid) || row.offset > d->end ||
-            row.max_ts > now_ms - c->min_compaction_lag_ms) {
+            row.max_ts > young_ms) {
             break;
         }
-        d->late |= first && c->max_compaction_lag_ms < INT64_MAX &&
-                   row.max_ts < now_ms - c->max_compaction_lag_ms;
-        first = false;
         end = row.offset;
         d->bytes = row.bytes - first_bytes;
     }
     d->end = end;
+}
+
+/* Has its first dirty batch waited for longer than max.compaction.lag.ms? The batch is read once;
+ * what cannot be read is not late. */
+static bool is_late(struct store *s, struct part *p, uint32_t uid, int64_t from, int64_t late_ms)
+{
+    struct store_slices *x;
+    struct batch_header h;
+    enum read_gap gap;
+    if (p->dirty_from != from + 1) {
+        p->dirty_from = from + 1;
+        p->dirty_ts = INT64_MAX;
+        if (read_once(s, s->rocks, uid, from, p->now.end, 1, true, &x, &gap, NULL) == OK) {
+            if (x->count > 0 &&
+                batch_read_header(slice_make(x->iov[0].iov_base, x->iov[0].iov_len), &h) == OK &&
+                h.max_timestamp > 0) {
+                p->dirty_ts = h.max_timestamp;
+            }
+            store_slices_free(x);
+        }
+    }
+    return p->dirty_ts < late_ms;
 }
 
 /* Cleaning it has failed a while ago, by a clock that has not gone back since. */
@@ -177,15 +193,16 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
     d.bytes = bytes - p->clean.bytes_at;
     uint64_t live = p->clean.to > p->start ? p->clean.live : 0;
     double ratio = (double)d.bytes / (double)(d.bytes + live);
-    bool lags = c->min_compaction_lag_ms > 0 || c->max_compaction_lag_ms < INT64_MAX;
-    if (ratio <= c->min_cleanable_dirty_ratio && c->max_compaction_lag_ms == INT64_MAX) {
+    bool late = c->max_compaction_lag_ms < INT64_MAX &&
+                is_late(s, p, uid, d.from, now_ms - c->max_compaction_lag_ms);
+    if (ratio <= c->min_cleanable_dirty_ratio && !late) {
         return false;
     }
-    if (lags) {
-        apply_lags(&d, rows, uid, c, now_ms);
+    if (c->min_compaction_lag_ms > 0) {
+        end_by_lag(&d, rows, uid, now_ms - c->min_compaction_lag_ms);
         ratio = d.bytes > 0 ? (double)d.bytes / (double)(d.bytes + live) : 0;
     }
-    if (d.end <= d.from || (ratio <= c->min_cleanable_dirty_ratio && !d.late)) {
+    if (d.end <= d.from || (ratio <= c->min_cleanable_dirty_ratio && !late)) {
         return false;
     }
     *out = (struct clean_part){.uid = uid,
@@ -194,7 +211,7 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
                                .from = d.from,
                                .end = d.end,
                                .delete_retention_ms = c->delete_retention_ms,
-                               .ratio = d.late ? 2 : ratio};
+                               .ratio = late ? 2 : ratio};
     return true;
 }
 

@@ -189,6 +189,7 @@ struct part {
     int64_t low_row;             /* no index row below this offset */
     struct index_row first;      /* retention: a row above log start; offset -1: not known */
     struct clean_state clean;
+    int64_t dirty_from, dirty_ts; /* the first dirty offset + 1, and the time of its batch */
     int64_t unclean_until_ms;    /* cleaning it has failed: not before that */
     int64_t unclean_ms;          /* for how long it is left alone; 0: it did not fail */
     bool touched;                /* in store.touched */
