@@ -207,7 +207,6 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
     }
     *out = (struct clean_part){.uid = uid,
                                .start = p->start,
-                               .start_bytes = bytes_at(rows, uid, p->start),
                                .from = d.from,
                                .end = d.end,
                                .delete_retention_ms = c->delete_retention_ms,
@@ -238,37 +237,53 @@ static int compare_ratios(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-/* Parts that are dirty, in k->parts. */
-static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
-                           struct compaction *k)
+/* All parts that are dirty, the dirtiest first. */
+static enum err find_dirty(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
+                           struct clean_part **out, size_t *count)
 {
     size_t cap = 0;
     for (size_t i = 0; i < s->catalog->count; i++) {
         const struct store_topic *t = &s->catalog->topics[i];
-        for (int32_t p = 0; (t->cleanup & STORE_CLEANUP_COMPACT) && p < t->partition_count &&
-                            k->found_count < CLEAN_PARTS_MAX;
-             p++) {
-            struct clean_part found = {0};
+        int32_t partitions = t->cleanup & STORE_CLEANUP_COMPACT ? t->partition_count : 0;
+        for (int32_t p = 0; p < partitions; p++) {
+            struct clean_part found;
             if (!dirty_of(s, rows, store_topic_uid(t, p), now_ms, &found)) {
                 continue;
             }
-            if (k->found_count == cap) {
+            if (*count == cap) {
                 cap = cap ? cap * 2 : 16;
-                struct clean_part *grown = realloc(k->parts, cap * sizeof *grown);
+                struct clean_part *grown = realloc(*out, cap * sizeof *grown);
                 if (!grown) {
                     return ERR_NOMEM;
                 }
-                k->parts = grown;
+                *out = grown;
             }
-            if (stable_part(s, &found)) {
-                k->parts[k->found_count++] = found;
-            }
+            (*out)[(*count)++] = found;
         }
     }
-    if (k->found_count > 0) {
-        qsort(k->parts, k->found_count, sizeof *k->parts, compare_ratios);
+    if (*count > 0) {
+        qsort(*out, *count, sizeof **out, compare_ratios);
     }
     return OK;
+}
+
+/* The dirtiest parts of which something is stable, in k->parts. */
+static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
+                           struct compaction *k)
+{
+    size_t count = 0;
+    enum err e = find_dirty(s, rows, now_ms, &k->parts, &count);
+    if (count > 0 && space_check(s, NULL) != OK) {
+        return e; /* a rewrite needs room for a segment */
+    }
+    for (size_t i = 0; i < count && e == OK && k->found_count < CLEAN_PARTS_MAX; i++) {
+        struct clean_part p = k->parts[i];
+        if (stable_part(s, &p)) {
+            p.start_bytes = bytes_at(rows, p.uid, p.start);
+            k->parts[k->found_count++] = p;
+        }
+    }
+    return e;
 }
 
 enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
@@ -284,8 +299,7 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
         k->runs = calloc(s->segment_count + 1, sizeof *k->runs);
         e = k->runs ? OK : ERR_NOMEM;
     }
-    /* A rewrite needs room for a segment. */
-    if (e != OK || k->found_count == 0 || space_check(s, NULL) != OK) {
+    if (e != OK || k->found_count == 0) {
         compaction_free(k);
         return e;
     }

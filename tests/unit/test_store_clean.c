@@ -523,6 +523,40 @@ static void test_start_that_moves_under_a_job_takes_its_share(void **state)
     kit_fini(&k);
 }
 
+/* Of more than a job takes, the dirtiest come first, wherever in the catalog they are. */
+static void test_dirtiest_of_many_partitions_come_first(void **state)
+{
+    enum { MANY = 1100, TAKEN = 1024 };
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = kit_topic(s, "a", MANY);
+    a.cleanup = STORE_CLEANUP_COMPACT;
+    a.compaction = (struct store_compaction){true, 0.1, 0, INT64_MAX, 1000};
+    KIT_OK(store_topic_alter(s, &a, &k.m));
+    struct store_topic z = compacted(&k, s, "z", 1000);
+    for (int i = 0; i < MANY; i++) {
+        put(&k, s, a.uid + (uint32_t)i, 0, 1, 100);
+    }
+    clean(&k, s, a.uid + MANY - 1, 1000000);
+    clean(&k, s, a.uid, 1000000);
+    for (int i = 0; i < MANY; i++) {
+        put(&k, s, a.uid + (uint32_t)i, 0, 1, 10);
+    }
+    put(&k, s, z.uid, 0, 1, 10);
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    struct rocks *r = s->rocks;
+    struct compaction *c = NULL;
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    assert_int_equal(dirty_find(s, rows, 1000000, &c), OK);
+    rocksdb_iter_destroy(rows);
+    assert_int_equal(c->found_count, TAKEN);
+    assert_int_equal(c->parts[0].uid, z.uid);
+    compaction_free(c);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -535,6 +569,7 @@ int main(void)
         cmocka_unit_test(test_damaged_segment_is_left_as_it_is),
         cmocka_unit_test(test_files_are_dropped_while_a_compaction_runs),
         cmocka_unit_test(test_start_that_moves_under_a_job_takes_its_share),
+        cmocka_unit_test(test_dirtiest_of_many_partitions_come_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
