@@ -148,7 +148,7 @@ static void change_topic(struct request *rq, const struct change *c, struct outc
     }
     o->k = topic_check_name(name, &o->m);
     if (o->k == KERR_NONE && t != NULL) {
-        o->k = topic_check_free(t, "changed", &o->m);
+        o->k = topic_check_free(t, TOPIC_CHANGED_IN_FILE, &o->m);
     }
     if (o->k != KERR_NONE) {
         return;

@@ -144,8 +144,7 @@ static void refuse(struct listing *l, enum kerr error, const char *message)
 
 /* --- topics ---------------------------------------------------------------------------------- */
 
-/* A captured topic's configs, as explicit ones: what culex.json says of it. NULL: no memory. */
-static json_t *captured_configs(const struct store_topic *row)
+json_t *api_config_captured(const struct store_topic *row)
 {
     bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
     bool delete = row->cleanup & STORE_CLEANUP_DELETE;
@@ -187,15 +186,14 @@ static bool starts_with(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-/* A JSON value as text: lists of strings with commas, everything else as JSON writes it. */
-static void json_text(const json_t *v, struct buf *out)
+void api_config_text(const json_t *v, struct buf *out)
 {
     if (json_is_string(v)) {
         buf_put(out, json_string_value(v), json_string_length(v));
     } else if (json_is_array(v)) {
         for (size_t i = 0; i < json_array_size(v); i++) {
             buf_put(out, ",", i != 0);
-            json_text(json_array_get(v, i), out);
+            api_config_text(json_array_get(v, i), out);
         }
     } else {
         char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
@@ -220,7 +218,7 @@ static void add_attributes(struct listing *l, json_t *attributes, bool by_client
         }
         snprintf(name, sizeof name, "%s%s", starts_with(key, "mqtt.") ? "" : "mqtt.", key);
         buf_reset(&text);
-        json_text(value, &text);
+        api_config_text(value, &text);
         const struct told told = {name, buf_text(&text), CONFIG_SOURCE_TOPIC};
         if (is_wanted(l, name)) {
             bool fixed = !by_client || strcmp(name, "mqtt.bound.by") == 0;
@@ -252,7 +250,7 @@ static void describe_topic(struct listing *l)
     }
     json_t *attributes = json_loads(t->row->attributes, 0, NULL);
     json_t *configs =
-        t->captured ? captured_configs(t->row) : topic_config_load(t->row->attributes);
+        t->captured ? api_config_captured(t->row) : topic_config_load(t->row->attributes);
     bool by_client = bound_by_client(t);
     l->no_memory |= configs == NULL;
     if (make_room(l, topic_config_count + ATTRIBUTES_MAX)) {

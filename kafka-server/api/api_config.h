@@ -2,6 +2,8 @@
 #ifndef CULEX_API_CONFIG_H
 #define CULEX_API_CONFIG_H
 
+#include <jansson.h>
+
 #include "kafka-server/api/api.h"
 
 /* Kafka's numbers (ConfigResource.Type). */
@@ -15,6 +17,12 @@ enum {
 
 #define LOGGER_NAME "root"
 
+struct store_topic;
+/* A captured topic's configs that Kafka has, too, as explicit ones: what the plugin was told of it.
+ * NULL: no memory. */
+json_t *api_config_captured(const struct store_topic *row);
+/* A JSON value as text: lists of strings with commas, everything else as JSON writes it. */
+void api_config_text(const json_t *v, struct buf *out);
 /* Is it a whole number; is it this one? */
 bool api_config_is_number(struct slice text);
 bool api_config_is_node(struct slice text, int32_t node);

@@ -39,6 +39,7 @@
 #include "kafka_messages.h"
 #include "shared/base/clock.h"
 
+#define NOT_WRITTEN "Kafka clients do not write into it"
 #define PARTITION_WORK_BYTES 256 /* what one is for a turn, whatever it holds */
 #define PRODUCE_BY_ID 13 /* first version that has ids in place of names */
 
@@ -270,7 +271,7 @@ static enum append_result take_partition(struct produce *w,
     const struct topic *t = find_topic(rq, in);
     struct append_answer a = {.base_offset = -1, .log_append_time_ms = -1, .log_start = -1};
     enum append_result taken = APPEND_REFUSED;
-    a.error = topic_has_partition(t, data->index) ? topic_check_free(t, "written", &a.why)
+    a.error = topic_has_partition(t, data->index) ? topic_check_free(t, NOT_WRITTEN, &a.why)
                                                   : why_unknown(rq, t);
     if (a.error != KERR_NONE) {
         /* nothing to judge */

@@ -9,6 +9,7 @@
 
 #include "kafka-server/api/api.h"
 #include "kafka-server/api/api_bound.h"
+#include "kafka-server/api/api_config.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/journal.h"
@@ -96,27 +97,58 @@ static json_t *order_configs(const struct create_topics_request_topics *in, stru
     return configs;
 }
 
+/* The name and the number of partitions, as the broker judges those of its streams. */
+static enum kerr check_stream(const struct create_topics_request_topics *in, struct bound_call *c)
+{
+    struct config_stream s;
+    struct errmsg why;
+    enum kerr k = KERR_NONE;
+    char count[16];
+    snprintf(count, sizeof count, "%d", in->num_partitions);
+    if (config_stream_init(&s) != OK) {
+        return KERR_UNKNOWN_SERVER_ERROR;
+    }
+    if (config_stream_set(&s, "name", c->name, &why) != OK) {
+        k = KERR_INVALID_TOPIC_EXCEPTION;
+        err_set(&c->m, ERR_INVALID, "Topic name is invalid: %.400s", why.text);
+    } else if (in->num_partitions != -1 &&
+               config_stream_set(&s, "partitions", count, &why) != OK) {
+        k = KERR_INVALID_PARTITIONS;
+        err_set(&c->m, ERR_INVALID, "Number of partitions: %.400s", why.text);
+    }
+    config_stream_fini(&s);
+    return k;
+}
+
+/* One that is there already may be of a stream that nothing captures any more, which the writer
+ * knows. */
+static bool is_taken(const struct request *rq, struct slice name)
+{
+    const struct topic *t = topics_find(rq->server->topics, name);
+    return t != NULL && (!t->captured || topic_is_configured(&rq->server->config, name));
+}
+
 static void order_bound(struct request *rq, const struct create_topics_request_topics *in,
                         struct bound_call *c)
 {
     const struct create_topics_request *q = rq->body;
     struct slice name = kstr_slice(in->name), wrong = {NULL, 0};
     c->k = topic_check_name(name, &c->m);
+    if (c->k == KERR_NONE && is_taken(rq, name)) {
+        c->k = KERR_TOPIC_ALREADY_EXISTS;
+        err_set(&c->m, ERR_EXISTS, "Topic '%s' already exists.", c->name);
+    }
+    c->k = c->k == KERR_NONE ? check_stream(in, c) : c->k;
+    c->k = c->k == KERR_NONE ? topic_check_collision(rq->server->topics, name, &c->m) : c->k;
     if (c->k != KERR_NONE) {
         return;
     }
-    if (topics_find(rq->server->topics, name) != NULL) {
-        c->k = KERR_TOPIC_ALREADY_EXISTS;
-        err_set(&c->m, ERR_EXISTS, "Topic '%s' already exists.", c->name);
-    } else if (in->assignments_count > 0) {
+    if (in->assignments_count > 0) {
         bound_refuse(c, KERR_INVALID_REQUEST, "A stream that is bound to MQTT takes no "
                      "assignments: there is one broker.");
     } else if (in->replication_factor != -1 && in->replication_factor != 1) {
         bound_refuse(c, KERR_INVALID_REPLICATION_FACTOR, "There is one broker: the replication "
                      "factor is 1 or -1.");
-    } else if (in->num_partitions != -1 && in->num_partitions < 1) {
-        bound_refuse(c, KERR_INVALID_PARTITIONS, "Number of partitions must be at least 1, or -1 "
-                     "for the usual number.");
     } else {
         json_t *configs = order_configs(in, &wrong);
         if (configs == NULL) {
@@ -152,6 +184,42 @@ static bool collect_created(struct request *rq, struct bound_calls *calls, void 
     return seen != NULL;
 }
 
+static bool add_bound_config(struct request *rq, const char *name, const char *value,
+                             struct create_topics_response_topics *out)
+{
+    struct create_topics_response_topics_configs *x = &out->configs[out->configs_count++];
+    x->name = names_keep(rq, name);
+    x->value = names_keep(rq, value);
+    x->config_source = CONFIG_SOURCE_TOPIC;
+    return x->name.data != NULL && x->value.data != NULL;
+}
+
+/* What its writer says of it, all of it explicit: see api_config_captured. */
+static bool tell_bound_configs(struct request *rq, const struct store_topic *row,
+                               struct create_topics_response_topics *out)
+{
+    json_t *all = json_loads(row->attributes, 0, NULL);
+    json_t *more = api_config_captured(row);
+    struct buf text;
+    const char *name;
+    json_t *value;
+    json_object_update(all, more);
+    json_decref(more);
+    buf_init(&text, STORE_ATTRIBUTES_BYTES_MAX);
+    out->configs = codec_new_array(&create_topics_response_topics_configs_message, &rq->arena,
+                                   (int32_t)json_object_size(all));
+    bool ok = out->configs != NULL;
+    json_object_foreach(all, name, value)
+    {
+        buf_reset(&text);
+        api_config_text(value, &text);
+        ok = ok && add_bound_config(rq, name, buf_text(&text), out);
+    }
+    buf_fini(&text);
+    json_decref(all);
+    return ok;
+}
+
 static bool tell_bound(struct request *rq, const struct bound_call *c,
                        struct create_topics_response_topics *out)
 {
@@ -166,7 +234,7 @@ static bool tell_bound(struct request *rq, const struct bound_call *c,
         out->num_partitions = t->row->partition_count;
         out->replication_factor = 1;
     }
-    return true;
+    return t == NULL || rq->header.api_version < 5 || tell_bound_configs(rq, t->row, out);
 }
 
 /* All configs of the topic that was made, as DescribeConfigs would tell them. */
@@ -326,7 +394,8 @@ static bool read_deletion(struct deletion *d)
     return true;
 }
 
-/* Streams that clients have bound and that are named once, in one manner: all else is refused. */
+/* Streams that clients have bound, or that culex.json has no more, and that are named once, in one
+ * manner: all else is refused. */
 static bool collect_deleted(struct request *rq, struct bound_calls *calls, void *arg)
 {
     const struct delete_topics_request *q = rq->body;
@@ -334,7 +403,8 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
     int32_t max = q->topics_count + q->topic_names_count, count = 0;
     struct slice *ids = arena_array(&rq->arena, (size_t)max, sizeof *ids);
     const struct topic **found = arena_array(&rq->arena, (size_t)max, sizeof *found);
-    bool enabled = rq->server->config.server.delete_topic_enable;
+    const struct config *c = &rq->server->config;
+    bool enabled = c->server.delete_topic_enable;
     for (int32_t i = 0; i < max && ids != NULL && found != NULL && enabled; i++) {
         const struct delete_topics_request_topics *in = i < q->topics_count ? &q->topics[i] : NULL;
         struct kstr name = in != NULL ? in->name : q->topic_names[i - q->topics_count];
@@ -342,18 +412,19 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
         const struct topic *t = both            ? NULL
                                 : name.len >= 0 ? topics_find(topics, kstr_slice(name))
                                                 : topics_find_id(topics, &in->topic_id);
-        if (t != NULL && bound_by_client(t)) {
+        if (t != NULL && t->captured &&
+            (bound_by_client(t) || !topic_is_configured(c, slice_str(t->row->name)))) {
             ids[count] = slice_make(t->row->id.b, sizeof t->row->id.b);
             found[count++] = t;
         }
     }
     enum name_seen *seen = ids != NULL ? names_seen(rq, ids, count) : NULL;
     for (int32_t i = 0; i < count && seen != NULL; i++) {
-        struct bound_call *c =
+        struct bound_call *call =
             seen[i] == NAME_ONCE ? bound_add(calls, i, 0, slice_str(found[i]->row->name)) : NULL;
-        if (c != NULL) {
-            c->id = found[i]->row->id;
-            c->command = json_pack("{s:s, s:s}", "command", "unbind", "name", c->name);
+        if (call != NULL) {
+            call->id = found[i]->row->id;
+            call->command = json_pack("{s:s, s:s}", "command", "unbind", "name", call->name);
         } else if (seen[i] == NAME_ONCE) {
             return false;
         }
@@ -557,13 +628,19 @@ void api_create_partitions(struct request *rq)
 
 /* --- DeleteRecords --------------------------------------------------------------------------- */
 
+/* One that keeps the newest record of each key is not, as in Kafka. */
+static bool is_trimmed(const struct topic *t)
+{
+    return t != NULL && t->captured && t->row->cleanup != STORE_CLEANUP_COMPACT;
+}
+
 /* Of captured streams, whoever has bound them: their writer trims. */
 static bool collect_trimmed(struct request *rq, struct bound_calls *calls, void *arg)
 {
     const struct delete_records_request *q = rq->body;
     for (int32_t i = 0; i < q->topics_count; i++) {
         const struct topic *t = topics_find(rq->server->topics, kstr_slice(q->topics[i].name));
-        for (int32_t k = 0; k < q->topics[i].partitions_count && t != NULL && t->captured; k++) {
+        for (int32_t k = 0; k < q->topics[i].partitions_count && is_trimmed(t); k++) {
             int32_t partition = q->topics[i].partitions[k].partition_index;
             int64_t offset = q->topics[i].partitions[k].offset;
             struct store_offsets o;

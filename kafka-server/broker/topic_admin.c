@@ -32,7 +32,7 @@ static void put_filters(const struct store_topic *row, struct buf *out)
     json_decref(all);
 }
 
-enum kerr topic_check_free(const struct topic *t, const char *what, struct errmsg *m)
+enum kerr topic_check_free(const struct topic *t, const char *why, struct errmsg *m)
 {
     if (!t->captured) {
         return KERR_NONE;
@@ -41,14 +41,13 @@ enum kerr topic_check_free(const struct topic *t, const char *what, struct errms
     buf_init(&filters, STORE_ATTRIBUTES_BYTES_MAX);
     put_filters(t->row, &filters);
     err_set(m, ERR_INVALID,
-            "Stream %s holds what is published over MQTT (filter %.200s): it is %s in culex.json, "
-            "not by Kafka clients.", t->row->name, buf_text(&filters), what);
+            "Stream %s holds what is published over MQTT (filter %.200s): %s.", t->row->name,
+            buf_text(&filters), why);
     buf_fini(&filters);
     return KERR_POLICY_VIOLATION;
 }
 
-/* A stream of culex.json that the plugin has not made yet: once it has, it would hide this one. */
-static bool is_configured(const struct config *c, struct slice name)
+bool topic_is_configured(const struct config *c, struct slice name)
 {
     for (size_t i = 0; i < c->stream_count; i++) {
         if (slice_eq(name, slice_str(c->streams[i].name))) {
@@ -137,7 +136,7 @@ static bool collides(struct slice name, const char *other)
     return !same;
 }
 
-static enum kerr check_collision(const struct topics *topics, struct slice name, struct errmsg *m)
+enum kerr topic_check_collision(const struct topics *topics, struct slice name, struct errmsg *m)
 {
     bool may = memchr(name.data, '.', name.len) != NULL || memchr(name.data, '_', name.len) != NULL;
     for (size_t i = 0; may && i < topics_count(topics); i++) {
@@ -170,7 +169,7 @@ static enum kerr check_new_name(const struct topic_admin *a, struct slice name, 
                 (const char *)name.data);
         return KERR_TOPIC_ALREADY_EXISTS;
     }
-    if (is_configured(a->config, name)) {
+    if (topic_is_configured(a->config, name)) { /* once it is made, it would hide this one */
         err_set(m, ERR_INVALID,
                 "Stream %.*s is in culex.json, for what is published over MQTT: the broker's "
                 "plugin makes it.", (int)name.len, (const char *)name.data);
@@ -182,7 +181,7 @@ static enum kerr check_new_name(const struct topic_admin *a, struct slice name, 
                 "broker's plugin makes it.", (int)name.len, (const char *)name.data);
         return KERR_POLICY_VIOLATION;
     }
-    return check_collision(a->topics, name, m);
+    return topic_check_collision(a->topics, name, m);
 }
 
 /* --- partitions and replicas ----------------------------------------------------------------- */
@@ -402,7 +401,7 @@ enum kerr topic_create_usual(const struct topic_admin *a, struct slice name, str
 
 enum kerr topic_delete(const struct topic_admin *a, const struct topic *t, struct errmsg *m)
 {
-    enum kerr k = topic_check_free(t, "deleted", m);
+    enum kerr k = topic_check_free(t, "it is taken out of culex.json before it is deleted", m);
     if (k != KERR_NONE) {
         return k;
     }
@@ -446,7 +445,7 @@ enum kerr topic_grow(const struct topic_admin *a, const struct topic *t, int32_t
                      const struct topic_assignment *assignments, int32_t assignment_count,
                      bool validate_only, struct errmsg *m)
 {
-    enum kerr k = topic_check_free(t, "given its partitions", m);
+    enum kerr k = topic_check_free(t, "its number of partitions is fixed", m);
     k = k == KERR_NONE
             ? check_growth(a, t, partition_count, assignments, assignment_count, m) : k;
     if (k != KERR_NONE || validate_only) {
@@ -467,7 +466,7 @@ enum kerr topic_trim(const struct topic_admin *a, const struct topic *t, int32_t
     struct store_offsets o;
     uint32_t uid = store_topic_uid(t->row, partition);
     *low = -1;
-    enum kerr k = topic_check_free(t, "cut by retention.ms and retention.bytes", m);
+    enum kerr k = topic_check_free(t, "its records are not deleted one by one", m);
     if (k != KERR_NONE) {
         return k;
     }
@@ -495,7 +494,7 @@ enum kerr topic_trim(const struct topic_admin *a, const struct topic *t, int32_t
 enum kerr topic_configure(const struct topic_admin *a, const struct topic *t, const json_t *configs,
                           bool validate_only, struct errmsg *m)
 {
-    enum kerr k = topic_check_free(t, "changed", m);
+    enum kerr k = topic_check_free(t, TOPIC_CHANGED_IN_FILE, m);
     if (k != KERR_NONE) {
         return k;
     }

@@ -74,8 +74,14 @@ enum kerr topic_configure(const struct topic_admin *a, const struct topic *t, co
                           bool validate_only, struct errmsg *m) MUST_CHECK;
 /* KERR_INVALID_TOPIC_EXCEPTION where Kafka does not allow such a name. */
 enum kerr topic_check_name(struct slice name, struct errmsg *m) MUST_CHECK;
-/* KERR_POLICY_VIOLATION with its sentence for a captured topic, else KERR_NONE. what: "deleted",
- * "changed", … */
-enum kerr topic_check_free(const struct topic *t, const char *what, struct errmsg *m) MUST_CHECK;
+/* KERR_INVALID_TOPIC_EXCEPTION where there is one whose name differs in '.' and '_' alone. */
+enum kerr topic_check_collision(const struct topics *topics, struct slice name,
+                                struct errmsg *m) MUST_CHECK;
+/* Is it a stream of culex.json, made by the plugin or not yet? */
+bool topic_is_configured(const struct config *c, struct slice name);
+/* KERR_POLICY_VIOLATION with its sentence for a captured topic, else KERR_NONE. why: the sentence's
+ * end, what holds for it instead. */
+enum kerr topic_check_free(const struct topic *t, const char *why, struct errmsg *m) MUST_CHECK;
+#define TOPIC_CHANGED_IN_FILE "it is changed in culex.json, not by Kafka clients"
 
 #endif

@@ -16,6 +16,8 @@ from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, 
 from harness import read_all, wait_until
 
 STOP_SECONDS = 2.5
+SECONDS_FOR_MANY = 20
+REQUEST_TIMED_OUT = 7
 INVALID_REQUEST = 42
 
 
@@ -179,7 +181,8 @@ def test_a_stream_of_the_file_is_changed_in_the_file(culex):
                      (lambda c, *a: one(admin(c).create_partitions([NewPartitions("demo", 32)])), ())):
         name, sentence = refused(fn, culex, *args)
         # librdkafka asks to delete in a version whose answer has no sentence.
-        says = sentence == "Broker: Policy violation" or ("culex.json" in sentence and "demo/#" in sentence)
+        fixed = "culex.json" in sentence or "partitions is fixed" in sentence
+        says = sentence == "Broker: Policy violation" or (fixed and "demo/#" in sentence)
         assert name == "POLICY_VIOLATION" and says, (name, sentence)
     assert refused(create, culex, "demo", "x/#")[0] == "TOPIC_ALREADY_EXISTS"
 
@@ -191,9 +194,15 @@ def test_a_stream_of_the_file_is_changed_in_the_file(culex):
     ({"mqtt.key": "topic"}, "INVALID_CONFIG", "mqtt.filter: is missing"),
     ({"mqtt.filter": "x", "max.message.bytes": "5"}, "INVALID_CONFIG", "max.message.bytes is no setting"),
     ({"mqtt.filter": "x", "retention.ms": "soon"}, "INVALID_CONFIG", "retention.ms: "),
+    ({"mqtt.filter": "x", "partitions": 2000}, "INVALID_PARTITIONS", "2000 is too large"),
+    ({"mqtt.filter": "x", "name": "_s"}, "TOPIC_EXCEPTION", "is not a name for a stream"),
+    ({"mqtt.filter": "x", "name": "d.s"}, "TOPIC_EXCEPTION", "collides with existing topic: d_s"),
 ])
 def test_what_is_wrong_is_said(culex, config, error, says):
-    name, sentence = refused(lambda: one(admin(culex).create_topics([NewTopic("s", 1, 1, config=config)])))
+    one(admin(culex).create_topics([NewTopic("d_s", 1, 1)]))
+    config = dict(config)
+    topic = NewTopic(config.pop("name", "s"), config.pop("partitions", 1), 1, config=config)
+    name, sentence = refused(lambda: one(admin(culex).create_topics([topic])))
     assert name == error and re.search(says, sentence), (name, sentence)
     assert "s" not in admin(culex).list_topics(timeout=10).topics and not (culex.data / "streams.json").exists()
 
@@ -239,6 +248,95 @@ def test_clients_cannot_write_into_it(culex):
     p.produce("s", b"x", callback=lambda e, m: errors.append((e.name(), e.str())))
     p.flush(30)
     assert errors and errors[0][0] == "POLICY_VIOLATION"
+    name, sentence = refused(lambda: one(admin(culex).create_partitions([NewPartitions("s", 32)])))
+    assert name == "POLICY_VIOLATION" and "culex.json" not in sentence and "is fixed" in sentence
+
+
+def test_the_answer_of_a_bound_stream_has_its_configs(culex):
+    got = wire.ask(culex.server.port, "CreateTopics", 7, timeoutMs=9000, Topics=[order("s")])["Topics"][0]
+    said = {c["Name"]: c["Value"] for c in got["Configs"]}
+    assert got["NumPartitions"] == 1 and said["mqtt.filter"] == "s/#" and said["cleanup.policy"] == "delete", got
+    assert said == {n: c.value for n, c in configs(culex, "s").items() if n in said}
+
+
+def test_a_compacted_stream_is_not_cut(culex):
+    create(culex, "s", "s/#", partitions=1, cleanup_policy="compact")
+    culex.publish("s/x", ["1", "2"])
+    with pytest.raises(KafkaException) as e:
+        one(admin(culex).delete_records([TopicPartition("s", 0, 1)]))
+    assert e.value.args[0].name() == "POLICY_VIOLATION"
+    assert values(culex, "s", 2) == ["1", "2"]
+
+
+def test_a_stream_that_the_file_has_no_more_is_deleted_and_bound_by_clients(culex):
+    culex.streams += [{"name": n, "filters": [f"{n}/#"], "partitions": 2} for n in ("left", "taken")]
+    culex.write_config()
+    culex.kill()
+    culex.start()
+    culex.publish("taken/x", ["of the file"])
+    assert refused(create, culex, "taken", "taken/#")[0] == "TOPIC_ALREADY_EXISTS"
+    del culex.streams[1:]
+    culex.write_config()
+    culex.kill()
+    culex.start()
+    one(admin(culex).delete_topics(["left"]))
+    assert "left" not in admin(culex).list_topics(timeout=10).topics
+    create(culex, "taken", "taken/#")
+    culex.publish("taken/x", ["of a client"])
+    assert values(culex, "taken", 2) == ["of a client", "of the file"]
+    one(admin(culex).delete_topics(["taken"]))
+    assert "taken" not in admin(culex).list_topics(timeout=10).topics
+
+
+def order(name, partitions=1):
+    return {"Name": name, "NumPartitions": partitions, "ReplicationFactor": 1,
+            "Configs": [{"Name": "mqtt.filter", "Value": f"{name}/#"}]}
+
+
+def test_a_thousand_bound_streams_are_made_and_deleted_in_seconds(culex):
+    names = [f"s{i}" for i in range(1000)]
+    began = time.monotonic()
+    with wire.Wire(culex.server.port, timeout=60) as w:
+        got = w.call("CreateTopics", 7, timeoutMs=60000, Topics=[order(n) for n in names])["Topics"]
+        assert {t["ErrorCode"] for t in got} == {0}
+        made = time.monotonic()
+        assert made - began < SECONDS_FOR_MANY
+        culex.publish("s999/x", ["there"])
+        assert values(culex, "s999", 1) == ["there"]
+        got = w.call("DeleteTopics", 6, TimeoutMs=60000, Topics=[{"Name": n} for n in names])["Responses"]
+        assert {t["ErrorCode"] for t in got} == {0} and time.monotonic() - made < SECONDS_FOR_MANY
+    assert not set(names) & set(admin(culex).list_topics(timeout=10).topics)
+
+
+def test_a_writer_that_hangs_is_asked_once_for_a_whole_request(culex):
+    writer = culex.broker.writer_pid()
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        with wire.Wire(culex.server.port, timeout=60) as w:
+            began = time.monotonic()
+            got = w.call("CreateTopics", 7, timeoutMs=60000, Topics=[order(f"s{i}") for i in range(300)])["Topics"]
+            assert {t["ErrorCode"] for t in got} == {REQUEST_TIMED_OUT}
+            assert time.monotonic() - began < 20
+    finally:
+        os.kill(writer, signal.SIGCONT)
+
+
+def test_too_many_changes_in_one_request_cost_little(culex):
+    create(culex, "s", "s/#", partitions=1)
+    culex.broker.stop()
+    before = culex.server.memory_kb()
+    many = 50_000
+    for api, version, asked in (
+            ("CreateTopics", 7, {"Topics": [order(f"t{i}") for i in range(many)]}),
+            ("DeleteRecords", 2, {"Topics": [{"Name": "s", "Partitions": [{"PartitionIndex": 0, "Offset": -1}] * many}]}),
+            ("DeleteTopics", 5, {"TopicNames": ["s"] * many})):
+        began = time.monotonic()
+        try:
+            wire.ask(culex.server.port, api, version, **asked)
+        except ConnectionError:
+            pass
+        assert culex.server.running() and time.monotonic() - began < 10
+    assert culex.server.memory_kb() - before < 200 << 10
 
 
 def test_a_writer_that_hangs_holds_neither_the_server_nor_its_stop(culex):
