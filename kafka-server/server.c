@@ -75,6 +75,15 @@ struct server_internal {
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
     struct store *leaving; /* the own store, broken: to be closed when no worker reads it */
+    struct own_opening {
+        struct work work;
+        struct store_options options;
+        struct server *server;
+        struct store *store;
+        enum err result;
+        struct errmsg message;
+        bool busy;
+    } own;
     struct work open_work; /* opens the captured store */
     bool opening;
     struct server *server;
@@ -113,41 +122,46 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
 
 /* --- the own store --------------------------------------------------------------------------- */
 
-/* A server that was killed holds its lock until the kernel is done with it. Only at the start: the
- * loop must not wait. */
-static enum err open_patiently(struct server *s, const struct store_options *o, struct errmsg *m)
+static struct store_options own_options(const struct server *s)
+{
+    const struct config_server *c = &s->config.server;
+    return (struct store_options){.dir = s->in->dir_own,
+                                  .role = STORE_WRITER,
+                                  .limit_bytes = (uint64_t)c->store_limit_bytes,
+                                  .segment_bytes = (uint64_t)c->store_segment_bytes,
+                                  .tail_bytes = (uint64_t)c->store_tail_bytes,
+                                  .flush_interval_ms = (uint32_t)c->store_flush_interval_ms,
+                                  .cache_bytes = (uint64_t)s->config.store.cache_bytes};
+}
+
+/* A server that was killed holds its lock until the kernel is done with it. */
+static enum err open_patiently(struct server *s, struct errmsg *m)
 {
     static const struct timespec step = {0, LOCKED_STEP_MS * 1000000L};
-    enum err e = store_open(&s->own, o, m);
-    for (int waited = 0; e == ERR_LOCKED && s->net == NULL && waited < LOCKED_WAIT_MS;
-         waited += LOCKED_STEP_MS) {
+    const struct store_options o = own_options(s);
+    enum err e = store_open(&s->own, &o, m);
+    for (int waited = 0; e == ERR_LOCKED && waited < LOCKED_WAIT_MS; waited += LOCKED_STEP_MS) {
         nanosleep(&step, NULL);
-        e = store_open(&s->own, o, m);
+        e = store_open(&s->own, &o, m);
     }
     return e;
 }
 
-static enum err open_own_parts(struct server *s, struct errmsg *m)
+static enum err check_data_directory(const struct server *s, struct errmsg *m)
 {
     struct stat st;
-    if (stat(s->config.data, &st) != 0) {
-        int code = errno;
-        return err_set(m, code == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", s->config.data,
-                       strerror(code));
+    if (stat(s->config.data, &st) == 0) {
+        return OK;
     }
-    const struct config_server *c = &s->config.server;
-    struct store_options o = {.dir = s->in->dir_own,
-                              .role = STORE_WRITER,
-                              .limit_bytes = (uint64_t)c->store_limit_bytes,
-                              .segment_bytes = (uint64_t)c->store_segment_bytes,
-                              .tail_bytes = (uint64_t)c->store_tail_bytes,
-                              .flush_interval_ms = (uint32_t)c->store_flush_interval_ms,
-                              .cache_bytes = (uint64_t)s->config.store.cache_bytes};
-    enum err e = open_patiently(s, &o, m);
-    if (e != OK) {
-        return e;
-    }
-    e = own_state_open(s, m);
+    int code = errno;
+    return err_set(m, code == ENOENT ? ERR_NOT_FOUND : ERR_IO, "%s: %s", s->config.data,
+                   strerror(code));
+}
+
+/* s->own is open: what belongs to it, too. */
+static enum err take_own_parts(struct server *s, struct errmsg *m)
+{
+    enum err e = own_state_open(s, m);
     if (e != OK) {
         return e;
     }
@@ -159,10 +173,10 @@ static enum err open_own_parts(struct server *s, struct errmsg *m)
     return OK;
 }
 
-/* All of it or nothing. */
-static enum err open_own(struct server *s, struct errmsg *m)
+/* All of it or nothing. e: of opening s->own. */
+static enum err take_own(struct server *s, enum err e, struct errmsg *m)
 {
-    enum err e = open_own_parts(s, m);
+    e = e == OK ? take_own_parts(s, m) : e;
     if (e != OK && s->own != NULL) {
         if (s->journal != NULL) {
             journal_set_store(s->journal, NULL);
@@ -172,6 +186,13 @@ static enum err open_own(struct server *s, struct errmsg *m)
     }
     s->in->own_result = e;
     return e;
+}
+
+/* At the start: who connects waits anyway. */
+static enum err open_own(struct server *s, struct errmsg *m)
+{
+    enum err e = check_data_directory(s, m);
+    return take_own(s, e == OK ? open_patiently(s, m) : e, m);
 }
 
 /* Is this over when somebody else has done something? */
@@ -217,21 +238,53 @@ static void end_drop(struct server *s)
     }
 }
 
+static void run_open_own(struct work *w)
+{
+    struct own_opening *o = (struct own_opening *)w;
+    o->store = NULL;
+    o->result = store_open(&o->store, &o->options, &o->message);
+}
+
+static void done_open_own(struct work *w)
+{
+    struct own_opening *o = (struct own_opening *)w;
+    struct server *s = o->server;
+    o->busy = false;
+    if (workers_closing(s->workers)) {
+        if (o->store != NULL) {
+            store_close(o->store);
+        }
+        return;
+    }
+    s->own = o->store;
+    enum err e = take_own(s, o->result, &o->message);
+    if (e == OK) {
+        log_info("the server's own store is open dir=%s", s->in->dir_own);
+        s->in->next_captured_ms = 0;
+    } else {
+        say_own_fails(s, e, &o->message);
+    }
+}
+
+/* By a worker: what a store has to recover may take seconds, and clients are served meanwhile. */
 static void look_for_own(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
-    struct errmsg m = {.text = ""};
-    if (s->own != NULL || in->leaving != NULL || now_ms < in->next_own_ms || s->stopping) {
+    struct own_opening *o = &in->own;
+    if (s->own != NULL || o->busy || in->leaving != NULL || now_ms < in->next_own_ms ||
+        s->stopping) {
         return;
     }
     in->next_own_ms = now_ms + LOOK_MS;
-    enum err e = open_own(s, &m);
-    if (e == OK) {
-        log_info("the server's own store is open dir=%s", in->dir_own);
-        in->next_captured_ms = 0;
+    *o = (struct own_opening){.work = {.run = run_open_own, .done = done_open_own},
+                              .options = own_options(s),
+                              .server = s};
+    enum err e = check_data_directory(s, &o->message);
+    if (e != OK) {
+        say_own_fails(s, take_own(s, e, &o->message), &o->message);
         return;
     }
-    say_own_fails(s, e, &m);
+    o->busy = workers_submit(s->workers, &o->work) == OK;
 }
 
 /* --- the captured store ---------------------------------------------------------------------- */

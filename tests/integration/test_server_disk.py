@@ -114,6 +114,39 @@ def test_server_starts_on_a_full_disk_serves_history_and_heals(culex_factory, sm
     assert commit(c, 8) is True
 
 
+def test_clients_are_served_while_the_own_store_is_being_opened_again(culex_factory, small_disk):
+    """RocksDB reads CURRENT first: a pipe in its place holds up who opens the store for as long as the test wants."""
+    c = with_history(culex_factory, small_disk)
+    assert commit(c, 7) is True
+    current, pipe, real = (small_disk / "db" / n for n in ("CURRENT", "pipe", "real"))
+    os.mkfifo(pipe)
+    fill(small_disk)
+    while commit(c, 8) is True:
+        pass
+    c.server.wait_log(r"own store is broken")
+    text = current.read_bytes()
+    os.link(current, real)
+    os.rename(pipe, current)
+    os.remove(small_disk / "fill")  # before, nobody tries to open it
+
+    def somebody_reads():
+        try:
+            return os.open(current, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            return None
+    fd = wait_until("the store is being opened", somebody_reads, 30)
+    try:
+        assert ask(c.server.port, "ApiVersions", 3, ClientSoftwareName="t", ClientSoftwareVersion="1")["ErrorCode"] == 0
+        assert len(read_all(c.bootstrap, "demo", 100)) == 100
+        assert commit(c, 11) == "COORDINATOR_NOT_AVAILABLE"
+    finally:
+        os.rename(real, current)
+        os.write(fd, text)
+        os.close(fd)
+    wait_until("commits are taken again", lambda: commit(c, 12) is True, 30, every=0.2)
+    assert committed(c) == 12
+
+
 def test_full_disk_takes_nothing_back_that_was_answered_and_writing_goes_on_when_there_is_room(culex_factory, small_disk):
     """Producers with Kafka's default patience see a pause. Readers wait meanwhile, also for more: what they hold of the
     store must not keep it from being opened again."""
