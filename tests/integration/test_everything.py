@@ -326,18 +326,16 @@ class Again(Actor):
             "EndTxn", 5, self.ids, TransactionalId="again", ProducerId=self.pid, ProducerEpoch=self.epoch, Committed=True)
         assert error == NONE
         self.steps += 1
-        self.left = None
         if self.life % 2 == 0:
             assert self.committed() == (NONE, 5)
-            self.left = want
-            if not self.leaving.is_set():
+            if self.leaving.is_set():
+                self.left = want
+            else:
                 self.remove()
 
     def end(self):
         if self.left is None:
-            self.leaving.clear()
             self.life += 1 - self.life % 2  # the next one stays
-            self.leaving.set()
             self.step()
 
     def judge(self):
@@ -577,7 +575,7 @@ class Captured:
         self.begin()
 
     def begin(self):
-        self.load = Load(self.culex.broker.port, "-n", PUBLISHERS, "-q", 1, "-d", 3600, "-r", 200, "-T", 32, "-t", "demo",
+        self.load = Load(self.culex.broker.port, "-n", PUBLISHERS, "-q", 1, "-d", 86400, "-r", 200, "-T", 32, "-t", "demo",
                          "-f", self.first)
         self.load.__enter__()
 
