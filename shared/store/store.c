@@ -166,27 +166,6 @@ static enum err write_format(struct store *s, struct errmsg *m)
     return OK;
 }
 
-/* A store of an older format becomes one of ours. First its page goes: a follower that knows the
- * old format only, and has it open, then sees another directory and looks at FORMAT again. The rows
- * need no change (the one of the format is changed by check_rows); after a kill in between, the
- * next opening goes on. */
-static enum err upgrade_format(struct store *s, unsigned version, struct errmsg *m)
-{
-    char path[PATH_MAX];
-    enum err e = path_in(s, "page", path, m);
-    if (e == OK && unlink(path) != 0 && errno != ENOENT) {
-        e = os_failed(m, errno, "cannot remove", path);
-    }
-    if (e == OK) {
-        e = write_format(s, m);
-    }
-    if (e == OK) {
-        log_info("store has a new format dir=%s from=%u to=%d", s->dir, version,
-                 STORE_FORMAT_VERSION);
-    }
-    return e;
-}
-
 /* --- the lock --------------------------------------------------------------------------------- */
 
 static enum err take_lock(struct store *s, struct errmsg *m)
@@ -285,19 +264,45 @@ static void set_defaults(struct store *s)
     o->flush_interval_ms = o->flush_interval_ms ? o->flush_interval_ms : FLUSH_INTERVAL_MS;
 }
 
-static enum err put_format_row(struct store *s, const uint8_t row[FORMAT_ROW_BYTES],
-                               struct errmsg *m)
+static enum err put_format_row(struct store *s, struct errmsg *m)
 {
-    uint8_t key = ROW_FORMAT;
+    uint8_t key = ROW_FORMAT, row[FORMAT_ROW_BYTES];
+    memcpy(row, format_magic, 5);
+    be32_put(row + 5, STORE_FORMAT_VERSION);
+    memcpy(row + 9, s->id.b, sizeof s->id.b);
     rocksdb_writebatch_t *b = rocksdb_writebatch_create();
-    batch_put(s->rocks, b, CF_META, slice_make(&key, 1), slice_make(row, FORMAT_ROW_BYTES));
+    batch_put(s->rocks, b, CF_META, slice_make(&key, 1), slice_make(row, sizeof row));
     enum err e = write_batch(s, b, m);
     rocksdb_writebatch_destroy(b);
     return e;
 }
 
-/* The 'f' and 'c' rows; a database that has neither is new and gets them. */
-static enum err check_rows(struct store *s, struct errmsg *m)
+/* A store of an older format becomes one of ours; only when it is known that it opens, for the
+ * older program refuses it from then on. First its page goes: a follower that knows the old format
+ * only, and has it open, then sees another directory and looks at FORMAT again. Of the rows only
+ * that of the format changes; after a kill in between, the next opening goes on. */
+static enum err upgrade_format(struct store *s, struct errmsg *m)
+{
+    char path[PATH_MAX];
+    enum err e = path_in(s, "page", path, m);
+    if (e == OK && unlink(path) != 0 && errno != ENOENT) {
+        e = os_failed(m, errno, "cannot remove", path);
+    }
+    if (e == OK) {
+        e = write_format(s, m);
+    }
+    if (e == OK) {
+        e = put_format_row(s, m);
+    }
+    if (e == OK) {
+        log_info("store has a new format dir=%s format=%d", s->dir, STORE_FORMAT_VERSION);
+    }
+    return e;
+}
+
+/* The 'f' and 'c' rows; a database that has neither is new and gets them. *old: they are of an
+ * older format. */
+static enum err check_rows(struct store *s, bool *old, struct errmsg *m)
 {
     uint8_t format_key = ROW_FORMAT, catalog_key = ROW_CATALOG, row[FORMAT_ROW_BYTES];
     struct slice key = slice_make(&format_key, 1);
@@ -312,8 +317,8 @@ static enum err check_rows(struct store *s, struct errmsg *m)
         if (memcmp(row + 9, s->id.b, sizeof s->id.b) != 0) {
             return err_set(m, ERR_VERSION, "store %s: FORMAT and db are of two stores", s->dir);
         }
-        be32_put(row + 5, STORE_FORMAT_VERSION);
-        return version == STORE_FORMAT_VERSION ? OK : put_format_row(s, row, m);
+        *old |= version < STORE_FORMAT_VERSION;
+        return OK;
     }
     if (e != ERR_NOT_FOUND) {
         return e;
@@ -341,8 +346,8 @@ static enum err check_rows(struct store *s, struct errmsg *m)
     return e;
 }
 
-/* Lock, FORMAT, RocksDB. */
-static enum err open_files(struct store *s, struct errmsg *m)
+/* Lock, FORMAT, RocksDB. *old: of an older format. */
+static enum err open_files(struct store *s, bool *old, struct errmsg *m)
 {
     unsigned version;
     enum err e = format_read(s, &version, m);
@@ -358,8 +363,8 @@ static enum err open_files(struct store *s, struct errmsg *m)
         if (e == ERR_NOT_FOUND) {
             random_bytes(s->id.b, sizeof s->id.b);
             e = write_format(s, m);
-        } else if (e == OK && version < STORE_FORMAT_VERSION) {
-            e = upgrade_format(s, version, m);
+        } else {
+            *old = e == OK && version < STORE_FORMAT_VERSION;
         }
     }
     static const char *const dirs[] = {"db", "wal"};
@@ -373,7 +378,7 @@ static enum err open_files(struct store *s, struct errmsg *m)
     if (e == OK) {
         e = rocks_open_writer(&s->rocks, s, m);
     }
-    return e == OK ? check_rows(s, m) : e;
+    return e == OK ? check_rows(s, old, m) : e;
 }
 
 static enum err open_tail(struct store *s, struct errmsg *m)
@@ -396,9 +401,10 @@ static enum err open_tail(struct store *s, struct errmsg *m)
 
 static enum err writer_open(struct store *s, struct errmsg *m)
 {
-    enum err e = open_files(s, m);
+    bool old = false;
+    enum err e = open_files(s, &old, m);
     const struct store_catalog *c = NULL;
-    struct page *found = NULL, *page = NULL;
+    struct page *found = NULL, *page = NULL, *before = NULL;
     if (e == OK) {
         e = catalog_load(s->rocks, s->dir, &c, &s->next_uid, m);
     }
@@ -417,11 +423,18 @@ static enum err writer_open(struct store *s, struct errmsg *m)
     if (e == OK) {
         e = page_open_writer(&page, s->dir, &s->id, m);
     }
+    if (e == OK && old) {
+        before = page;
+        page = NULL;
+        e = upgrade_format(s, m);
+        e = e == OK ? page_open_writer(&page, s->dir, &s->id, m) : e;
+    }
     if (e == OK) {
         atomic_store(&s->page, page);
         atomic_store(&s->view, page);
-        e = recover_publish(s, page, found, m);
+        e = recover_publish(s, page, before ? before : page, found, m);
     }
+    page_close(before);
     page_close(found);
     if (e == OK && s->active.count > 0) {
         e = segment_switch(s, clock_wall_ms(), m); /* so no two memtables share a segment */

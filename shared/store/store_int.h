@@ -358,9 +358,10 @@ enum err format_read(struct store *s, unsigned *version, struct errmsg *m) MUST_
  * attached. */
 enum err recover(struct store *s, struct rocks *r, const struct store_catalog *c, uint32_t next_uid,
                  struct page **out, struct errmsg *m) MUST_CHECK;
-/* Writer: puts what was recovered into the shared page, as the page of this boot. */
-enum err recover_publish(struct store *s, struct page *shared, const struct page *found,
-                         struct errmsg *m) MUST_CHECK;
+/* Writer: puts what was recovered into the shared page, as the page of this boot. before: the page
+ * that says what there was, mostly the same one. */
+enum err recover_publish(struct store *s, struct page *shared, const struct page *before,
+                         const struct page *found, struct errmsg *m) MUST_CHECK;
 
 /* store_write.c */
 enum err write_batch(struct store *s, rocksdb_writebatch_t *b, struct errmsg *m) MUST_CHECK;

@@ -278,16 +278,18 @@ static void put_epoch(struct store *s, rocksdb_writebatch_t *b, uint32_t uid, st
     batch_put(s->rocks, b, CF_META, slice_make(key, sizeof key), slice_make(value, sizeof value));
 }
 
-enum err recover_publish(struct store *s, struct page *shared, const struct page *found,
-                         struct errmsg *m)
+enum err recover_publish(struct store *s, struct page *shared, const struct page *before,
+                         const struct page *found, struct errmsg *m)
 {
     struct page_header *h = shared->h;
+    const struct page_header *was = before->h;
     uint64_t boot = page_boot_now();
-    bool known = atomic_load(&h->life) > 0 && atomic_load(&h->next_uid) <= s->next_uid;
+    bool known = atomic_load(&was->life) > 0 && atomic_load(&was->next_uid) <= s->next_uid;
     /* 0: a writer was killed while it filled the page, below; its epochs are written already. */
-    uint64_t filled = atomic_load(&h->boot);
-    bool doubt = !known || (filled != 0 && filled != boot && !atomic_load(&h->clean));
+    uint64_t filled = atomic_load(&was->boot);
+    bool doubt = !known || (filled != 0 && filled != boot && !atomic_load(&was->clean));
     enum err e = OK;
+    uint32_t old_uids = known ? atomic_load(&was->next_uid) : 0;
     if (!known) {
         atomic_store(&h->next_uid, 0);
     }
@@ -295,11 +297,10 @@ enum err recover_publish(struct store *s, struct page *shared, const struct page
     if (e != OK) {
         return e;
     }
-    uint32_t old_uids = atomic_load(&h->next_uid);
     rocksdb_writebatch_t *b = rocksdb_writebatch_create();
     for (uint32_t uid = 0; uid < s->next_uid; uid++) {
         struct page_entry *entry = &found->entries[uid];
-        bool lost = uid < old_uids && compare_ends(s, uid, &shared->entries[uid], entry);
+        bool lost = uid < old_uids && compare_ends(s, uid, &before->entries[uid], entry);
         if (atomic_load(&entry->live) && (lost || (doubt && atomic_load(&entry->end) > 0))) {
             put_epoch(s, b, uid, entry);
         }

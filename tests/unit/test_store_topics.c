@@ -262,6 +262,59 @@ static void test_first_format_is_read_and_becomes_ours(void **state)
     kit_fini(&k);
 }
 
+/* A store that cannot be opened is left as the older program knows it. */
+static void test_first_format_stays_where_the_store_does_not_open(void **state)
+{
+    struct kit k;
+    char text[128], page[400];
+    struct errmsg m;
+    kit_init(&k);
+    struct store *w = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(w, "old", 2);
+    write_as_first(&k, w, &t);
+    uint8_t key = ROW_FORMAT, row[FORMAT_ROW_BYTES];
+    KIT_OK(meta_get(w->rocks, k.dir, slice_make(&key, 1), row, sizeof row, &k.m));
+    row[FORMAT_ROW_BYTES - 1] ^= 1; /* another store's database */
+    put_row(w, &key, 1, slice_make(row, sizeof row));
+    store_close(w);
+    assert_int_equal(store_open(&w, &k.writer, &m), ERR_VERSION);
+    text_of_format(&k, text);
+    assert_memory_equal(text, "culex store 1\n", 14);
+    snprintf(page, sizeof page, "%s/page", k.dir);
+    assert_int_equal(access(page, F_OK), 0);
+    kit_fini(&k);
+}
+
+/* What is missing below the old page's durable end is said. */
+static void test_loss_is_seen_when_the_format_changes(void **state)
+{
+    struct kit k;
+    struct page *page;
+    struct store_stats st;
+    char text[128];
+    kit_init(&k);
+    struct store *w = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(w, "old", 2);
+    kit_append(&k, w, store_topic_uid(&t, 0), 0, 1, 1000, 0);
+    kit_commit(&k, w);
+    write_as_first(&k, w, &t);
+    struct uuid id = w->id;
+    store_close(w);
+    KIT_OK(page_open_writer(&page, k.dir, &id, &k.m));
+    atomic_store(&page->entries[t.uid].end, 5);
+    atomic_store(&page->entries[t.uid].durable, 4);
+    page_close(page);
+    w = kit_open(&k, &k.writer);
+    text_of_format(&k, text);
+    assert_memory_equal(text, "culex store 2\n", 14);
+    store_get_stats(w, &st);
+    assert_int_equal(st.recovered_loss, 3);
+    assert_int_equal(kit_offsets(w, t.uid).leader_epoch, 1);
+    assert_int_equal(kit_offsets(w, t.uid + 1).leader_epoch, 0);
+    store_close(w);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -269,6 +322,8 @@ int main(void)
         cmocka_unit_test(test_settings_survive_reopening),
         cmocka_unit_test(test_topic_is_deleted_with_batches_pending),
         cmocka_unit_test(test_first_format_is_read_and_becomes_ours),
+        cmocka_unit_test(test_first_format_stays_where_the_store_does_not_open),
+        cmocka_unit_test(test_loss_is_seen_when_the_format_changes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
