@@ -5,8 +5,7 @@
  *   value  u8 version = 1 | i16 epoch | i32 coordinator epoch | i64 last timestamp |
  *          i64 used at, wall ms | i64 first offset of the open transaction, -1: none |
  *          u8 batches, each: i32 last sequence | i32 offset delta | i64 last offset | i64 timestamp
- *   key    "producer/a" uid u32 | offset of the abort marker i64
- *   value  u8 version = 1 | i64 producer id | i64 first offset | i64 last stable offset after it
+ * Aborted transactions: producers_aborted.c.
  *
  * The first change of a producer in a turn keeps a copy of what it was; when the commit fails, that
  * is what it is again. One row is written per producer and turn, however many batches it appended.
@@ -19,10 +18,9 @@
  *     the first: it is out of order until the one before has come again. Kafka does this for
  *     transactions only.
  *   - All five batches survive a restart, not the last one only. */
-#include "kafka-server/broker/producers.h"
+#include "kafka-server/broker/producers_int.h"
 
 #include <stdlib.h>
-#include <uthash.h>
 #include <utlist.h>
 
 #include "shared/base/clock.h"
@@ -30,91 +28,10 @@
 #include "shared/base/log.h"
 
 #define STATE_PREFIX   PRODUCER_ROW_PREFIX "s"
-#define ABORTED_PREFIX PRODUCER_ROW_PREFIX "a"
-#define PREFIX_BYTES   (sizeof STATE_PREFIX - 1)
-#define KEY_BYTES      (PREFIX_BYTES + 12)
-#define ROW_VERSION    1
 #define STATE_BYTES    32 /* without its batches */
 #define BATCH_BYTES    24
-#define ABORTED_BYTES  25
 #define EXPIRE_AT_ONCE 1000 /* in one tick */
 #define FORGOTTEN_LOG_MS 60000
-#define NO_EPOCH       (-1)
-
-struct seen_batch {
-    int32_t last_sequence, offset_delta;
-    int64_t last_offset, timestamp;
-};
-
-/* What a row says. */
-struct state {
-    int16_t epoch; /* NO_EPOCH: nothing is known */
-    int32_t coordinator_epoch;
-    int64_t last_timestamp;
-    int64_t used_ms;
-    int64_t txn_first; /* -1: no transaction is open */
-    int count;
-    struct seen_batch batches[PRODUCER_BATCHES]; /* oldest first */
-};
-
-struct producer_key {
-    uint64_t uid;
-    int64_t id;
-};
-
-struct producer {
-    struct producer_key key;
-    struct state s;
-    bool stored;             /* it has a row */
-    bool changed;            /* it is in p->changes */
-    int16_t awaited_epoch;   /* of a first batch that could not be stored, … */
-    int32_t awaited;         /* … and its sequence; -1: none */
-    struct partition *partition;
-    struct producer *prev, *next;           /* of its partition */
-    struct producer *idle_prev, *idle_next; /* all, the longest idle first */
-    struct producer *open_prev, *open_next; /* with a transaction open, by first offset */
-    UT_hash_handle hh;
-};
-
-struct partition {
-    uint32_t uid;
-    struct producer *producers;
-    struct producer *open;
-    int64_t unstable; /* first offset of the oldest open transaction that is committed */
-    struct producers_aborted *aborted; /* by last offset */
-    size_t aborted_count, aborted_room;
-    int64_t forget_below;   /* those that ended below it are to go … */
-    int64_t forget_at_ms;   /* … not before this */
-    size_t forgetting;      /* so many of the first go with this turn's commit */
-    UT_hash_handle hh;
-};
-
-struct change {
-    struct producer *producer;
-    struct state before;
-};
-
-struct pending_abort {
-    uint32_t uid;
-    struct producers_aborted a;
-};
-
-struct producers {
-    struct journal *journal;
-    struct journal_owner owner;
-    struct producers_options options;
-    struct producer *table;
-    struct producer *idle;
-    struct partition *partitions;
-    size_t aborted_count;
-    struct change *changes;
-    size_t change_count, change_room;
-    struct pending_abort *aborts; /* of this turn */
-    size_t abort_count, abort_room;
-    bool forgetting;       /* some partitions are */
-    int64_t next_check_ms; /* wall */
-    struct log_limit forgotten_log;
-};
 
 /* --- sequences: 0 … 2^31 - 1, and round again ------------------------------------------------- */
 
@@ -135,7 +52,7 @@ static int32_t first_sequence(const struct seen_batch *b)
 
 /* --- tables ----------------------------------------------------------------------------------- */
 
-static struct partition *partition_find(const struct producers *p, uint32_t uid)
+struct partition *producers_partition(const struct producers *p, uint32_t uid)
 {
     struct partition *x = NULL;
     if (p != NULL) {
@@ -144,9 +61,9 @@ static struct partition *partition_find(const struct producers *p, uint32_t uid)
     return x;
 }
 
-static struct partition *partition_get(struct producers *p, uint32_t uid)
+struct partition *producers_partition_get(struct producers *p, uint32_t uid)
 {
-    struct partition *x = partition_find(p, uid);
+    struct partition *x = producers_partition(p, uid);
     if (x == NULL && (x = calloc(1, sizeof *x)) != NULL) {
         x->uid = uid;
         x->unstable = INT64_MAX;
@@ -167,7 +84,7 @@ static struct producer *find(const struct producers *p, uint32_t uid, int64_t id
 
 static struct producer *add(struct producers *p, uint32_t uid, int64_t id)
 {
-    struct partition *t = partition_get(p, uid);
+    struct partition *t = producers_partition_get(p, uid);
     struct producer *x = t != NULL ? calloc(1, sizeof *x) : NULL;
     if (x == NULL) {
         return NULL;
@@ -224,31 +141,20 @@ static void used(struct producers *p, struct producer *x, int64_t wall_ms)
     DL_APPEND2(p->idle, x, idle_prev, idle_next);
 }
 
-static bool aborted_push(struct producers *p, struct partition *t,
-                         const struct producers_aborted *a)
-{
-    bool ok = list_reserve(&t->aborted, &t->aborted_room, t->aborted_count + 1,
-                           sizeof *t->aborted);
-    if (ok) {
-        t->aborted[t->aborted_count++] = *a;
-        p->aborted_count++;
-    }
-    return ok;
-}
-
 /* --- rows ------------------------------------------------------------------------------------- */
 
-static struct slice row_key(uint8_t key[KEY_BYTES], const char *prefix, uint32_t uid, int64_t n)
+struct slice producers_row_key(uint8_t key[ROW_KEY_BYTES], const char *prefix, uint32_t uid,
+                               int64_t n)
 {
-    memcpy(key, prefix, PREFIX_BYTES);
-    be32_put(key + PREFIX_BYTES, uid);
-    be64_put(key + PREFIX_BYTES + 4, (uint64_t)n);
-    return slice_make(key, KEY_BYTES);
+    memcpy(key, prefix, ROW_PREFIX_BYTES);
+    be32_put(key + ROW_PREFIX_BYTES, uid);
+    be64_put(key + ROW_PREFIX_BYTES + 4, (uint64_t)n);
+    return slice_make(key, ROW_KEY_BYTES);
 }
 
-static struct slice state_key(uint8_t key[KEY_BYTES], const struct producer *x)
+static struct slice state_key(uint8_t key[ROW_KEY_BYTES], const struct producer *x)
 {
-    return row_key(key, STATE_PREFIX, (uint32_t)x->key.uid, x->key.id);
+    return producers_row_key(key, STATE_PREFIX, (uint32_t)x->key.uid, x->key.id);
 }
 
 static size_t state_encode(const struct state *s, uint8_t *v)
@@ -296,20 +202,9 @@ static bool state_decode(struct slice v, struct state *s)
     return true;
 }
 
-static void write_aborted(struct producers *p, uint32_t uid, const struct producers_aborted *a)
-{
-    uint8_t key[KEY_BYTES], v[ABORTED_BYTES];
-    v[0] = ROW_VERSION;
-    be64_put(v + 1, (uint64_t)a->producer_id);
-    be64_put(v + 9, (uint64_t)a->first_offset);
-    be64_put(v + 17, (uint64_t)a->lso);
-    journal_put(p->journal, row_key(key, ABORTED_PREFIX, uid, a->last_offset),
-                slice_make(v, sizeof v));
-}
-
 static void delete_state(struct producers *p, struct producer *x)
 {
-    uint8_t key[KEY_BYTES];
+    uint8_t key[ROW_KEY_BYTES];
     if (x->stored) {
         journal_delete(p->journal, state_key(key, x));
     }
@@ -336,7 +231,7 @@ static bool remember(struct producers *p, struct producer *x)
 static void write_rows(struct journal_owner *o, struct journal *j)
 {
     struct producers *p = (struct producers *)((char *)o - offsetof(struct producers, owner));
-    uint8_t key[KEY_BYTES], v[STATE_BYTES + PRODUCER_BATCHES * BATCH_BYTES];
+    uint8_t key[ROW_KEY_BYTES], v[STATE_BYTES + PRODUCER_BATCHES * BATCH_BYTES];
     for (size_t i = 0; i < p->change_count; i++) {
         const struct producer *x = p->changes[i].producer;
         journal_put(j, state_key(key, x), slice_make(v, state_encode(&x->s, v)));
@@ -360,24 +255,6 @@ static void take_back(struct change *c)
     }
 }
 
-static void aborted_remove(struct producers *p, struct partition *t, size_t count)
-{
-    t->aborted_count -= count;
-    p->aborted_count -= count;
-    for (size_t i = 0; count > 0 && i < t->aborted_count; i++) {
-        t->aborted[i] = t->aborted[i + count];
-    }
-}
-
-static void forgetting_done(struct producers *p, enum err e)
-{
-    for (struct partition *t = p->forgetting ? p->partitions : NULL; t; t = t->hh.next) {
-        aborted_remove(p, t, e == OK ? t->forgetting : 0);
-        t->forgetting = 0;
-    }
-    p->forgetting = false;
-}
-
 static void commit_done(struct journal_owner *o, enum err e)
 {
     struct producers *p = (struct producers *)((char *)o - offsetof(struct producers, owner));
@@ -396,12 +273,12 @@ static void commit_done(struct journal_owner *o, enum err e)
         t->unstable = t->open != NULL ? t->open->s.txn_first : INT64_MAX;
     }
     for (size_t i = 0; e == OK && i < p->abort_count; i++) {
-        struct partition *t = partition_find(p, p->aborts[i].uid);
+        struct partition *t = producers_partition(p, p->aborts[i].uid);
         bool pushed = aborted_push(p, t, &p->aborts[i].a);
         ASSERT(pushed); /* room was made in note_abort */
     }
     p->change_count = p->abort_count = 0;
-    forgetting_done(p, e);
+    aborted_forgotten(p, e);
 }
 
 /* --- append ----------------------------------------------------------------------------------- */
@@ -587,7 +464,7 @@ static void note_abort(struct producers *p, struct producer *x, const struct pro
         .lso = t->open == NULL ? k->offset + 1 : t->open->s.txn_first,
     };
     p->aborts[p->abort_count++] = (struct pending_abort){t->uid, a};
-    write_aborted(p, t->uid, &a);
+    aborted_write(p, t->uid, &a);
 }
 
 void producers_append_marker(struct producers *p, uint32_t uid, const struct producers_marker *k,
@@ -620,43 +497,13 @@ void producers_append_marker(struct producers *p, uint32_t uid, const struct pro
 
 int64_t producers_first_unstable(const struct producers *p, uint32_t uid)
 {
-    const struct partition *t = partition_find(p, uid);
+    const struct partition *t = producers_partition(p, uid);
     return t != NULL ? t->unstable : INT64_MAX;
-}
-
-/* Index of the first whose marker is at `offset` or behind it. */
-static size_t aborted_from(const struct partition *t, int64_t offset)
-{
-    size_t low = 0, high = t->aborted_count;
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        if (t->aborted[mid].last_offset < offset) {
-            low = mid + 1;
-        } else {
-            high = mid;
-        }
-    }
-    return low;
-}
-
-void producers_each_aborted(const struct producers *p, uint32_t uid, int64_t from, int64_t to,
-                            producers_aborted_fn *fn, void *arg)
-{
-    const struct partition *t = partition_find(p, uid);
-    for (size_t i = t != NULL ? aborted_from(t, from) : 0; t != NULL && i < t->aborted_count; i++) {
-        const struct producers_aborted *a = &t->aborted[i];
-        if (a->first_offset < to && !fn(arg, a)) {
-            return;
-        }
-        if (a->lso >= to) {
-            return; /* those behind it begin behind `to` */
-        }
-    }
 }
 
 void producers_each(const struct producers *p, uint32_t uid, producers_view_fn *fn, void *arg)
 {
-    const struct partition *t = partition_find(p, uid);
+    const struct partition *t = producers_partition(p, uid);
     for (const struct producer *x = t != NULL ? t->producers : NULL; x != NULL; x = x->next) {
         const struct state *s = &x->s;
         const struct producers_view v = {
@@ -686,22 +533,13 @@ static bool partition_busy(const struct producers *p, const struct partition *t)
     return false;
 }
 
-static void delete_aborted(struct producers *p, const struct partition *t, size_t count)
-{
-    uint8_t key[KEY_BYTES];
-    for (size_t i = 0; i < count; i++) {
-        journal_delete(p->journal,
-                       row_key(key, ABORTED_PREFIX, t->uid, t->aborted[i].last_offset));
-    }
-}
-
 static void partition_drop(struct producers *p, struct partition *t)
 {
     while (t->producers != NULL) {
         delete_state(p, t->producers);
         drop(p, t->producers);
     }
-    delete_aborted(p, t, t->aborted_count);
+    aborted_delete(p, t, t->aborted_count);
     p->aborted_count -= t->aborted_count;
     HASH_DELETE(hh, p->partitions, t);
     free(t->aborted);
@@ -724,32 +562,10 @@ void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg)
             continue;
         }
         size_t passed = aborted_from(t, log_start);
-        delete_aborted(p, t, passed);
+        aborted_delete(p, t, passed);
         aborted_remove(p, t, passed);
         if (t->producers == NULL && t->aborted_count == 0) {
             partition_drop(p, t);
-        }
-    }
-}
-
-/* These are forgotten when the commit has succeeded, not before: their markers may be dropped from
- * then on, and a transaction without one would hide what its producer writes next. */
-void producers_forget_cleaned(struct producers *p, producers_clean_fn *fn, void *arg,
-                              int64_t now_ms)
-{
-    for (struct partition *t = p->partitions; t != NULL; t = t->hh.next) {
-        int64_t clean_to, keep_ms;
-        if (t->aborted_count == 0 || t->forgetting > 0 || !fn(arg, t->uid, &clean_to, &keep_ms)) {
-            continue;
-        }
-        size_t count = aborted_from(t, t->forget_below);
-        if (count == 0 && aborted_from(t, clean_to) > 0) {
-            t->forget_below = clean_to;
-            t->forget_at_ms = keep_ms < INT64_MAX - now_ms ? now_ms + keep_ms : INT64_MAX;
-        } else if (count > 0 && now_ms >= t->forget_at_ms) {
-            delete_aborted(p, t, count);
-            t->forgetting = count;
-            p->forgetting = true;
         }
     }
 }
@@ -790,22 +606,16 @@ size_t producers_count(const struct producers *p)
 
 /* --- coming and going ------------------------------------------------------------------------- */
 
-struct load {
-    struct producers *p;
-    enum err e;
-    size_t corrupt;
-};
-
 static bool load_state(void *arg, struct slice key, struct slice value)
 {
-    struct load *l = arg;
+    struct producers_load *l = arg;
     struct state s;
-    if (key.len != KEY_BYTES || !state_decode(value, &s)) {
+    if (key.len != ROW_KEY_BYTES || !state_decode(value, &s)) {
         l->corrupt++;
         return true;
     }
-    struct producer *x = add(l->p, be32_get(key.data + PREFIX_BYTES),
-                             (int64_t)be64_get(key.data + PREFIX_BYTES + 4));
+    struct producer *x = add(l->p, be32_get(key.data + ROW_PREFIX_BYTES),
+                             (int64_t)be64_get(key.data + ROW_PREFIX_BYTES + 4));
     if (x == NULL) {
         l->e = ERR_NOMEM;
         return false;
@@ -819,41 +629,17 @@ static bool load_state(void *arg, struct slice key, struct slice value)
     return true;
 }
 
-static bool load_aborted(void *arg, struct slice key, struct slice value)
-{
-    struct load *l = arg;
-    if (key.len != KEY_BYTES || value.len != ABORTED_BYTES || value.data[0] != ROW_VERSION) {
-        l->corrupt++;
-        return true;
-    }
-    const struct producers_aborted a = {
-        .producer_id = (int64_t)be64_get(value.data + 1),
-        .first_offset = (int64_t)be64_get(value.data + 9),
-        .last_offset = (int64_t)be64_get(key.data + PREFIX_BYTES + 4),
-        .lso = (int64_t)be64_get(value.data + 17),
-    };
-    struct partition *t = partition_get(l->p, be32_get(key.data + PREFIX_BYTES));
-    l->e = t != NULL && aborted_push(l->p, t, &a) ? OK : ERR_NOMEM;
-    return l->e == OK;
-}
-
 static int by_use(const struct producer *a, const struct producer *b)
 {
     return (a->s.used_ms > b->s.used_ms) - (a->s.used_ms < b->s.used_ms);
 }
 
-static int by_marker(const void *a, const void *b)
-{
-    const struct producers_aborted *x = a, *y = b;
-    return (x->last_offset > y->last_offset) - (x->last_offset < y->last_offset);
-}
-
 static enum err load_all(struct producers *p, struct errmsg *m)
 {
-    struct load l = {.p = p};
+    struct producers_load l = {.p = p};
     enum err e = journal_scan(p->journal, slice_str(STATE_PREFIX), load_state, &l, m);
     if (e == OK && l.e == OK) {
-        e = journal_scan(p->journal, slice_str(ABORTED_PREFIX), load_aborted, &l, m);
+        e = journal_scan(p->journal, slice_str(ABORTED_PREFIX), aborted_load, &l, m);
     }
     if (e == OK && l.e != OK) {
         e = err_set(m, l.e, "no memory for the producers");
@@ -862,11 +648,7 @@ static enum err load_all(struct producers *p, struct errmsg *m)
         log_error("rows of producers cannot be read and are passed over rows=%zu", l.corrupt);
     }
     DL_SORT2(p->idle, by_use, idle_prev, idle_next);
-    for (struct partition *t = p->partitions; t != NULL; t = t->hh.next) {
-        if (t->aborted_count > 0) {
-            qsort(t->aborted, t->aborted_count, sizeof *t->aborted, by_marker);
-        }
-    }
+    aborted_sort(p);
     return e;
 }
 
