@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,7 +15,7 @@ import wire
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
                                    OffsetSpec, ResourceType)
-from harness import read_all, wait_until
+from harness import ROOT, read_all, wait_until
 
 STOP_SECONDS = 2.5
 SECONDS_FOR_MANY = 20
@@ -369,3 +371,11 @@ def test_a_name_in_the_file_wins_after_a_restart(culex):
     wait_until("it is the file's", lambda: configs(culex, "s")["mqtt.bound.by"].value == "configuration")
     assert refused(lambda: one(admin(culex).delete_topics(["s"])))[0] == "POLICY_VIOLATION"
     assert [s["name"] for s in json.loads((culex.data / "streams.json").read_text())["streams"]] == ["s"]
+
+
+def test_readmes_command_binds_a_stream(culex_factory):
+    c = culex_factory()
+    command = re.search(r"^python3 -c '(.*?)'$", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    subprocess.run([sys.executable, "-c", command.replace("localhost:9092", c.bootstrap)], check=True, timeout=60)
+    c.publish("house/kitchen/door/1", ["open"])
+    assert [(r.key, r.value) for r in read_all(c.bootstrap, "doors", 1)] == [(b"kitchen", b"open")]
