@@ -3,7 +3,7 @@
  *
  *      sim_X [SEEDS [FIRST]]           so many lives; a failure names its seed
  *      sim_X each [SEEDS [FIRST]]      shorter lives, each lived once for each of its points
- *      sim_X at SEED POINT             one of these again
+ *      sim_X at SEED POINT             one of these again; seed 0 is the life of a script
  *
  * A turn of the server ends with sim_turn: its commit, and now and then the process with it:
  * before the commit (what was put is lost), or right after it (stored, and nobody has heard). Or
@@ -212,6 +212,7 @@ static uint64_t sim_main(int argc, char **argv, void (*live)(uint64_t seed, int 
 {
     clock_set_source(wall_ms, mono_us);
     log_set_sink(no_log, NULL); /* failed commits are what this is about */
+    live(0, 0);                 /* what the script leads to when nobody dies */
     if (argc == 4 && strcmp(argv[1], "at") == 0) {
         live(strtoull(argv[2], NULL, 10), (int)strtol(argv[3], NULL, 10));
         return 1;
@@ -219,6 +220,9 @@ static uint64_t sim_main(int argc, char **argv, void (*live)(uint64_t seed, int 
     bool each = argc > 1 && strcmp(argv[1], "each") == 0;
     seeds = argc > 1 + each ? strtoull(argv[1 + each], NULL, 10) : seeds;
     uint64_t first = argc > 2 + each ? strtoull(argv[2 + each], NULL, 10) : 1;
+    if (each) {
+        sim_each(0, live);
+    }
     for (uint64_t s = first; s < first + seeds; s++) {
         if (each) {
             sim_each(s, live);

@@ -12,6 +12,7 @@
  * and there is nothing but heartbeats: everybody is where he shall be, and every partition that
  * anybody asks for is read by exactly one. */
 #include "kafka-server/broker/coordinator.h"
+#include "tests/sim/cgroup_script.h"
 #include "tests/sim/sim.h"
 
 #define CLIENTS      6
@@ -774,6 +775,82 @@ static void part_instances(void)
     }
 }
 
+/* --- the life of a script: one thing after another, each until all have settled --------------- */
+
+static void script_turn(void)
+{
+    sim.step++;
+    sim.mono_ms += 200;
+    coordinator_tick(w.coordinator, sim.mono_ms);
+    for (int i = 0; i < CLIENTS; i++) {
+        act(&w.clients[i]);
+    }
+    sim_turn(&server);
+    check_group();
+}
+
+/* Some turns at least: to hear of topics that have just changed. */
+static void settle_all(void)
+{
+    for (int turn = 0; turn < QUIET_STEPS && (turn < 6 || !all_settled()); turn++) {
+        script_turn();
+    }
+    CHECK(all_settled(), "somebody is stuck");
+    check_owners();
+}
+
+static void run_line(const struct line *l)
+{
+    struct client *c = &w.clients[l->client];
+    struct cgroup_topic *t = &w.topics[l->client % TOPICS];
+    switch (l->what) {
+    case START:
+    case CLASSIC:
+    case STATIC:
+        begin(c);
+        c->classic = l->what == CLASSIC;
+        c->instance = l->what == STATIC ? 0 : -1;
+        c->reads = (unsigned)l->arg;
+        c->id[0] = '\0';
+        break;
+    case LEAVE:
+    case AWAY:
+        leave(c, l->what == AWAY ? -2 : -1);
+        break;
+    case DIE:
+        partition_set_fini(&c->owned);
+        c->phase = OUT;
+        break;
+    case TOPIC:
+        if (t->partition_count == 0) {
+            t->id.b[0] = (uint8_t)++w.topic_ids;
+        }
+        t->partition_count = l->arg;
+        tell_topics();
+        break;
+    }
+}
+
+static void end_life(void)
+{
+    sim_end(&server);
+    for (int i = 0; i < CLIENTS; i++) {
+        partition_set_fini(&w.clients[i].owned);
+        partition_set_fini(&w.clients[i].assigned);
+    }
+}
+
+static void run_script(void)
+{
+    for (const struct line *l = script; l < script + sizeof script / sizeof *script; l++) {
+        while (l->what != TOPIC && w.clients[l->client].op != NULL) {
+            script_turn();
+        }
+        run_line(l);
+        settle_all();
+    }
+}
+
 static void run(uint64_t seed, int crash_at)
 {
     memset(&w, 0, offsetof(struct world, stable_seen));
@@ -786,6 +863,11 @@ static void run(uint64_t seed, int crash_at)
         w.topics[i] = (struct cgroup_topic){slice_str(topic_names[i]), {{(uint8_t)(200 + i)}}, 4};
     }
     coordinator_start();
+    if (seed == 0) {
+        run_script();
+        end_life();
+        return;
+    }
     for (int i = 0; i < (crash_at > 0 ? SHORT_STEPS : STEPS); i++) {
         step();
     }
@@ -799,11 +881,7 @@ static void run(uint64_t seed, int crash_at)
     CHECK(all_settled(), "somebody is stuck: %s",
           g != NULL ? cgroup_state_name(cgroup_state(g)) : "classic");
     check_owners();
-    sim_end(&server);
-    for (int i = 0; i < CLIENTS; i++) {
-        partition_set_fini(&w.clients[i].owned);
-        partition_set_fini(&w.clients[i].assigned);
-    }
+    end_life();
 }
 
 int main(int argc, char **argv)

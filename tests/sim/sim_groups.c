@@ -407,7 +407,7 @@ static void commit_answered(struct journal_wait *wait, enum err e)
     }
 }
 
-static void do_commit(struct client *c)
+static void do_commit(struct client *c, int partition)
 {
     struct coordinated *g = NULL;
     enum kerr e = coordinator_commit(w.coordinator, slice_str(GROUP), c->generation,
@@ -420,7 +420,7 @@ static void do_commit(struct client *c)
     CHECK(c->generation >= w.told_generation, "a commit of generation %d when %d is known",
           c->generation, w.told_generation);
     struct commit_op *x = must(calloc(1, sizeof *x));
-    x->partition = (int)(roll() % PARTITIONS);
+    x->partition = partition;
     x->value = ++w.sequence;
     x->wait.done = commit_answered;
     x->next = w.commits;
@@ -552,8 +552,9 @@ static void act(struct client *c)
         do_join(c);
     } else if (c->phase == SYNC) {
         do_sync(c);
-    } else if (chance(25)) {
-        do_commit(c); /* also after a long sleep, before it has heard anything */
+    } else if (sim.seed > 0 && chance(25)) {
+        do_commit(c, (int)(roll() %
+                           PARTITIONS)); /* also after a long sleep, before it has heard anything */
     } else if (c->next_ms <= sim.mono_ms) {
         do_heartbeat(c);
     }
@@ -692,6 +693,84 @@ static void check_assignments(void)
     }
 }
 
+/* --- the life of a script: one thing after another, each until all have settled --------------- */
+
+enum what { START, COMMIT, LEAVE, DIE };
+
+struct line {
+    enum what what;
+    int client, arg; /* the instance, or -1; the partition */
+};
+
+static const struct line script[] = {
+    {START, 0, -1}, {COMMIT, 0, 0}, {START, 1, -1}, {START, 2, 0}, {COMMIT, 1, 1}, {COMMIT, 2, 2},
+    {LEAVE, 1, 0},  {START, 3, -1}, {COMMIT, 3, 0}, {DIE, 0, 0},   {START, 4, 0},  {COMMIT, 4, 2},
+    {DIE, 4, 0},    {START, 5, 0},  {COMMIT, 5, 3}, {LEAVE, 3, 0}, {LEAVE, 5, 0},  {START, 6, -1},
+    {COMMIT, 6, 1}, {START, 7, 1},  {DIE, 7, 0},    {START, 7, 1}, {COMMIT, 7, 0},
+};
+
+static void script_turn(void)
+{
+    sim.step++;
+    sim.mono_ms += 250;
+    coordinator_tick(w.coordinator, sim.mono_ms);
+    for (int i = 0; i < CLIENTS; i++) {
+        act(&w.clients[i]);
+    }
+    sim_turn(&server);
+    check_group();
+    check_offsets();
+}
+
+static void settle(void)
+{
+    for (int left = QUIET_STEPS; left > 0 && !all_settled(); left--) {
+        script_turn();
+    }
+    CHECK(all_settled(), "somebody is stuck");
+    check_assignments();
+}
+
+static void commit_until_answered(struct client *c, int partition)
+{
+    const int64_t before = w.answered[partition];
+    for (int left = QUIET_STEPS; left > 0 && w.answered[partition] == before; left--) {
+        settle();
+        do_commit(c, partition);
+        script_turn();
+    }
+    CHECK(w.answered[partition] > before && w.answered[partition] == w.attempted[partition],
+          "a commit that is never answered");
+}
+
+static void run_script(void)
+{
+    for (const struct line *l = script; l < script + sizeof script / sizeof *script; l++) {
+        struct client *c = &w.clients[l->client];
+        switch (l->what) {
+        case START:
+            start_client(c);
+            c->instance = l->arg;
+            break;
+        case COMMIT:
+            commit_until_answered(c, l->arg);
+            break;
+        case LEAVE:
+            disconnect(c);
+            (void)coordinator_leave(w.coordinator, slice_str(GROUP), slice_make(c->id, c->id_len),
+                                    instance_of(c));
+            c->phase = OUT;
+            break;
+        case DIE:
+            disconnect(c);
+            c->phase = OUT;
+            break;
+        }
+        script_turn();
+        settle();
+    }
+}
+
 static void run(uint64_t seed, int crash_at)
 {
     memset(&w, 0, offsetof(struct world, stable_seen));
@@ -700,6 +779,11 @@ static void run(uint64_t seed, int crash_at)
     sim.kill_percent = seed % 3 * 3;
     sim.fail_percent = seed % 5;
     coordinator_start();
+    if (seed == 0) {
+        run_script();
+        sim_end(&server);
+        return;
+    }
     for (int i = 0; i < (crash_at > 0 ? SHORT_STEPS : STEPS); i++) {
         step();
     }

@@ -70,6 +70,8 @@ struct client {
     enum kind kind;
     int partition, record;
     int32_t count;
+    bool told; /* it has heard something that ends its question */
+    enum kerr heard;
 };
 
 struct op {
