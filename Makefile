@@ -349,7 +349,7 @@ debian-matrix:
 TESTTOOLS := build/testtools
 TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
 tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/kafkawrite $(TESTTOOLS)/kafkabench \
-       $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
+       $(TESTTOOLS)/tablestream $(TESTTOOLS)/clockahead.so $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
 $(TESTTOOLS)/storecat: tests/tools/storecat.c $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
@@ -366,6 +366,12 @@ $(TESTTOOLS)/kafkabench: tests/bench/kafkabench.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
 $(TESTTOOLS)/kafkawrite: tests/bench/kafkawrite.c
+	@mkdir -p $(@D)
+	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
+$(TESTTOOLS)/clockahead.so: tests/tools/clockahead.c
+	@mkdir -p $(@D)
+	$(CC) $(TOOL_CFLAGS) -shared -fPIC -o $@ $<
+$(TESTTOOLS)/tablestream: tests/tools/tablestream.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
 
@@ -402,7 +408,13 @@ everything: all tools
 	EVERYTHING_LONG=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
 	    tests/integration/test_everything.py
 
-.PHONY: tools test compatibility bench everything
+# A table of a million keys, updated 20 times; make test has a twentieth of it.
+TABLE_KEYS ?= 1000000
+compaction-test: all tools
+	TABLE_KEYS=$(TABLE_KEYS) build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
+	    tests/integration/test_table.py
+
+.PHONY: tools test compatibility bench everything compaction-test
 
 clean:
 	rm -rf build
