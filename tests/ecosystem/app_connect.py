@@ -13,7 +13,7 @@ import time
 import urllib.request
 
 import harness
-from worlds import DONE_SECONDS, START_SECONDS, Program, config_of, records
+from worlds import DONE_SECONDS, START_SECONDS, Feeder, Program, config_of, records
 
 SAW = ("Kafka Connect", "file source, exactly once, and file sink, through restarts and kills")
 STREAMS = ["doors"]
@@ -90,16 +90,22 @@ class Files:
 
     def __init__(self, home, world):
         self.source, self.sink = home / "in.txt", home / "out.txt"
-        self.publisher = world.publisher()
-        self.lines, self.published = [], []
+        self.world, self.lines, self.published = world, [], []
+
+    def line(self, _=0):
+        """One more line in the source's file; what is to be published beside it."""
+        self.lines.append(f"line {len(self.lines)}")
+        with open(self.source, "a") as f:
+            f.write(self.lines[-1] + "\n")
+        self.published.append(f"publish {len(self.published)}")
+        return f"doors/door{len(self.published) % 7}", self.published[-1]
 
     def more(self, n):
-        with open(self.source, "a") as f:
-            for _ in range(n):
-                self.lines.append(f"line {len(self.lines)}")
-                f.write(self.lines[-1] + "\n")
-                self.published.append(f"publish {len(self.published)}")
-                self.publisher.publish(f"doors/door{len(self.published) % 7}", self.published[-1])
+        publisher = self.world.publisher()
+        for _ in range(n):
+            publisher.publish(*self.line())
+        publisher.flush()
+        publisher.close()
 
     def out(self):
         return self.sink.read_text().splitlines() if self.sink.exists() else []
@@ -115,19 +121,19 @@ def assert_once(lines):
     assert not twice, f"more than once: {twice[:5]}"
 
 
-def kill_while_working(rng, world, worker, files, kills, size):
+def kill_while_working(rng, world, worker, files, kills):
     """The worker and one of what is under it, by turns alone and together: while it works, and while it starts."""
+    feeder = Feeder(world, files.line)
     things = list(world.things.values())
     for i in range(kills):
         if i % 4 != 3:
             worker.wait_running("source", "sink")
-        files.more(size)
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(rng.uniform(0, 4))
         if things and i % 3 != 1:
             things[i % len(things)]()
         if i % 3 != 2:
             worker.restart()
-        files.more(size)
+    feeder.finish()
 
 
 def wait_compacted(world):
@@ -153,7 +159,8 @@ def run(args, home, world, rng):
     files.more(size)
     worker = Worker(home, world).start()
     worker.put("source", {"connector.class": "FileStreamSource", "tasks.max": "1", "topic": "lines",
-                          "file": str(files.source), "exactly.once.support": "required"})
+                          "file": str(files.source), "exactly.once.support": "required",
+                          "transaction.boundary": "interval", "transaction.boundary.interval.ms": "400"})
     worker.put("sink", {"connector.class": "FileStreamSink", "tasks.max": "1", "topics": "lines,doors",
                         "file": str(files.sink)})
     files.wait_out()
@@ -165,7 +172,7 @@ def run(args, home, world, rng):
     files.wait_out()
     assert_once(files.out())
 
-    kill_while_working(rng, world, worker, files, 1 if args.short else args.kills, size)
+    kill_while_working(rng, world, worker, files, 1 if args.short else args.kills)
     wait_all(world, worker, files)
     if not args.short:
         worker.kill9()
@@ -175,12 +182,10 @@ def run(args, home, world, rng):
         files.more(size)
         worker.start()
         wait_all(world, worker, files)
-    files.publisher.close()
     return f"{len(files.lines)} lines exactly once in their stream, {len(files.published)} publishes in the sink"
 
 
 def wait_all(world, worker, files):
-    files.publisher.flush()
     files.wait_out()
     worker.wait_running("source", "sink")
     wait_offsets(worker, files)

@@ -7,10 +7,11 @@ which the sink finds the transactions that a killed job left open are tried.
 """
 
 import collections
+import random
 import time
 
 import harness
-from worlds import DONE_SECONDS, START_SECONDS, Program, create_topic, records
+from worlds import DONE_SECONDS, START_SECONDS, Feeder, Program, create_topic, records
 
 SAW = ("Flink", "source with checkpoints and sink, exactly once, through kills")
 STREAMS = ["readings"]
@@ -23,7 +24,7 @@ def job(home, world, sink, strategy):
 
 
 def checkpoints(home, sink):
-    return len(list((home / f"{sink}-checkpoints").glob("*/chk-*/_metadata")))
+    return set((home / f"{sink}-checkpoints").glob("*/chk-*/_metadata"))
 
 
 def lines(bootstrap, topic):
@@ -33,30 +34,27 @@ def lines(bootstrap, topic):
 def run_one(args, home, world, rng, strategy, kills):
     sink = f"numbered-{strategy.lower()}"
     create_topic(world.bootstrap, sink, 3)
-    publisher = world.publisher()
-    sent = []
 
-    def more(n):
-        for _ in range(n):
-            sent.append(f"site{rng.randrange(SITES)} reading {strategy} {len(sent)}")
-            publisher.publish(f"readings/{sent[-1].split()[0]}", sent[-1])
-
-    more(1000)
+    def reading(i):
+        site = f"site{rng.randrange(SITES)}"
+        return f"readings/{site}", f"{site} reading {strategy} {i}"
+    feeder = Feeder(world, reading)
     flink = job(home, world, sink, strategy).start()
     harness.wait_until("the job made a checkpoint", lambda: checkpoints(home, sink), START_SECONDS, every=0.1)
     things = {"job": flink.restart, **world.things}
-    names = list(things) + [rng.choice(["job", *things]) for _ in range(kills - len(things))]
-    rng.shuffle(names)
+    chance = random.Random(args.seed)
+    names = [*things, *chance.choices(["job", *things], k=kills)][:kills]
+    chance.shuffle(names)
     for name in names:
-        more(500)
-        time.sleep(rng.uniform(0.2, 8))
-        more(500)
+        made = checkpoints(home, sink)
+        if chance.random() < 0.7:  # else it is killed while it starts, or restores
+            harness.wait_until("the job makes checkpoints", lambda: checkpoints(home, sink) != made, START_SECONDS, every=0.1)
+        time.sleep(chance.uniform(0, 2))
         print(f"        kill: {name}", flush=True)
         things[name]()
         if not flink.running():  # it gives up when the server is away for long, as in any cluster
             flink.start()
-    publisher.flush()
-    publisher.close()
+    sent = feeder.finish()
     captured = lines(world.bootstrap, "readings")
     assert set(sent) <= set(captured), "publishes with a PUBACK are not in the stream"
 

@@ -8,15 +8,17 @@ A stream that a Kafka client has bound has configs that Apache Kafka does not kn
 as docs/tools.md says, or that stream would not be made there. The others go along.
 """
 
+import random
 import time
 
 import harness
-from worlds import DONE_SECONDS, RETENTION_MS, Kafka, Program, committed, config_of, records
+from worlds import DONE_SECONDS, RETENTION_MS, Feeder, Kafka, Program, committed, config_of, records
 
 SAW = ("MirrorMaker 2", "copies a captured stream into Apache Kafka, exactly once, with offsets of groups, through kills")
 STREAMS = ["doors"]
 BOUND = ["gates"]
 TOPICS = STREAMS + BOUND
+COPIES = {f"culex.{t}" for t in TOPICS}
 
 MIRROR = """
 clusters=culex,kafka
@@ -59,12 +61,9 @@ def mirror(home, world, target):
     return Program(home, "mirror", "org.apache.kafka.connect.mirror.MirrorMaker", path)
 
 
-def publish(world, rng, n, first=0):
-    p = world.publisher()
-    for i in range(first, first + n):
-        p.publish(f"{rng.choice(TOPICS)}/key{i % 31}", f"publish {i}")
-    p.flush()
-    p.close()
+def feed(world, seed):
+    rng = random.Random(seed)
+    return Feeder(world, lambda i: (f"{rng.choice(TOPICS)}/key{rng.randrange(31)}", f"publish {i}"))
 
 
 def commit_all(world, group):
@@ -91,8 +90,6 @@ def topics(bootstrap):
 
 
 def wait_copied(world, target):
-    copies = {f"culex.{t}" for t in TOPICS}
-    harness.wait_until("the topics are there", lambda: copies <= set(topics(target.bootstrap)), DONE_SECONDS, every=0.2)
     return sum(wait_copied_one(world, target, t) for t in TOPICS)
 
 
@@ -126,21 +123,22 @@ def wait_translated(target, group):
 
 def run(args, home, world, rng):
     target = Kafka(home, "target", "auto.create.topics.enable=false")  # MirrorMaker 2 makes them
-    size = 1000
-    publish(world, rng, size)
+    feeder = feed(world, args.seed)
     mm2 = mirror(home, world, target).start()
+    harness.wait_until("the topics are there", lambda: COPIES <= set(topics(target.bootstrap)), DONE_SECONDS, every=0.2)
+    feeder.finish()
     wait_copied(world, target)
     seen = commit_all(world, "early")
     wait_translated(target, "early")
 
+    feeder = feed(world, args.seed + 1)
     things = {"mirror": mm2.restart, **world.things}
     names = [*things, *rng.choices(list(things), k=args.kills)][:args.kills]
-    for i, name in enumerate(names):
-        publish(world, rng, size, size * (1 + i))
+    for name in names:
+        time.sleep(rng.uniform(0, 8))
         print(f"        kill: {name}", flush=True)
         things[name]()
-        time.sleep(rng.uniform(0, 6))
-    publish(world, rng, size, size * (1 + len(names)))
+    feeder.finish()
     count = wait_copied(world, target)
     commit_all(world, "late")
     wait_translated(target, "late")

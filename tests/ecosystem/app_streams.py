@@ -10,12 +10,12 @@ compacted meanwhile.
 """
 
 import collections
+import random
 import shutil
-import threading
 import time
 
 import harness
-from worlds import DONE_SECONDS, START_SECONDS, Program, committed, records, tool
+from worlds import DONE_SECONDS, PARTITIONS, START_SECONDS, Feeder, Producer, Program, committed, create_topic, records
 
 SAW = ("Kafka Streams", "word count and table join, exactly once, through kills")
 STREAMS = ["words"]
@@ -23,33 +23,6 @@ PREFIX = "app"
 WORDS = "sun moon star rain wind snow frost cloud storm calm".split()
 SITES = [f"site{i}" for i in range(20)]
 NAMED = SITES[:15]
-
-
-class Feeder(threading.Thread):
-    """Publishes at a rate, so that there is work whenever something is killed."""
-
-    def __init__(self, world, rng, count, per_second):
-        super().__init__(daemon=True)
-        self.publisher, self.rng, self.count, self.per_second = world.publisher(), rng, count, per_second
-        self.published, self.failed = set(), None
-
-    def run(self):
-        try:
-            for i in range(self.count):
-                words = [self.rng.choice(WORDS) for _ in range(self.rng.randint(1, 4))]
-                text = " ".join(words) + f" x{i}"
-                self.published.add(text)
-                self.publisher.publish(f"words/{self.rng.choice(SITES)}", text)
-                if i % 50 == 49:
-                    time.sleep(50 / self.per_second)
-            self.publisher.flush()
-        except Exception as e:  # told by the thread that joins
-            self.failed = e
-
-    def finish(self):
-        self.join(DONE_SECONDS + self.count / self.per_second)
-        assert not self.is_alive() and self.failed is None, f"the feeder: {self.failed}"
-        self.publisher.close()
 
 
 def kill_all(rng, world, app, state, times):
@@ -80,6 +53,22 @@ def expected(world):
     return {f"count {w} {n}" for w, n in counts.items()} | {f"joined {n} {v}" for v, n in joined.items()}, values
 
 
+def come_out(world):
+    """What is committed in the streams that the application writes, as `expected` has it."""
+    counts = {r.key.decode(): int.from_bytes(r.value, "big") for r in records(world.bootstrap, f"{PREFIX}-counts")}
+    joined = collections.Counter(r.value.decode() for r in records(world.bootstrap, f"{PREFIX}-joined"))
+    return {f"count {w} {n}" for w, n in counts.items()} | {f"joined {n} {v}" for v, n in joined.items()}
+
+
+def make_topics(world):
+    for name, policy in ("names", "compact"), ("counts", "compact"), ("joined", "delete"):
+        create_topic(world.bootstrap, f"{PREFIX}-{name}", PARTITIONS, {"cleanup.policy": policy})
+    names = Producer(world.bootstrap)
+    for site in NAMED:
+        names.publish(f"{PREFIX}-names/{site}", f"Name of {site}")
+    names.close()
+
+
 def settled(world):
     """Whether the application has committed all that the captured stream holds."""
     offsets = committed(world.bootstrap, PREFIX, "words")
@@ -87,22 +76,22 @@ def settled(world):
 
 
 def run(args, home, world, rng):
-    at = world.bootstrap
-    tool(home, "topics", "Streams", "topics", at, PREFIX, 4)
-    tool(home, "feed", "Streams", "feed", at, PREFIX, feed="".join(f"names {k} Name of {k}\n" for k in NAMED))
-    app = Program(home, "streams", "Streams", "run", at, PREFIX, "words", home / "state",
+    make_topics(world)
+    app = Program(home, "streams", "Streams", world.bootstrap, PREFIX, "words", home / "state",
                   3000 if args.short else 10000).start()
     app.wait_log("state RUNNING", START_SECONDS)
-    count, per_second = (2000, 500) if args.short else (20000, 500)
-    feeder = Feeder(world, rng, count, per_second)
-    feeder.start()
-    kills = kill_all(rng, world, app, home / "state", 2 if args.short else args.kills)
-    feeder.finish()
+
+    def line(i):
+        words = rng.choices(WORDS, k=rng.randint(1, 4))
+        return f"words/{rng.choice(SITES)}", f"{' '.join(words)} x{i}"
+    feeder = Feeder(world, line)
+    kills = kill_all(random.Random(args.seed), world, app, home / "state", 2 if args.short else args.kills)
+    published = feeder.finish()
     harness.wait_until("all is worked on and committed", lambda: settled(world), DONE_SECONDS, every=0.5)
     app.stop(START_SECONDS)
     want, values = expected(world)
-    missing = feeder.published - set(values)
+    missing = set(published) - set(values)
     assert not missing, f"{len(missing)} publishes with a PUBACK are not in the stream: {sorted(missing)[:3]}"
-    got = set(tool(home, "read", "Streams", "read", at, PREFIX).splitlines())
+    got = come_out(world)
     assert got == want, f"missing {sorted(want - got)[:5]}, more {sorted(got - want)[:5]}"
     return f"{len(values)} captured, {sum(kills.values())} kills ({dict(kills)}), {len(want)} results exact"

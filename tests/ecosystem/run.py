@@ -17,6 +17,7 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -71,6 +72,7 @@ def main():
     parser.add_argument("--keep", action="store_true", help="leave logs and data where they are")
     parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=" ".join(PROGRAMS))
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # what was started here goes with us
     print(f"server={args.server} seed={args.seed}", flush=True)
     names = args.programs or PROGRAMS
     whole = names == PROGRAMS and args.server == "culex" and not args.short

@@ -5,6 +5,7 @@ In both a captured stream NAME takes what is published under NAME/KEY, and KEY i
 can be killed under the programs; each entry kills one and brings it back.
 """
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ import harness  # noqa: E402
 ECO = harness.ROOT / "build" / "ecosystem"
 START_SECONDS = 90  # a JVM's start on a machine that does other things, too
 DONE_SECONDS = 180
+PARTITIONS = 4  # of each stream, unless told otherwise
 RETENTION_MS = "7200000"  # of streams that are made through Kafka
 
 
@@ -44,15 +46,6 @@ class Program(harness.Process):
 
     def tail(self, lines=40):
         return "\n".join(self.log(since_start=False).splitlines()[-lines:])
-
-
-def tool(home, name, *args, feed=None, **kw):
-    """Runs to its end; what it printed."""
-    import subprocess
-    got = subprocess.run(java(**kw) + [str(a) for a in args], input=feed, capture_output=True, text=True,
-                         timeout=DONE_SECONDS)
-    assert got.returncode == 0, f"{name} {args} failed:\n{got.stdout[-2000:]}{got.stderr[-4000:]}"
-    return got.stdout
 
 
 class Publisher:
@@ -89,10 +82,43 @@ class Publisher:
         self.client.loop_stop()
 
 
+class Feeder(threading.Thread):
+    """Publishes without end at a rate, so that whatever is killed is in the middle of something. `make` takes a number and
+    returns a topic and a payload."""
+
+    PER_SECOND, BURST = 500, 25
+
+    def __init__(self, world, make):
+        super().__init__(daemon=True)
+        self.publisher, self.make = world.publisher(), make
+        self.published, self.failed, self.stopping = [], None, threading.Event()
+        self.start()
+
+    def run(self):
+        try:
+            while not self.stopping.is_set():
+                for _ in range(self.BURST):
+                    topic, payload = self.make(len(self.published))
+                    self.published.append(payload)
+                    self.publisher.publish(topic, payload)
+                self.stopping.wait(self.BURST / self.PER_SECOND)
+            self.publisher.flush()
+        except Exception as e:  # told by the thread that joins
+            self.failed = e
+
+    def finish(self):
+        """Until all is acknowledged; what was published."""
+        self.stopping.set()
+        self.join(2 * DONE_SECONDS)
+        assert not self.is_alive() and self.failed is None, f"the feeder: {self.failed!r}"
+        self.publisher.close()
+        return self.published
+
+
 class CulexWorld:
     """`streams` are in culex.json; `bound` are made through Kafka."""
 
-    def __init__(self, home, streams, bound=(), partitions=4):
+    def __init__(self, home, streams, bound=(), partitions=PARTITIONS):
         self.culex = harness.Culex(home, streams=[
             {"name": s, "filters": [f"{s}/+"], "key": "topic[2]", "partitions": partitions} for s in streams])
         self.culex.start()
@@ -134,7 +160,8 @@ class Kafka:
             config = config.replace(key, str(value))
         path = Path(home) / f"{name}.properties"
         path.write_text(f"{config}\n{extra}\n")
-        tool(home, name, "kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", path)
+        subprocess.run(java() + ["kafka.tools.StorageTool", "format", "-t", "4L6g3nShT-eMCtK--X86sw", "-c", path],
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.program = Program(home, name, "kafka.Kafka", path, heap="512m").start()
         self.bootstrap = f"127.0.0.1:{port}"
         harness.wait_until(f"{name} answers", lambda: harness.port_answers(port), START_SECONDS, every=0.1)
@@ -170,7 +197,7 @@ def create_topic(bootstrap, name, partitions, config=None):
 
 
 class KafkaWorld:
-    def __init__(self, home, streams, bound=(), partitions=4):
+    def __init__(self, home, streams, bound=(), partitions=PARTITIONS):
         self.kafka = Kafka(home)
         self.bootstrap = self.kafka.bootstrap
         self.things = {}

@@ -1,25 +1,9 @@
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
-import java.nio.charset.StandardCharsets;
-import java.time.Duration;
 import java.util.List;
 import java.util.Locale;
-import java.util.Map;
 import java.util.Properties;
-import java.util.TreeMap;
 
-import org.apache.kafka.clients.admin.Admin;
-import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
-import org.apache.kafka.clients.consumer.ConsumerRecord;
-import org.apache.kafka.clients.consumer.KafkaConsumer;
-import org.apache.kafka.common.TopicPartition;
-import org.apache.kafka.common.serialization.LongDeserializer;
 import org.apache.kafka.common.serialization.Serdes;
-import org.apache.kafka.common.serialization.StringDeserializer;
-import org.apache.kafka.clients.producer.KafkaProducer;
-import org.apache.kafka.clients.producer.ProducerRecord;
-import org.apache.kafka.common.serialization.StringSerializer;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.StreamsConfig;
@@ -34,67 +18,21 @@ import org.apache.kafka.streams.kstream.Produced;
  * A Kafka Streams application with exactly_once_v2, to be killed at any instant: words of a stream are counted,
  * and each record is joined with the newest name of its key in a table.
  *
- *     Streams topics BOOTSTRAP PREFIX PARTITIONS        makes PREFIX-words, PREFIX-names, PREFIX-counts, PREFIX-joined
- *     Streams feed BOOTSTRAP PREFIX                     names, then lines "KEY WORDS" of its input, into the stream
- *     Streams run BOOTSTRAP PREFIX SOURCE STATE MS      the application, until it is killed; SOURCE is the stream, its
- *                                                       transactions time out after MS
- *     Streams read BOOTSTRAP PREFIX                     what has come out, committed: counts and joined, as lines
+ *     Streams BOOTSTRAP PREFIX SOURCE STATE MS
+ *
+ * It reads SOURCE and PREFIX-names, and writes PREFIX-counts and PREFIX-joined; its state is in the directory STATE, and its
+ * transactions time out after MS.
  */
 public final class Streams {
-    private static final int COMMIT_MS = 100;
-    private static final int READ_MS_MAX = 60_000;
+    // What is killed has always written something that is not committed.
+    private static final int COMMIT_MS = 400;
+    private static final int LINGER_MS = 5;
 
     private Streams() {
     }
 
-    public static void main(String[] args) throws Exception {
-        String bootstrap = args[1];
-        String prefix = args[2];
-        switch (args[0]) {
-            case "topics":
-                topics(bootstrap, prefix, Integer.parseInt(args[3]));
-                break;
-            case "feed":
-                feed(bootstrap, prefix);
-                break;
-            case "run":
-                run(bootstrap, prefix, args[3], args[4], args[5]);
-                break;
-            case "read":
-                read(bootstrap, prefix);
-                break;
-            default:
-                throw new IllegalArgumentException(args[0]);
-        }
-    }
-
-    private static void topics(String bootstrap, String prefix, int partitions) throws Exception {
-        try (Admin admin = Admin.create(Map.of("bootstrap.servers", bootstrap))) {
-            Map<String, String> compact = Map.of("cleanup.policy", "compact");
-            admin.createTopics(List.of(
-                new NewTopic(prefix + "-words", partitions, (short) 1),
-                new NewTopic(prefix + "-names", partitions, (short) 1).configs(compact),
-                new NewTopic(prefix + "-counts", partitions, (short) 1).configs(compact),
-                new NewTopic(prefix + "-joined", partitions, (short) 1))).all().get();
-        }
-    }
-
-    private static void feed(String bootstrap, String prefix) throws Exception {
-        Properties p = new Properties();
-        p.put("bootstrap.servers", bootstrap);
-        try (KafkaProducer<String, String> producer =
-                 new KafkaProducer<>(p, new StringSerializer(), new StringSerializer());
-             BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8))) {
-            for (String line = in.readLine(); line != null; line = in.readLine()) {
-                String[] parts = line.split(" ", 3); // TOPIC KEY VALUE
-                producer.send(new ProducerRecord<>(prefix + "-" + parts[0], parts[1], parts[2]), (m, e) -> {
-                    if (e != null) {
-                        e.printStackTrace();
-                        Runtime.getRuntime().halt(1);
-                    }
-                });
-            }
-        }
+    public static void main(String[] args) {
+        run(args[0], args[1], args[2], args[3], args[4]);
     }
 
     private static void run(String bootstrap, String prefix, String source, String state, String timeoutMs) {
@@ -121,6 +59,7 @@ public final class Streams {
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG), 6000);
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG), 1000);
         p.put(StreamsConfig.consumerPrefix(ConsumerConfig.MAX_POLL_RECORDS_CONFIG), 50);
+        p.put(StreamsConfig.producerPrefix("linger.ms"), LINGER_MS);
         p.put(StreamsConfig.producerPrefix("transaction.timeout.ms"), timeoutMs);
         // Changelogs are compacted as early as they can be.
         p.put(StreamsConfig.topicPrefix("segment.ms"), 10000);
@@ -133,45 +72,5 @@ public final class Streams {
         streams.setStateListener((now, before) -> System.out.println("state " + now));
         streams.start();
         Runtime.getRuntime().addShutdownHook(new Thread(streams::close));
-    }
-
-    private static void read(String bootstrap, String prefix) {
-        Map<String, Long> counts = new TreeMap<>();
-        Map<String, Integer> joined = new TreeMap<>();
-        Properties p = new Properties();
-        p.put("bootstrap.servers", bootstrap);
-        p.put("isolation.level", "read_committed");
-        p.put("enable.auto.commit", "false");
-        try (KafkaConsumer<String, Long> c = new KafkaConsumer<>(p, new StringDeserializer(), new LongDeserializer())) {
-            for (ConsumerRecord<String, Long> r : all(c, prefix + "-counts")) {
-                counts.put(r.key(), r.value());
-            }
-        }
-        try (KafkaConsumer<String, String> c =
-                 new KafkaConsumer<>(p, new StringDeserializer(), new StringDeserializer())) {
-            for (ConsumerRecord<String, String> r : all(c, prefix + "-joined")) {
-                joined.merge(r.value(), 1, Integer::sum);
-            }
-        }
-        counts.forEach((word, n) -> System.out.println("count " + word + " " + n));
-        joined.forEach((value, n) -> System.out.println("joined " + n + " " + value));
-    }
-
-    /** Everything that is committed in a topic. */
-    private static <K, V> List<ConsumerRecord<K, V>> all(KafkaConsumer<K, V> c, String topic) {
-        List<TopicPartition> parts = c.partitionsFor(topic).stream()
-            .map(i -> new TopicPartition(topic, i.partition())).toList();
-        c.assign(parts);
-        c.seekToBeginning(parts);
-        Map<TopicPartition, Long> ends = c.endOffsets(parts); // read_committed: last stable offsets
-        List<ConsumerRecord<K, V>> records = new java.util.ArrayList<>();
-        long until = System.nanoTime() + READ_MS_MAX * 1_000_000L;
-        while (parts.stream().anyMatch(t -> c.position(t) < ends.get(t))) {
-            if (System.nanoTime() > until) {
-                throw new IllegalStateException("cannot read to the end of " + topic);
-            }
-            c.poll(Duration.ofMillis(200)).forEach(records::add);
-        }
-        return records;
     }
 }
