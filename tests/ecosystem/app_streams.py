@@ -70,9 +70,14 @@ def make_topics(world):
 
 
 def settled(world):
-    """Whether the application has committed all that the captured stream holds."""
+    """Whether the application has committed all of what it reads: the captured stream, and then the words that it has sent
+    to itself, by word."""
     offsets = committed(world.bootstrap, PREFIX, "words")
-    return all(offsets.get(p, 0) == end for p, (_, end) in harness.end_offsets(world.bootstrap, "words").items())
+    if any(offsets.get(p, 0) != end for p, (_, end) in harness.end_offsets(world.bootstrap, "words").items()):
+        return False
+    topic = f"{PREFIX}-counts-repartition"
+    offsets = committed(world.bootstrap, PREFIX, topic)
+    return all(r.offset < offsets.get(r.partition, 0) for r in records(world.bootstrap, topic))
 
 
 def run(args, home, world, rng):
