@@ -1,9 +1,14 @@
 /* AlterConfigs and IncrementalAlterConfigs.
  *
  * A topic's configs are changed as broker/topic_config.h says; a resource changes whole or not at
- * all. The level of the broker's one logger can be set until the next start or SIGHUP. Everything
- * else that Kafka lets one change has its place in culex.json here, and is refused with a sentence
- * that says so. */
+ * all. What is set of a group (broker/group_config.h) is answered when it is stored. The level of
+ * the broker's one logger can be set until the next start or SIGHUP.
+ *
+ * The broker's own settings have their place in culex.json, and are refused with a sentence that
+ * says so. Kafka lets some be changed this way, and then holds to that whatever its file says: a
+ * second truth, which the operator who edits the file does not see, `culex check` cannot judge, and
+ * anybody who reaches the port may set, since nobody is authenticated. SIGHUP does what it is for.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -11,6 +16,7 @@
 #include "kafka-server/api/api_config.h"
 #include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
+#include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/broker/topic_config.h"
 #include "kafka-server/server.h"
@@ -252,6 +258,75 @@ static void change_logger(struct request *rq, const struct change *c, struct out
     }
 }
 
+/* --- groups ---------------------------------------------------------------------------------- */
+
+static enum err change_group_item(struct group_config *g, const struct change_item *x,
+                                  bool incremental, struct errmsg *m)
+{
+    struct slice name = kstr_slice(x->name);
+    const struct group_config_row *row = group_config_find(name);
+    int op = incremental ? x->op : TOPIC_CONFIG_SET;
+    int len = (int)(name.len < 250 ? name.len : 250);
+    if (row == NULL) {
+        return err_set(m, ERR_INVALID, "Unknown group config name: %.*s", len,
+                       (const char *)name.data);
+    }
+    if (op == TOPIC_CONFIG_DELETE) {
+        group_config_unset(g, row);
+        return OK;
+    }
+    if (op != TOPIC_CONFIG_SET) {
+        return err_set(m, ERR_INVALID, "Can't %s to key %s because its type is not LIST.",
+                       op == TOPIC_CONFIG_APPEND ? "APPEND" : "SUBTRACT", row->name);
+    }
+    return group_config_set(g, row, str_slice(x->value), m);
+}
+
+static void change_group(struct request *rq, const struct change *c, struct outcome *o)
+{
+    struct slice name = kstr_slice(c->name);
+    struct coordinator *groups = rq->server->coordinator;
+    if (name.len == 0) {
+        refuse(o, KERR_INVALID_REQUEST, "Default group resources are not allowed.");
+        return;
+    }
+    struct group_config g = {0};
+    if (c->incremental) {
+        g = coordinator_group_config(groups, name);
+    }
+    enum err e = OK;
+    for (int32_t i = 0; i < c->count && e == OK; i++) {
+        e = change_group_item(&g, &c->items[i], c->incremental, &o->m);
+    }
+    e = e == OK ? group_config_check(&g, &rq->server->config.server, &o->m) : e;
+    if (e != OK) {
+        o->k = KERR_INVALID_CONFIG;
+    } else if (!c->validate_only) {
+        o->k = coordinator_configure_group(groups, name, &g);
+        if (o->k != KERR_NONE) {
+            err_set(&o->m, ERR_INVALID, "The group cannot be configured now.");
+        }
+    }
+}
+
+/* Must the answer wait for the turn's commit? */
+static bool is_stored_later(const struct change *c, const struct outcome *o)
+{
+    return c->type == RESOURCE_GROUP && o->k == KERR_NONE && !c->validate_only;
+}
+
+static bool any_stored_later(const struct change *list, const struct outcome *o, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        if (is_stored_later(&list[i], &o[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- one resource ---------------------------------------------------------------------------- */
+
 /* False: no memory. */
 static bool change_one(struct request *rq, const struct change *c, struct outcome *o)
 {
@@ -268,7 +343,7 @@ static bool change_one(struct request *rq, const struct change *c, struct outcom
     } else if (c->type == RESOURCE_BROKER_LOGGER && c->incremental) {
         change_logger(rq, c, o);
     } else if (c->type == RESOURCE_GROUP) {
-        refuse(o, KERR_INVALID_CONFIG, "Groups have the server's settings here, of culex.json.");
+        change_group(rq, c, o);
     } else if (c->type == RESOURCE_CLIENT_METRICS) {
         refuse(o, KERR_INVALID_CONFIG, "Metrics of clients are not collected here.");
     } else {
@@ -387,6 +462,12 @@ static bool collect_changed(struct request *rq, struct bound_calls *calls, void 
     return ok;
 }
 
+/* How one resource is answered: as it went, or as it went when nothing was stored. */
+static enum kerr error_told(const struct change *c, const struct outcome *o, bool failed)
+{
+    return failed && is_stored_later(c, o) ? KERR_COORDINATOR_NOT_AVAILABLE : o->k;
+}
+
 /* Outcomes of all resources, in their order. NULL: no memory. */
 static struct outcome *change_all(struct request *rq, const struct change *list, int32_t count)
 {
@@ -403,15 +484,36 @@ static struct outcome *change_all(struct request *rq, const struct change *list,
     return ok ? outcomes : NULL;
 }
 
+/* NULL: no memory. */
+static struct incremental_alter_configs_response *incremental_response(struct request *rq,
+                                                                       const struct change *list,
+                                                                       const struct outcome *o,
+                                                                       bool failed)
+{
+    const struct incremental_alter_configs_request *q = rq->body;
+    struct incremental_alter_configs_response *p = arena_alloc(&rq->arena, sizeof *p);
+    if (p == NULL) {
+        return NULL;
+    }
+    codec_init(&incremental_alter_configs_response_message, p);
+    p->responses = codec_new_array(&incremental_alter_configs_response_responses_message,
+                                   &rq->arena, q->resources_count);
+    for (int32_t i = 0; p->responses != NULL && i < q->resources_count; i++) {
+        enum kerr k = error_told(&list[i], &o[i], failed);
+        p->responses[i].resource_name = list[i].name;
+        p->responses[i].resource_type = list[i].type;
+        p->responses[i].error_code = (int16_t)k;
+        p->responses[i].error_message = kstr_make(k != KERR_NONE ? o[i].m.text : NULL);
+        p->responses_count++;
+    }
+    return p->responses != NULL ? p : NULL;
+}
+
 void api_incremental_alter_configs(struct request *rq)
 {
     const struct incremental_alter_configs_request *q = rq->body;
-    struct incremental_alter_configs_response p;
-    codec_init(&incremental_alter_configs_response_message, &p);
     struct change *list = arena_array(&rq->arena, (size_t)q->resources_count, sizeof *list);
-    p.responses = codec_new_array(&incremental_alter_configs_response_responses_message,
-                                  &rq->arena, q->resources_count);
-    bool ok = list != NULL && p.responses != NULL;
+    bool ok = list != NULL;
     for (int32_t i = 0; i < q->resources_count && ok; i++) {
         const struct incremental_alter_configs_request_resources *r = &q->resources[i];
         list[i] = (struct change){r->resource_name, r->resource_type, true, q->validate_only,
@@ -428,29 +530,45 @@ void api_incremental_alter_configs(struct request *rq)
         return;
     }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
-    if (o == NULL) {
+    const void *p = o != NULL ? incremental_response(rq, list, o, false) : NULL;
+    const void *failed = o != NULL ? incremental_response(rq, list, o, true) : NULL;
+    if (p == NULL || failed == NULL) {
         request_close_too_large(rq);
-        return;
+    } else if (any_stored_later(list, o, q->resources_count)) {
+        request_reply_committed(rq, p, failed);
+    } else {
+        request_reply(rq, p);
     }
-    p.responses_count = q->resources_count;
-    for (int32_t i = 0; i < p.responses_count; i++) {
-        p.responses[i].resource_name = list[i].name;
-        p.responses[i].resource_type = list[i].type;
-        p.responses[i].error_code = (int16_t)o[i].k;
-        p.responses[i].error_message = kstr_make(o[i].k != KERR_NONE ? o[i].m.text : NULL);
+}
+
+/* NULL: no memory. */
+static struct alter_configs_response *response(struct request *rq, const struct change *list,
+                                               const struct outcome *o, bool failed)
+{
+    const struct alter_configs_request *q = rq->body;
+    struct alter_configs_response *p = arena_alloc(&rq->arena, sizeof *p);
+    if (p == NULL) {
+        return NULL;
     }
-    request_reply(rq, &p);
+    codec_init(&alter_configs_response_message, p);
+    p->responses = codec_new_array(&alter_configs_response_responses_message, &rq->arena,
+                                   q->resources_count);
+    for (int32_t i = 0; p->responses != NULL && i < q->resources_count; i++) {
+        enum kerr k = error_told(&list[i], &o[i], failed);
+        p->responses[i].resource_name = list[i].name;
+        p->responses[i].resource_type = list[i].type;
+        p->responses[i].error_code = (int16_t)k;
+        p->responses[i].error_message = kstr_make(k != KERR_NONE ? o[i].m.text : NULL);
+        p->responses_count++;
+    }
+    return p->responses != NULL ? p : NULL;
 }
 
 void api_alter_configs(struct request *rq)
 {
     const struct alter_configs_request *q = rq->body;
-    struct alter_configs_response p;
-    codec_init(&alter_configs_response_message, &p);
     struct change *list = arena_array(&rq->arena, (size_t)q->resources_count, sizeof *list);
-    p.responses = codec_new_array(&alter_configs_response_responses_message, &rq->arena,
-                                  q->resources_count);
-    bool ok = list != NULL && p.responses != NULL;
+    bool ok = list != NULL;
     for (int32_t i = 0; i < q->resources_count && ok; i++) {
         const struct alter_configs_request_resources *r = &q->resources[i];
         list[i] = (struct change){r->resource_name, r->resource_type, false, q->validate_only,
@@ -467,16 +585,13 @@ void api_alter_configs(struct request *rq)
         return;
     }
     struct outcome *o = ok ? change_all(rq, list, q->resources_count) : NULL;
-    if (o == NULL) {
+    const void *p = o != NULL ? response(rq, list, o, false) : NULL;
+    const void *failed = o != NULL ? response(rq, list, o, true) : NULL;
+    if (p == NULL || failed == NULL) {
         request_close_too_large(rq);
-        return;
+    } else if (any_stored_later(list, o, q->resources_count)) {
+        request_reply_committed(rq, p, failed);
+    } else {
+        request_reply(rq, p);
     }
-    p.responses_count = q->resources_count;
-    for (int32_t i = 0; i < p.responses_count; i++) {
-        p.responses[i].resource_name = list[i].name;
-        p.responses[i].resource_type = list[i].type;
-        p.responses[i].error_code = (int16_t)o[i].k;
-        p.responses[i].error_message = kstr_make(o[i].k != KERR_NONE ? o[i].m.text : NULL);
-    }
-    request_reply(rq, &p);
 }

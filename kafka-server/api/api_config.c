@@ -18,6 +18,7 @@
 #include "kafka-server/api/api_bound.h"
 #include "kafka-server/api/api_config.h"
 #include "kafka-server/api/api_names.h"
+#include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/broker/topic_config.h"
 #include "kafka-server/broker/topics.h"
@@ -48,18 +49,13 @@ static const struct broker_row broker_rows[] = {
     {"offsets.topic.replication.factor", CONFIG_INT, "1"},
 };
 
-/* Of a group, and of a subscription to clients' metrics, which nobody collects here: Kafka's
- * defaults. */
+/* Of a subscription to clients' metrics, which nobody collects here: Kafka's defaults. */
 struct fixed_row {
     const char *name;
     enum config_type type;
     const char *value;
 };
 
-static const struct fixed_row group_rows[] = {
-    {"consumer.heartbeat.interval.ms", CONFIG_INT, "5000"},
-    {"consumer.session.timeout.ms", CONFIG_INT, "45000"},
-};
 static const struct fixed_row metrics_rows[] = {
     {"interval.ms", CONFIG_INT, "300000"},
     {"match", CONFIG_LIST, ""},
@@ -414,6 +410,33 @@ static void describe_fixed(struct listing *l, const struct fixed_row *rows, size
     }
 }
 
+static void describe_group(struct listing *l)
+{
+    const struct config_server *cfg = &l->rq->server->config.server;
+    struct slice name = kstr_slice(l->asked->resource_name);
+    if (l->asked->resource_name.len <= 0) {
+        refuse(l, KERR_INVALID_REQUEST, "Group name must not be empty");
+        return;
+    }
+    struct group_config set = coordinator_group_config(l->rq->server->coordinator, name);
+    bool room = make_room(l, group_config_row_count);
+    for (size_t i = 0; room && i < group_config_row_count; i++) {
+        const struct group_config_row *row = &group_config_rows[i];
+        int32_t own = group_config_get(&set, row), of_server = group_config_of_server(cfg, row);
+        char text[16];
+        snprintf(text, sizeof text, "%d", own > 0 ? own : of_server);
+        bool usual = strcmp(text, row->usual) == 0;
+        /* One synonym, as in Kafka: what a group's config hides is not told. */
+        const struct told told = {own > 0 || usual ? row->name : row->synonym, text,
+                                  own > 0 ? CONFIG_SOURCE_GROUP
+                                  : usual ? CONFIG_SOURCE_DEFAULT
+                                          : CONFIG_SOURCE_STATIC_BROKER};
+        if (is_wanted(l, row->name)) {
+            add_config(l, row->name, CONFIG_INT, false, &told, 1, row->doc);
+        }
+    }
+}
+
 static void describe(struct listing *l)
 {
     switch (l->asked->resource_type) {
@@ -431,7 +454,7 @@ static void describe(struct listing *l)
                        "Client metrics subscription name must not be empty");
         break;
     case RESOURCE_GROUP:
-        describe_fixed(l, group_rows, ROWS(group_rows), "Group name must not be empty");
+        describe_group(l);
         break;
     default:
         refuse(l, KERR_INVALID_REQUEST, "Unsupported resource type");
@@ -480,6 +503,12 @@ static void add_resource(struct list_config_resources_response *p, struct kstr n
     p->config_resources[p->config_resources_count++].resource_type = type;
 }
 
+/* Its id is the coordinator's, and good for the reply: that is encoded in this turn. */
+static void add_group(void *arg, struct slice id)
+{
+    add_resource(arg, (struct kstr){(const char *)id.data, (int32_t)id.len}, RESOURCE_GROUP);
+}
+
 void api_list_config_resources(struct request *rq)
 {
     static const int8_t types[] = {RESOURCE_TOPIC, RESOURCE_BROKER, RESOURCE_BROKER_LOGGER,
@@ -492,8 +521,9 @@ void api_list_config_resources(struct request *rq)
     char id[16];
     snprintf(id, sizeof id, "%d", rq->server->config.server.node_id);
     struct kstr node = names_keep(rq, id);
+    size_t configured = coordinator_configured_count(rq->server->coordinator);
     p.config_resources = codec_new_array(&list_config_resources_response_config_resources_message,
-                                         &rq->arena, (int32_t)count + 2);
+                                         &rq->arena, (int32_t)(count + configured) + 2);
     if (node.data == NULL || p.config_resources == NULL) {
         request_close_too_large(rq);
         return;
@@ -512,6 +542,9 @@ void api_list_config_resources(struct request *rq)
     }
     for (size_t i = 0; !none && lists(q, RESOURCE_TOPIC) && i < count; i++) {
         add_resource(&p, kstr_make(topics_at(topics, i)->row->name), RESOURCE_TOPIC);
+    }
+    if (!none && lists(q, RESOURCE_GROUP)) {
+        coordinator_each_configured(rq->server->coordinator, add_group, &p);
     }
     request_reply(rq, &p);
 }

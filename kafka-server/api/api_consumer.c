@@ -113,6 +113,7 @@ static bool read_request(struct request *rq, struct cgroup_heartbeat *ev)
 static bool fill_heartbeat(struct request *rq, const struct cgroup_reply *r,
                            struct consumer_group_heartbeat_response *p)
 {
+    const struct consumer_group_heartbeat_request *q = rq->body;
     p->error_code = (int16_t)r->error;
     p->error_message = kstr_make(r->why);
     p->heartbeat_interval_ms = 0;
@@ -123,7 +124,8 @@ static bool fill_heartbeat(struct request *rq, const struct cgroup_reply *r,
     p->member_id = slice_kstr(slice_make(id, r->member_id.len));
     p->member_epoch = r->member_epoch;
     if (r->member_epoch >= 0) {
-        p->heartbeat_interval_ms = coordinator_heartbeat_interval_ms(rq->server->coordinator);
+        p->heartbeat_interval_ms = coordinator_heartbeat_interval_ms(rq->server->coordinator,
+                                                                     str_slice(q->group_id));
     }
     return id != NULL && (r->assigned == NULL || put_assignment(rq, r->assigned, p));
 }

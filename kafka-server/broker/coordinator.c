@@ -250,7 +250,7 @@ static void decode(struct coordinator *c, struct slice id, struct slice row, str
     *consumer = NULL;
     *group = NULL;
     if (cgroup_row_is(row)) {
-        *consumer = cgroup_decode(id, row, &c->consumer_limits, corrupt);
+        *consumer = cgroup_decode(id, row, coordinator_limits(c, id), corrupt);
         *group = *consumer != NULL ? group_new(id, &c->limits) : NULL;
         if (*group == NULL) {
             cgroup_free(*consumer);
@@ -300,6 +300,7 @@ static void commit_done(struct journal_owner *o, enum err e)
 {
     struct coordinator *c = (struct coordinator *)((char *)o - offsetof(struct coordinator, owner));
     coordinator_staged_done(c, e);
+    coordinator_config_done(c, e);
     struct coordinated *list = c->dirty;
     c->dirty = NULL;
     while (list != NULL) {
@@ -680,7 +681,10 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
 static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m)
 {
     struct load l = {.c = c};
-    enum err e = journal_scan(c->journal, slice_str(GROUP_ROW_PREFIX), load_group, &l, m);
+    enum err e = coordinator_config_load(c, m);
+    if (e == OK) {
+        e = journal_scan(c->journal, slice_str(GROUP_ROW_PREFIX), load_group, &l, m);
+    }
     if (e == OK && l.e == OK) {
         e = journal_scan(c->journal, slice_str(OFFSET_ROW_PREFIX), load_offset, &l, m);
     }
@@ -761,6 +765,7 @@ void coordinator_close(struct coordinator *c)
         drop(c, g);
     }
     coordinator_consumer_fini(c);
+    coordinator_config_fini(c);
     free(c->staged);
     buf_fini(&c->key);
     buf_fini(&c->value);

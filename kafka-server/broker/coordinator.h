@@ -16,6 +16,7 @@
 
 #include "kafka-server/broker/cgroup.h"
 #include "kafka-server/broker/group.h"
+#include "kafka-server/broker/group_config.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/offsets.h"
 #include "shared/config/config.h"
@@ -78,7 +79,17 @@ void coordinator_consumer_heartbeat(struct coordinator *c, struct slice group_id
                                     struct cgroup_heartbeat *ev, bool id_required,
                                     struct cgroup_reply *out);
 /* What members are told to keep to. */
-int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c);
+int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c, struct slice group_id);
+
+/* What is set of one group, whether there is such a group or not; the caller has checked it
+ * (group_config_check), and replies from a journal_wait. POLICY_VIOLATION: of too many groups. */
+enum kerr coordinator_configure_group(struct coordinator *c, struct slice group_id,
+                                      const struct group_config *g);
+struct group_config coordinator_group_config(const struct coordinator *c, struct slice group_id);
+/* Groups of which something is set; at most so many. */
+size_t coordinator_configured_count(const struct coordinator *c);
+void coordinator_each_configured(const struct coordinator *c,
+                                 void (*fn)(void *arg, struct slice group_id), void *arg);
 /* Topics have changed: fn (coordinator_ask_topics) is called before a group looks at them, to call
  * coordinator_set_topics. Many changes in one turn cost one list. */
 void coordinator_topics_changed(struct coordinator *c);

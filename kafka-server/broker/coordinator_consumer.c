@@ -115,6 +115,7 @@ void coordinator_consumer_reload(struct coordinator *c, const struct config_serv
     limits->upgrade = policy == CONFIG_MIGRATION_UPGRADE || policy == CONFIG_MIGRATION_BOTH;
     limits->downgrade = policy == CONFIG_MIGRATION_DOWNGRADE || policy == CONFIG_MIGRATION_BOTH;
     take_assignors(limits, cfg->group_consumer_assignors);
+    coordinator_config_reload(c);
 }
 
 /* --- from one kind to the other -------------------------------------------------------------- */
@@ -136,9 +137,10 @@ static void become(struct coordinator *c, struct coordinated *g, struct group *g
 static enum kerr upgrade(struct coordinator *c, struct coordinated *g, const char **why)
 {
     bool empty = g->group->members == NULL;
+    const struct cgroup_limits *limits = coordinator_limits(c, g->group->id);
     struct cgroup *consumer =
-        empty ? cgroup_new(g->group->id, &c->consumer_limits)
-              : cgroup_from_classic(g->group, &c->consumer_limits, coordinator_topics(c), why);
+        empty ? cgroup_new(g->group->id, limits)
+              : cgroup_from_classic(g->group, limits, coordinator_topics(c), why);
     if (*why != NULL) {
         log_info("group stays a classic one group=%.*s: %s", (int)g->group->id.len,
                  (const char *)g->group->id.data, *why);
@@ -295,9 +297,9 @@ void coordinator_consumer_heartbeat(struct coordinator *c, struct slice group_id
     coordinated_forget_if_new(c, g);
 }
 
-int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c)
+int32_t coordinator_heartbeat_interval_ms(const struct coordinator *c, struct slice group_id)
 {
-    return c != NULL ? c->consumer_limits.heartbeat_interval_ms : 0;
+    return c != NULL ? coordinator_limits(c, group_id)->heartbeat_interval_ms : 0;
 }
 
 /* --- members of the classic protocol --------------------------------------------------------- */

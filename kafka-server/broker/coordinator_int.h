@@ -2,11 +2,13 @@
  *
  *      coordinator.c           groups: finding, storing, taking back, time
  *      coordinator_offsets.c   their offsets
- *      coordinator_consumer.c  those of the consumer protocol */
+ *      coordinator_consumer.c  those of the consumer protocol
+ *      coordinator_config.c    what is set of one group */
 #ifndef CULEX_BROKER_COORDINATOR_INT_H
 #define CULEX_BROKER_COORDINATOR_INT_H
 
 #include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/group_config.h"
 
 struct coordinated {
     struct group *group;
@@ -27,7 +29,8 @@ struct coordinator {
     struct journal *journal;
     struct journal_owner owner;
     struct group_limits limits;
-    struct cgroup_limits consumer_limits;
+    struct cgroup_limits consumer_limits; /* of a group of which nothing is set */
+    struct group_override *overrides, *overrides_changed;
     struct cgroup_topics topics; /* all there are: coordinator_topics */
     struct cgroup_topic *topic_list;
     bool topics_stale;
@@ -73,6 +76,13 @@ bool coordinator_stage_removal(struct coordinator *c, struct coordinated *g, str
                                int32_t partition);
 /* The commit has ended: staged offsets enter the table, or are forgotten. */
 void coordinator_staged_done(struct coordinator *c, enum err e);
+
+/* coordinator_config.c */
+const struct cgroup_limits *coordinator_limits(const struct coordinator *c, struct slice group_id);
+void coordinator_config_reload(struct coordinator *c);
+void coordinator_config_done(struct coordinator *c, enum err e);
+enum err coordinator_config_load(struct coordinator *c, struct errmsg *m) MUST_CHECK;
+void coordinator_config_fini(struct coordinator *c);
 
 /* coordinator_consumer.c */
 void coordinator_consumer_reload(struct coordinator *c, const struct config_server *cfg);

@@ -86,15 +86,16 @@ const struct topic_config topic_configs[] = {
      .synonym_unset = true, LONG_FROM(-1),
      .doc = "How long records are kept, where cleanup.policy has delete. -1: for ever."},
     {"segment.bytes", CONFIG_INT, "1073741824", .synonym = "log.segment.bytes", INT_FROM(1 << 20),
-     .doc = "Without effect: segments are the store's, of all topics together (segment.bytes)."},
+     .doc = "Without effect: segments are the store's, of all topics together, and close at "
+            "store.segment.bytes; see below."},
     {"segment.index.bytes", CONFIG_INT, "10485760", .synonym = "log.index.size.max.bytes",
      INT_FROM(4), .doc = "Without effect: the store has its own index."},
     {"segment.jitter.ms", CONFIG_LONG, "0", .synonym = "log.roll.jitter.ms", .synonym_unset = true,
      LONG_FROM(0), .doc = "Without effect: segments are the store's, of all topics together."},
     {"segment.ms", CONFIG_LONG, "604800000", .synonym = "log.roll.ms", .synonym_unset = true,
      LONG_FROM(1),
-     .doc = "A segment that holds records of the topic lives no longer. Segments are the store's, "
-            "of all topics together, and live an hour at most."},
+     .doc = "A segment that holds records of the topic lives no longer, nor longer than an hour, "
+            "nor less than ten seconds; see below."},
     {"unclean.leader.election.enable", CONFIG_BOOLEAN, "false",
      .synonym = "unclean.leader.election.enable",
      .doc = "Without effect: one broker is always the leader."},

@@ -30,6 +30,7 @@ enum config_source {
     CONFIG_SOURCE_STATIC_BROKER = 4,
     CONFIG_SOURCE_DEFAULT = 5,
     CONFIG_SOURCE_BROKER_LOGGER = 6,
+    CONFIG_SOURCE_GROUP = 8,
 };
 
 struct topic_config {

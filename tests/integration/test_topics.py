@@ -670,6 +670,11 @@ def test_kafka_configs(server):
     assert "culex.json" in configs("--alter", "--entity-type", "brokers", "--entity-name", "1", "--add-config",
                                    "message.max.bytes=5", fails=True)
     assert "root=INFO" in configs("--describe", "--entity-type", "broker-loggers", "--entity-name", "1")
+    group = ("--entity-type", "groups", "--entity-name", "g")
+    configs("--alter", *group, "--add-config", "consumer.session.timeout.ms=50000")
+    server.server.kill9()
+    server.server.start()
+    assert "consumer.session.timeout.ms=50000 sensitive=false synonyms={DYNAMIC_GROUP_CONFIG:" in configs("--describe", *group)
 
 
 @pytest.mark.saw("cuts a log", client="kafka-delete-records")

@@ -96,6 +96,26 @@ static const char topics_intro[] =
     "\n"
     "| config | default | of the server | |\n|---|---|---|---|\n";
 
+/* Why two configs cannot mean more than they do. */
+static const char segments[] =
+    "\n### Segments\n"
+    "\n"
+    "In Kafka a partition is a row of files, segments, and only a closed one is compacted or\n"
+    "deleted: who makes `segment.bytes` or `segment.ms` small wants that soon. Here all\n"
+    "partitions of a store share one segment after the other, so that thousands of them cost no\n"
+    "more files than one does; a segment of a partition alone is not there to be closed. What is\n"
+    "wanted holds all the same:\n"
+    "\n"
+    "* By size: the store's segment closes at `store.segment.bytes` of all partitions together,\n"
+    "  16 MB where nothing else is said, so a partition's part of it is closed at that at the\n"
+    "  latest: earlier than `segment.bytes` asks for, unless that is less (Kafka's least is 1 MB,\n"
+    "  its default 1 GB).\n"
+    "* By age: the least `segment.ms` of all topics counts, `retention.ms` / 10 and\n"
+    "  `max.compaction.lag.ms` as well, an hour at most. Below ten seconds it is ten seconds:\n"
+    "  each close is a file.\n"
+    "* Nobody keeps records from being deleted or compacted by large segments:\n"
+    "  `min.compaction.lag.ms` and `retention.ms` say how long they stay.\n";
+
 static void put_topic_configs(void)
 {
     fputs(topics_intro, stdout);
@@ -110,6 +130,7 @@ static void put_topic_configs(void)
         put_cell(row->doc);
         printf(" |\n");
     }
+    fputs(segments, stdout);
 }
 
 int main(void)

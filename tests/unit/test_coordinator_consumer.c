@@ -199,6 +199,73 @@ static void test_offsets_follow_member_epochs_and_subscriptions(void **state)
     assert_int_equal(coordinator_offsets(c, slice_str("g"))->count, 1);
 }
 
+/* --- configs of one group -------------------------------------------------------------------- */
+
+static void configure(int32_t session_ms, int32_t heartbeat_ms)
+{
+    const struct group_config g = {session_ms, heartbeat_ms};
+    assert_int_equal(coordinator_configure_group(c, slice_str("g"), &g), KERR_NONE);
+    journal_flush(j);
+}
+
+static int32_t members(void) /* an empty group is soon forgotten */
+{
+    return consumer() != NULL ? consumer()->member_count : 0;
+}
+
+static int32_t interval(void)
+{
+    return coordinator_heartbeat_interval_ms(c, slice_str("g"));
+}
+
+static void test_a_groups_configs_hold_for_it_alone_and_are_stored(void **state)
+{
+    beat("a", 0, NULL);
+    configure(60000, 7000);
+    assert_int_equal(interval(), 7000);
+    assert_int_equal(coordinator_heartbeat_interval_ms(c, slice_str("other")), 5000);
+    beat("a", 1, NULL);
+    mono_ms += 59000;
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(members(), 1);
+    assert_int_equal(beat("a", 1, NULL), KERR_NONE);
+    journal_flush(j);
+    restart();
+    assert_int_equal(interval(), 7000);
+    mono_ms += 59000;
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(members(), 1);
+    mono_ms += 1000;
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(members(), 0);
+    configure(0, 0);
+    assert_int_equal(interval(), 5000);
+    assert_int_equal(beat("a", 0, NULL), KERR_NONE);
+    mono_ms += 45000;
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(members(), 0);
+    journal_flush(j);
+    restart();
+    assert_int_equal(interval(), 5000);
+    assert_int_equal(coordinator_configured_count(c), 0);
+}
+
+static void test_a_groups_configs_that_are_not_stored_do_not_hold(void **state)
+{
+    configure(0, 6000);
+    mem.fail_commit = ERR_IO;
+    configure(0, 9000);
+    const struct group_config of_another = {0, 9000};
+    coordinator_configure_group(c, slice_str("other"), &of_another);
+    assert_int_equal(beat("a", 0, NULL), KERR_NONE); /* a group that borrows what may go */
+    journal_flush(j);
+    mem.fail_commit = OK;
+    assert_int_equal(interval(), 6000);
+    assert_int_equal(coordinator_group_config(c, slice_str("g")).heartbeat_interval_ms, 6000);
+    assert_int_equal(coordinator_configured_count(c), 1);
+    assert_int_equal(beat("a", 0, NULL), KERR_NONE);
+}
+
 /* Nothing is old, so nobody's pattern is asked: this one takes its time with each name. */
 static void test_a_sweep_asks_no_pattern_about_young_offsets(void **state)
 {
@@ -469,6 +536,8 @@ int main(void)
         T(test_who_is_refused_leaves_no_group),
         T(test_a_group_is_deleted_when_it_is_empty),
         T(test_offsets_follow_member_epochs_and_subscriptions),
+        T(test_a_groups_configs_hold_for_it_alone_and_are_stored),
+        T(test_a_groups_configs_that_are_not_stored_do_not_hold),
         T(test_a_sweep_asks_no_pattern_about_young_offsets),
         T(test_a_classic_group_is_upgraded_in_place),
         T(test_a_group_without_consumer_members_becomes_classic_again),
