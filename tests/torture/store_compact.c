@@ -8,17 +8,9 @@
  * follow each other without a hole, records are where they were written, the newest of each key is
  * there. Segments are small, so rewrites and their rows are killed in the middle. In the end the
  * last writer cleans all, and nothing but the newest of each key is left. */
-#include <ftw.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "shared/base/clock.h"
 #include "shared/store/store_int.h"
+#include "tests/torture/torture.h"
 
 #define PARTS     3
 #define KEYS      300
@@ -26,29 +18,12 @@
 #define BATCH_MAX 8
 #define ROUND_MAX 4000
 
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "FAILED %s:%d: ", __FILE__, __LINE__);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
 struct state {
     int64_t end[PARTS];
     int64_t newest[PARTS][KEYS]; /* + 1; 0: never written */
 };
 
-static char root[256], dir[300], follower_dir[300];
-static uint64_t seed;
-
-static uint32_t next_random(uint32_t n)
-{
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    return (uint32_t)(seed >> 33) % n;
-}
+static char follower_dir[300];
 
 /* --- checking --------------------------------------------------------------------------------- */
 
@@ -300,9 +275,9 @@ static void run_reader(int final)
 
 static bool one_life(struct state *reported)
 {
-    int fds[2], status;
+    int fds[2];
     CHECK(pipe(fds) == 0, "pipe");
-    uint64_t with_seed = ((uint64_t)next_random(1u << 30) << 20) + next_random(1u << 20);
+    uint64_t with_seed = torture_seed();
     pid_t pid = fork();
     CHECK(pid >= 0, "fork");
     if (pid == 0) {
@@ -312,46 +287,15 @@ static bool one_life(struct state *reported)
     close(fds[1]);
     /* Mostly counted from the first commit; some are killed while they open. */
     int64_t lives_us = 50000 + next_random(900000);
-    bool killed = false, counted = next_random(4) == 0;
-    int64_t kill_at = clock_mono_us() + (counted ? lives_us : 20000000);
-    for (;;) {
-        int64_t left = kill_at - clock_mono_us();
-        struct pollfd f = {.fd = fds[0], .events = POLLIN};
-        int ready = poll(&f, 1, killed ? 1000 : left > 0 ? (int)(left / 1000) : 0);
-        if (left <= 0 && !killed) {
-            kill(pid, SIGKILL);
-            killed = true;
-        }
-        if (ready > 0 && read(fds[0], &reported->end, sizeof reported->end) <= 0) {
-            break;
-        }
-        if (ready > 0 && !counted) {
-            counted = true;
-            kill_at = clock_mono_us() + lives_us;
-        }
-    }
-    close(fds[0]);
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-    CHECK(killed ? WIFSIGNALED(status) || status == 0 : status == 0, "writer failed: %x", status);
-    return killed;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    return remove(path);
+    bool counted = next_random(4) == 0;
+    return torture_watch(pid, fds[0], reported->end, sizeof reported->end,
+                         clock_mono_us() + (counted ? lives_us : 20000000), counted ? 0 : lives_us);
 }
 
 int main(int argc, char **argv)
 {
-    int seconds = argc > 1 ? (int)strtol(argv[1], NULL, 10) : SECONDS;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)time(NULL);
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%s/culex-store-compact-XXXXXX", tmp ? tmp : "/tmp");
-    CHECK(mkdtemp(root), "mkdtemp");
-    snprintf(dir, sizeof dir, "%s/store", root);
+    int seconds = torture_begin("store_compact", argc, argv, SECONDS);
     snprintf(follower_dir, sizeof follower_dir, "%s/follower", root);
-    printf("store_compact: %d s, seed %llu\n", seconds, (unsigned long long)seed);
-    fflush(stdout);
     int final[2], status;
     CHECK(pipe(final) == 0, "pipe");
     pid_t reader = fork();
@@ -374,7 +318,7 @@ int main(int argc, char **argv)
     CHECK(waitpid(last, &status, 0) == last && status == 0, "last writer failed: %x", status);
     CHECK(write(final[1], "x", 1) == 1, "final");
     CHECK(waitpid(reader, &status, 0) == reader && status == 0, "reader failed: %x", status);
-    CHECK(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0, "cannot remove %s", root);
+    torture_end();
     printf("store_compact: %d lives, %d kills, 0 lost, 0 holes\n", lives, kills);
     printf("1 passed, 0 failed, 0 skipped\n");
     return 0;

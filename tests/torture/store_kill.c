@@ -13,18 +13,10 @@
  * together. Segments are small, retention drops the oldest, so flushes, file drops and rewrites are
  * killed in the middle, too. */
 #include <errno.h>
-#include <ftw.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "shared/base/clock.h"
 #include "shared/record/record.h"
 #include "shared/store/store.h"
+#include "tests/torture/torture.h"
 
 #define PARTS       6
 #define SECONDS     12
@@ -33,28 +25,11 @@
 #define RETAIN      (3u << 20)
 #define CATCH_UP_S  30
 
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "FAILED %s:%d: ", __FILE__, __LINE__);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
 struct ends {
     int64_t end[PARTS];
 };
 
-static char root[256], dir[300], follower_dir[300];
-static uint64_t seed;
-
-static uint32_t next_random(uint32_t n)
-{
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    return (uint32_t)(seed >> 33) % n;
-}
+static char follower_dir[300];
 
 /* --- the writer ------------------------------------------------------------------------------- */
 
@@ -309,9 +284,9 @@ static void run_reader(int final)
 /* One life of a writer; keeps the newest report. True: it was killed, false: it ended by itself. */
 static bool one_life(struct ends *reported)
 {
-    int fds[2], status;
+    int fds[2];
     CHECK(pipe(fds) == 0, "pipe");
-    uint64_t with_seed = ((uint64_t)next_random(1u << 30) << 20) + next_random(1u << 20);
+    uint64_t with_seed = torture_seed();
     pid_t pid = fork();
     CHECK(pid >= 0, "fork");
     if (pid == 0) {
@@ -319,47 +294,14 @@ static bool one_life(struct ends *reported)
         run_writer(fds[1], reported, with_seed);
     }
     close(fds[1]);
-    int64_t kill_at = clock_mono_us() + 20000 + next_random(400000);
-    bool killed = false;
-    struct ends e;
-    for (;;) {
-        int64_t left = kill_at - clock_mono_us();
-        struct pollfd f = {.fd = fds[0], .events = POLLIN};
-        int ready = poll(&f, 1, killed ? 1000 : left > 0 ? (int)(left / 1000) : 0);
-        if (left <= 0 && !killed) {
-            kill(pid, SIGKILL);
-            killed = true;
-        }
-        if (ready > 0) {
-            ssize_t n = read(fds[0], &e, sizeof e);
-            if (n != sizeof e) {
-                break;
-            }
-            *reported = e;
-        }
-    }
-    close(fds[0]);
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-    CHECK(killed ? WIFSIGNALED(status) || status == 0 : status == 0, "writer failed: %x", status);
-    return killed;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    return remove(path);
+    return torture_watch(pid, fds[0], reported, sizeof *reported,
+                         clock_mono_us() + 20000 + next_random(400000), 0);
 }
 
 int main(int argc, char **argv)
 {
-    int seconds = argc > 1 ? (int)strtol(argv[1], NULL, 10) : SECONDS;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)time(NULL);
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%s/culex-store-kill-XXXXXX", tmp ? tmp : "/tmp");
-    CHECK(mkdtemp(root), "mkdtemp");
-    snprintf(dir, sizeof dir, "%s/store", root);
+    int seconds = torture_begin("store_kill", argc, argv, SECONDS);
     snprintf(follower_dir, sizeof follower_dir, "%s/follower", root);
-    printf("store_kill: %d s, seed %llu\n", seconds, (unsigned long long)seed);
-    fflush(stdout);
     int final[2], status;
     CHECK(pipe(final) == 0, "pipe");
     pid_t reader = fork();
@@ -380,7 +322,7 @@ int main(int argc, char **argv)
     for (int p = 0; p < PARTS; p++) {
         records += reported.end[p];
     }
-    CHECK(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0, "cannot remove %s", root);
+    torture_end();
     printf("store_kill: %d lives, %d kills, %lld records, 0 lost, 0 repeated, 0 holes\n", lives,
            kills, (long long)records);
     printf("1 passed, 0 failed, 0 skipped\n");

@@ -11,20 +11,12 @@
  * reported is missing, and every record from the log start to the end is there. If not, the
  * directory stays for inspection. */
 #include <errno.h>
-#include <ftw.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "shared/base/clock.h"
 #include "shared/base/log.h"
 #include "shared/record/record.h"
 #include "shared/store/store.h"
+#include "tests/torture/torture.h"
 
 #define PARTS       3
 #define SECONDS     10
@@ -34,30 +26,11 @@
 #define BUSY        3
 #define TICK_MS     11000 /* by the store's clock: what is repeated after seconds is so soon */
 
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "FAILED %s:%d: ", __FILE__, __LINE__);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\nkept: %s\n", root);                                                 \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
 struct report {
     int64_t end[PARTS];
     int64_t now_ms;  /* the store's clock */
     uint64_t closed; /* lives that ended by closing */
 };
-
-static char root[256], dir[300];
-static uint64_t seed;
-
-static uint32_t next_random(uint32_t n)
-{
-    seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-    return (uint32_t)(seed >> 33) % n;
-}
 
 /* --- one life --------------------------------------------------------------------------------- */
 
@@ -184,11 +157,11 @@ static void busy(void)
 /* True: the process was killed. */
 static bool one_process(struct report *known)
 {
-    int fds[2], status;
+    int fds[2];
     CHECK(pipe(fds) == 0, "pipe");
-    uint64_t with_seed = ((uint64_t)next_random(1u << 30) << 20) + next_random(1u << 20);
+    uint64_t with_seed = torture_seed();
     bool doomed = next_random(2);
-    int64_t kill_at = doomed ? clock_mono_ms() + next_random(400) : INT64_MAX;
+    int64_t kill_at = doomed ? clock_mono_us() + next_random(400000) : INT64_MAX;
     pid_t pid = fork();
     CHECK(pid >= 0, "fork");
     if (pid == 0) {
@@ -196,42 +169,13 @@ static bool one_process(struct report *known)
         run_process(fds[1], *known, with_seed);
     }
     close(fds[1]);
-    for (struct report r;;) {
-        int64_t left = kill_at - clock_mono_ms();
-        struct pollfd f = {.fd = fds[0], .events = POLLIN};
-        int ready = poll(&f, 1, left < 0 ? 0 : left < 1000 ? (int)left : 1000);
-        if (left <= 0 && kill_at != INT64_MAX) {
-            kill(pid, SIGKILL);
-            kill_at = INT64_MAX;
-        }
-        if (ready > 0 && read(fds[0], &r, sizeof r) != sizeof r) {
-            break;
-        }
-        *known = ready > 0 ? r : *known;
-    }
-    close(fds[0]);
-    CHECK(waitpid(pid, &status, 0) == pid, "waitpid");
-    CHECK(doomed && WIFSIGNALED(status) ? WTERMSIG(status) == SIGKILL : status == 0,
-          "the store's process failed: %x", status);
-    return WIFSIGNALED(status);
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *at)
-{
-    return remove(path);
+    return torture_watch(pid, fds[0], known, sizeof *known, kill_at, 0);
 }
 
 int main(int argc, char **argv)
 {
-    int seconds = argc > 1 ? (int)strtol(argv[1], NULL, 10) : SECONDS;
-    seed = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)time(NULL);
-    const char *tmp = getenv("TMPDIR");
-    snprintf(root, sizeof root, "%s/culex-store-reopen-XXXXXX", tmp ? tmp : "/tmp");
-    CHECK(mkdtemp(root), "mkdtemp");
-    snprintf(dir, sizeof dir, "%s/store", root);
+    int seconds = torture_begin("store_reopen", argc, argv, SECONDS);
     log_set_level(LOG_WARN); /* a life has a line */
-    printf("store_reopen: %d s, seed %llu\n", seconds, (unsigned long long)seed);
-    fflush(stdout);
     for (int i = 0; i < BUSY; i++) {
         busy();
     }
@@ -244,7 +188,7 @@ int main(int argc, char **argv)
     for (int p = 0; p < PARTS; p++) {
         records += known.end[p];
     }
-    CHECK(nftw(root, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0, "cannot remove %s", root);
+    torture_end();
     printf("store_reopen: %llu closed, %d killed, %lld records, 0 lost\n",
            (unsigned long long)known.closed, kills, (long long)records);
     printf("1 passed, 0 failed, 0 skipped\n");
