@@ -1,5 +1,5 @@
-/* What the tortures of the store share: a directory that goes away at the end, random numbers with a
- * seed, and processes that report through a pipe until they end or are killed. */
+/* What the tortures of the store share: a directory that goes away at the end, random numbers with
+ * a seed, and processes that report through a pipe until they end or are killed. */
 #ifndef CULEX_TESTS_TORTURE_H
 #define CULEX_TESTS_TORTURE_H
 
