@@ -179,6 +179,21 @@ static void test_owner_writes_last_and_hears_first(void **state)
     journal_remove_owner(j, &o.owner);
 }
 
+static void test_all_that_a_turn_does_counts_until_it_ends(void **state)
+{
+    uint8_t batch[100] = {0};
+    int64_t base;
+    journal_put(j, slice_str("key"), slice_str("value"));
+    assert_int_equal(journal_bytes(j), 8);
+    journal_delete(j, slice_str("key"));
+    assert_int_equal(journal_bytes(j), 11);
+    journal_work(j, 1000);
+    assert_int_equal(journal_append(j, 1, batch, sizeof batch, &base), OK);
+    assert_int_equal(journal_bytes(j), 1111);
+    journal_flush(j);
+    assert_int_equal(journal_bytes(j), 0);
+}
+
 static void test_batches_are_of_the_turns_commit_and_one_that_fails_is_not(void **state)
 {
     uint8_t batch[100] = {0};
@@ -216,6 +231,7 @@ int main(void)
         T(test_waiter_may_forget_another_that_was_to_hear_next),
         T(test_waiter_that_waits_again_belongs_to_the_next_flush),
         T(test_owner_writes_last_and_hears_first),
+        T(test_all_that_a_turn_does_counts_until_it_ends),
         T(test_batches_are_of_the_turns_commit_and_one_that_fails_is_not),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

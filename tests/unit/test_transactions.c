@@ -228,6 +228,26 @@ static void test_what_changes_nothing_writes_nothing(void **state)
     assert_int_equal(mem.commits, commits);
 }
 
+static void test_a_transaction_takes_so_many_offsets(void **state)
+{
+    const struct offset_row row = {.offset = 7, .expire_ms = -1};
+    const struct slice g = slice_str("g"), topic = slice_str("a");
+    init_x();
+    assert_int_equal(transactions_commit(t, &x0, TXN_CLIENT_ADDS, g, now_ms), KERR_NONE);
+    mem.fail_put = ERR_FULL; /* nothing of it is kept */
+    for (int32_t i = 0; i < (int32_t)TRANSACTION_OFFSETS_MAX; i++) {
+        assert_int_equal(transactions_commit_put(t, &x0, g, topic, i, &row), KERR_NONE);
+    }
+    assert_int_equal(
+        transactions_commit_put(t, &x0, g, topic, TRANSACTION_OFFSETS_MAX, &row),
+        KERR_POLICY_VIOLATION);
+    assert_int_equal(transactions_commit_put(t, &x0, g, topic, 5, &row), KERR_NONE); /* again */
+    journal_flush(j);
+    mem.fail_put = OK;
+    assert_false(unstable("a"));
+    assert_null(coordinator_find(groups, g));
+}
+
 static void test_a_turn_that_is_full_aborts_nothing_more(void **state)
 {
     const uint32_t uid = 5;
@@ -425,6 +445,7 @@ int main(void)
         TEST(test_a_transactional_id_expires_but_not_in_a_transaction),
         TEST(test_a_clock_that_is_set_makes_nothing_old),
         TEST(test_what_changes_nothing_writes_nothing),
+        TEST(test_a_transaction_takes_so_many_offsets),
         TEST(test_a_turn_that_is_full_aborts_nothing_more),
         TEST(test_offsets_wait_for_the_end_over_a_restart),
         TEST(test_offsets_of_an_aborted_transaction_are_thrown_away),
