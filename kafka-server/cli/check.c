@@ -141,6 +141,21 @@ static void print_lines(json_t *list, const char *prefix)
     }
 }
 
+/* Streams of the file, and those that clients have bound beside them. */
+static void print_count(const char *path, const struct config *c)
+{
+    size_t bound = 0;
+    for (size_t i = 0; i < c->stream_count; i++) {
+        bound += c->streams[i].bound;
+    }
+    size_t own = c->stream_count - bound;
+    printf("%s: good, %zu stream%s", path, own, own == 1 ? "" : "s");
+    if (bound > 0) {
+        printf("; Kafka clients have bound %zu more", bound);
+    }
+    printf("\n");
+}
+
 int verb_check(const struct cli *cli)
 {
     const char *path = cli->argument != NULL ? cli->argument
@@ -165,8 +180,7 @@ int verb_check(const struct cli *cli)
         print_lines(mistakes, "");
         print_lines(warnings, "note: ");
         if (ok) {
-            printf("%s: good, %zu stream%s\n", path, c.stream_count,
-                   c.stream_count == 1 ? "" : "s");
+            print_count(path, &c);
         }
     }
     json_decref(mistakes);

@@ -39,6 +39,13 @@ def test_check_passes_a_good_configuration(tmp_path):
     assert doc["ok"] and doc["mistakes"] == [] and doc["warnings"] == []
 
 
+def test_check_counts_what_clients_have_bound_apart(tmp_path):
+    bound = [{"name": n, "filters": [f"{n}/#"]} for n in "abc"]
+    (tmp_path / "streams.json").write_text(json.dumps({"streams": bound}))
+    said, _ = check(tmp_path, {"data": str(tmp_path), "streams": [{"name": "a", "filters": ["a/#"]}]}, 0)
+    assert said.stdout.splitlines()[-1].endswith("good, 1 stream; Kafka clients have bound 2 more")
+
+
 def test_check_names_every_mistake_with_its_line(tmp_path):
     said, doc = check(tmp_path, '{"streams": [\n {"name": "a b", "filters": ["x/#/y"]},\n'
                                 ' {"name": "c", "filters": ["c"], "partition": 4}\n]}', 2)
