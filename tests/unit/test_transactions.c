@@ -413,6 +413,25 @@ static void test_offsets_of_a_deleted_topic_are_thrown_away(void **state)
     assert_true(offset_of("a") == NULL && offset_of("b") != NULL);
 }
 
+static void test_offsets_stay_with_the_topic_of_their_id(void **state)
+{
+    const struct uuid mine = {{1}}, other = {{2}};
+    const struct offset_row row = {.offset = 7, .expire_ms = -1, .topic_id = mine};
+    init_x();
+    put_offset("b"); /* of no id: an older version wrote such */
+    assert_int_equal(transactions_commit_put(t, &x0, slice_str("g"), slice_str("a"), 0, &row),
+                     KERR_NONE);
+    journal_flush(j);
+    transactions_topic_came(t, slice_str("a"), &mine);
+    transactions_topic_came(t, slice_str("b"), &other);
+    assert_true(unstable("a") && unstable("b"));
+    transactions_topic_came(t, slice_str("a"), &other);
+    journal_flush(j);
+    assert_true(!unstable("a") && unstable("b"));
+    end(true);
+    assert_true(offset_of("a") == NULL && offset_of("b") != NULL);
+}
+
 static void test_partitions_that_are_gone_need_no_marker(void **state)
 {
     const uint32_t uids[] = {5, 105};
@@ -454,6 +473,7 @@ int main(void)
         TEST(test_offsets_of_a_deleted_group_are_thrown_away),
         TEST(test_a_deleted_offset_is_thrown_away),
         TEST(test_offsets_of_a_deleted_topic_are_thrown_away),
+        TEST(test_offsets_stay_with_the_topic_of_their_id),
         TEST(test_partitions_that_are_gone_need_no_marker),
         TEST(test_without_a_coordinator_clients_try_again),
     };
