@@ -3,8 +3,9 @@
  * A store's catalog is an immutable snapshot. A refresh takes a reference on both, and only when
  * one of them is another than before it merges the two sorted lists into one sorted list of
  * `struct topic` and drops the old references. Lookups by name are binary searches; lookups by id
- * go through a second list, sorted by id: two lists of some thousand entries are cheaper than a
- * hash table that would have to be rebuilt just the same.
+ * go through a second list, which is sorted when one is asked for: a request that makes a thousand
+ * topics refreshes a thousand times, and asks for none. Two lists of some thousand entries are
+ * cheaper than a hash table that would have to be rebuilt just the same.
  *
  * When memory for a new list is missing the old one stays: a topic that appears late is better
  * than a server that forgets all of them. */
@@ -16,11 +17,17 @@
 
 enum { SIDE_OWN, SIDE_CAPTURED, SIDES };
 
+/* Behind a pointer, because looking up changes it and is no change of the topics. */
+struct topics_by_id {
+    struct topic **list;
+    bool sorted;
+};
+
 struct topics {
     struct store *stores[SIDES];
     const struct store_catalog *catalogs[SIDES]; /* held; NULL without a store */
     struct topic *by_name;
-    struct topic **by_id;
+    struct topics_by_id *by_id;
     struct topic_settings **settings; /* of by_name[i]; NULL: not asked for yet */
     struct topic_settings spare;      /* in place of one that there is no memory for */
     size_t count;
@@ -29,7 +36,15 @@ struct topics {
 
 struct topics *topics_new(void)
 {
-    return calloc(1, sizeof(struct topics));
+    struct topics *t = calloc(1, sizeof *t);
+    if (t != NULL) {
+        t->by_id = calloc(1, sizeof *t->by_id);
+    }
+    if (t != NULL && t->by_id == NULL) {
+        free(t);
+        t = NULL;
+    }
+    return t;
 }
 
 void topics_forget_settings(struct topics *t)
@@ -83,6 +98,7 @@ void topics_free(struct topics *t)
     topics_forget_settings(t);
     free(t->settings);
     free(t->by_name);
+    free(t->by_id->list);
     free(t->by_id);
     free(t);
 }
@@ -186,13 +202,12 @@ static void take_over(struct topics *t, const struct store_catalog *const *c)
     for (size_t i = 0; i < count; i++) {
         by_id[i] = &by_name[i];
     }
-    qsort(by_id, count, sizeof *by_id, compare_ids);
     renew_settings(t, count);
     struct topic *before = t->by_name;
     size_t before_count = t->count;
-    free(t->by_id);
+    free(t->by_id->list);
     t->by_name = by_name;
-    t->by_id = by_id;
+    *t->by_id = (struct topics_by_id){.list = by_id};
     t->count = count;
     const struct store_catalog *held[SIDES]; /* the rows of `before` */
     for (int i = 0; i < SIDES; i++) {
@@ -285,12 +300,17 @@ const struct topic *topics_find(const struct topics *t, struct slice name)
 
 const struct topic *topics_find_id(const struct topics *t, const struct uuid *id)
 {
+    struct topic **by_id = t->by_id->list;
     size_t low = 0, high = t->count;
+    if (!t->by_id->sorted && high > 0) {
+        qsort(by_id, high, sizeof *by_id, compare_ids);
+        t->by_id->sorted = true;
+    }
     while (low < high) {
         size_t mid = low + (high - low) / 2;
-        int order = memcmp(id->b, t->by_id[mid]->row->id.b, sizeof id->b);
+        int order = memcmp(id->b, by_id[mid]->row->id.b, sizeof id->b);
         if (order == 0) {
-            return t->by_id[mid];
+            return by_id[mid];
         }
         if (order > 0) {
             low = mid + 1;
