@@ -7,6 +7,7 @@ The server is killed each time when all of them have got further. Then everythin
 The short form, in `make test`, kills the server. `make everything` is the long one: kafkajs and Java copy as well, and broker and
 writer are killed, too. ROUNDS=n and SEED=n change both."""
 
+import asyncio
 import os
 import random
 import re
@@ -19,13 +20,16 @@ import traceback
 import zlib
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
+from aiokafka import AIOKafkaProducer
+from aiokafka import TopicPartition as AioPartition
+from aiokafka.errors import KafkaError, ProducerFenced
+from confluent_kafka import OFFSET_BEGINNING, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness import (CLIENTS, ROOT, Copier, Driver, Load, Record, by_partition, consumer, end_offsets, group_violations, read_all,
                      settled_ends, wait_until)
 from test_crash import check_publishers
 from test_produce import batch
-from test_transactions import transactional
+from test_transactions import UNSTABLE, committed_offset, transactional
 from wire import Wire
 
 LONG = bool(os.environ.get("EVERYTHING_LONG"))
@@ -218,32 +222,46 @@ class Twin(Actor):
         super().__init__(culex)
 
     def begin(self):
-        self.group = Consumer({"bootstrap.servers": self.culex.bootstrap, "group.id": "twins"})
+        self.loop = asyncio.new_event_loop()
+
+    async def transaction(self, me):
+        if self.p is None:
+            self.p = AIOKafkaProducer(bootstrap_servers=self.culex.bootstrap, transactional_id="twins",
+                                      transaction_timeout_ms=20000)
+            await self.p.start()
+        await self.p.begin_transaction()
+        for i in range(self.RECORDS):
+            await self.p.send("twins", me.encode(), b"%d" % i, partition=0)
+        at = self.number * 1000000 + self.n
+        await self.p.send_offsets_to_transaction({AioPartition("twins", 0): at}, "twins")
+        self.unknown.append(me)
+        await self.p.commit_transaction()
+        self.done.append(self.unknown.pop())
+        self.steps += 1
+
+    async def give_up(self):
+        p, self.p = self.p, None
+        try:
+            await asyncio.wait_for(p.stop(), 2)
+        except Exception as e:  # what it still had to send is not wanted
+            self.last = e
 
     def step(self):
         self.n += 1
-        me = f"{self.number} {self.n}"
         try:
-            if self.p is None:
-                self.p = transactional(self.culex, "twins", **{"metadata.recovery.strategy": "none"})
-            self.p.begin_transaction()
-            for i in range(self.RECORDS):
-                self.p.produce("twins", me.encode(), b"%d" % i, partition=0)
-            # Its time of its own: fenced or killed, it would be asked for again for a minute.
-            self.p.send_offsets_to_transaction([TopicPartition("twins", 0, self.number * 1000000 + self.n)],
-                                               self.group.consumer_group_metadata(), 10)
-            self.unknown.append(me)
-            self.p.commit_transaction(10)
-            self.done.append(self.unknown.pop())
-            self.steps += 1
-        except KafkaException as e:
-            self.p = None
-            if e.args[0].fatal():
+            self.loop.run_until_complete(asyncio.wait_for(self.transaction(f"{self.number} {self.n}"), 20))
+        except (KafkaError, asyncio.TimeoutError) as e:
+            self.loop.run_until_complete(self.give_up())
+            if isinstance(e, ProducerFenced):
                 self.fenced += 1
                 other = self.twins[1 - self.number]
                 enough, patience = other.steps + 3, time.monotonic() + 2
                 while other.steps < enough and time.monotonic() < patience and not self.leaving.wait(0.005):
                     pass
+
+    def end(self):
+        if self.p is not None:
+            self.loop.run_until_complete(self.give_up())
 
     def judge(self):
         if self.number:
@@ -257,7 +275,9 @@ class Twin(Actor):
             mine = [int(me.split()[1]) for me in order if me.startswith(number)]
             assert mine == sorted(mine)
         assert all(t.fenced for t in self.twins), "they did not meet"
-        last = self.twins[0].group.committed([TopicPartition("twins", 0)], timeout=20)[0].offset
+        with Wire(self.culex.server.port) as w:
+            wait_until("the offset is stable", lambda: committed_offset(w, "twins", "twins", True) != UNSTABLE, 60)
+            last = committed_offset(w, "twins", "twins")
         number, n = map(int, order[-1].split())
         assert last == number * 1000000 + n
 
