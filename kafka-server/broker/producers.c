@@ -31,7 +31,7 @@
 #define STATE_BYTES    32 /* without its batches */
 #define BATCH_BYTES    24
 #define EXPIRE_AT_ONCE 1000 /* in one tick */
-#define FORGOTTEN_LOG_MS 60000
+#define FORGOTTEN_LOG_MS 60000 /* one line in that time */
 
 /* --- sequences: 0 … 2^31 - 1, and round again ------------------------------------------------- */
 
@@ -346,9 +346,16 @@ static bool make_room(struct producers *p)
 }
 
 /* A transaction that begins may have to be aborted: is there room to remember that? */
-static bool may_begin(const struct producers *p, const struct batch_header *h)
+static bool may_begin(struct producers *p, const struct batch_header *h)
 {
-    return !is_transactional(h) || p->aborted_count + p->abort_count < PRODUCERS_ABORTED_MAX;
+    if (!is_transactional(h) || p->aborted_count + p->abort_count < PRODUCERS_ABORTED_MAX) {
+        return true;
+    }
+    if (log_limit_pass(&p->refused_log, FORGOTTEN_LOG_MS, NULL)) {
+        log_error("there are too many aborted transactions: none can begin most=%u",
+                  PRODUCERS_ABORTED_MAX);
+    }
+    return false;
 }
 
 enum kerr producers_check(struct producers *p, uint32_t uid, const struct batch_header *h, bool v2,

@@ -84,7 +84,7 @@ struct producers {
     size_t abort_count, abort_room;
     bool forgetting;       /* some partitions are */
     int64_t next_check_ms; /* wall */
-    struct log_limit forgotten_log;
+    struct log_limit forgotten_log, refused_log;
 };
 
 /* --- producers.c --- */
