@@ -336,6 +336,23 @@ def test_a_transaction_is_described_with_all_its_partitions_as_often_as_asked(se
         assert d["Topics"] == [{"Topic": "a", "Partitions": [5]}, {"Topic": "b", "Partitions": [0, 7, 199]}]
 
 
+def test_markers_beyond_what_a_turn_may_write_are_to_be_asked_for_again(server, wire):
+    make_topic(wire, "t")
+
+    def markers(count):
+        a = wire.call("WriteTxnMarkers", 1, Markers=[{
+            "ProducerId": 7, "ProducerEpoch": 0, "TransactionResult": True, "CoordinatorEpoch": 0,
+            "Topics": [{"Name": "t", "PartitionIndexes": [0] * count}]}])
+        return [p["ErrorCode"] for p in a["Markers"][0]["Topics"][0]["Partitions"]]
+    errors = markers(80000)
+    written = errors.count(NONE)
+    assert 20000 < written < 80000 and errors == [NONE] * written + [7] * (80000 - written)  # REQUEST_TIMED_OUT
+    assert markers(1) == [NONE]
+    a = wire.call("ListOffsets", 7, ReplicaId=-1, IsolationLevel=0, Topics=[
+        {"Name": "t", "Partitions": [{"PartitionIndex": 0, "Timestamp": -1}]}])
+    assert a["Topics"][0]["Partitions"][0]["Offset"] == written + 1
+
+
 @pytest.mark.saw("lists", "describes", "finds hanging ones", "aborts", client="kafka-transactions")
 def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     make_topic(wire, "t")
