@@ -29,13 +29,15 @@ def kill_all(rng, world, app, state, times):
     """Joining, restoring, working and committing are all hit: a moment after the start, and seconds into the work."""
     def lose_state():
         app.kill9()
-        shutil.rmtree(state)
+        shutil.rmtree(state, ignore_errors=True)
         app.start()
     kills = {"application": app.restart, **world.things, "application and its state": lose_state}
     names = [*kills, *rng.choices(list(kills), k=times)][:times]
     rng.shuffle(names)
     for name in names:
-        time.sleep(rng.uniform(0.5, 5))
+        if times < len(kills) or rng.random() < 0.6:
+            app.wait_log("state RUNNING", DONE_SECONDS)
+        time.sleep(rng.uniform(0.5, 4))
         print(f"        kill: {name}", flush=True)
         kills[name]()
     return collections.Counter(names)
