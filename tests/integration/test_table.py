@@ -17,7 +17,7 @@ KEYS = int(os.environ.get("TABLE_KEYS", 50000))
 FULL = KEYS >= 1000000
 PARTITIONS = 4
 ROUNDS = 20
-KILLED = (3, 8, 14, 19)  # rounds in which the server is killed
+KILLED = (3, 9, 14, 19)  # rounds in which the server is killed
 RETENTION_MS = 60000 if FULL else 6000
 RECORD_BYTES = 32  # key 8, value 15, and what a record needs
 ROUND_BYTES = KEYS * RECORD_BYTES

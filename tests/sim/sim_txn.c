@@ -157,6 +157,7 @@ static void begin(struct client *c)
 
 static void take_producer(struct client *c, int64_t id, int16_t epoch)
 {
+    w.renewed_seen += c->id >= 0 && c->producer_id >= OLD_PRODUCERS && c->producer_id != id;
     if (c->producer_id != id || c->epoch != epoch) {
         memset(c->sequence, 0, sizeof c->sequence);
     }
@@ -885,9 +886,9 @@ int main(int argc, char **argv)
 {
     uint64_t seeds = sim_main(argc, argv, run, 300);
     printf("sim_txn: %" PRIu64 " seeds, %" PRIu64 " commits, %" PRIu64 " aborts, %" PRIu64
-           " fenced, %" PRIu64 " repeated, %" PRIu64 " deletions, %" PRIu64 " kills, %" PRIu64
-           " landed: ok\n",
-           seeds, w.commits_seen, w.aborts_seen, w.fenced_seen, w.repeats_seen, w.deletions_seen,
-           sim.kills, sim.landed);
+           " fenced, %" PRIu64 " repeated, %" PRIu64 " used up, %" PRIu64 " deletions, %" PRIu64
+           " kills, %" PRIu64 " landed: ok\n",
+           seeds, w.commits_seen, w.aborts_seen, w.fenced_seen, w.repeats_seen, w.renewed_seen,
+           w.deletions_seen, sim.kills, sim.landed);
     return 0;
 }

@@ -103,7 +103,7 @@ static struct world {
     uint32_t stable_uid[PARTITIONS];
     int64_t ids[TXNS_MAX];
     int id_count;
-    uint64_t commits_seen, aborts_seen, fenced_seen, repeats_seen, deletions_seen;
+    uint64_t commits_seen, aborts_seen, fenced_seen, repeats_seen, renewed_seen, deletions_seen;
 } w;
 
 static int64_t log_end(uint32_t uid, int count)
