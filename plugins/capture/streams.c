@@ -4,16 +4,31 @@
 
 #include <stdlib.h>
 
+static size_t places_left(const struct link *link)
+{
+    size_t left = 0;
+    for (size_t i = 0; i < LINK_STREAMS_MAX; i++) {
+        left += atomic_load(&link->ids[i]) == 0;
+    }
+    return left;
+}
+
 enum err streams_check(struct link *link, const struct config *config, struct buf *mistakes)
 {
-    size_t before = mistakes->len;
+    size_t before = mistakes->len, names = 0;
     for (size_t i = 0; i < config->stream_count; i++) {
         uint64_t id = stream_id(slice_str(config->streams[i].name));
         struct stream_counters *s = link_counters_find(link, id);
+        names += !s;
         int32_t have = s ? atomic_load(&s->partitions) : 0;
         if (have) {
             config_check_partitions(config, i, have, mistakes);
         }
+    }
+    if (names > 0 && names > places_left(link)) {
+        buf_printf(mistakes, "%zu new streams are too many: since its start the broker counts for "
+                   "%d names at most; it forgets those of streams that are gone when it is started "
+                   "again\n", names, LINK_STREAMS_MAX);
     }
     return mistakes->len > before ? ERR_INVALID : OK;
 }

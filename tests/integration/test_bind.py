@@ -316,6 +316,28 @@ def test_a_log_that_can_take_no_more_partitions_refuses_them_and_goes_on(make):
     assert c.values("demo") == ["1"] and c.values("few") == ["2"] and c.values("one") == ["3"]
 
 
+def test_more_names_than_a_broker_counts_for_are_refused_with_the_reason(make):
+    def many(prefix, n):
+        return [stream(f"{prefix}{i}", partitions=1) for i in range(n)]
+    def binds(prefix, n):
+        return [dict(command="bind", name=f"{prefix}{i}", partitions=1, configs={"mqtt.filter": f"{prefix}{i}/#"})
+                for i in range(n)]
+    c = make().configure(many("a", 4090)).start()
+    c.configure(many("b", 4000))
+    c.broker.reload()
+    c.broker.wait_log("configuration read again")
+    assert {r["error"] for r in together(c, *binds("c", 90))} == {"OK"}
+    assert {r["error"] for r in together(c, *[dict(command="unbind", name=f"c{i}") for i in range(90)])} == {"OK"}
+    got = together(c, *binds("d", 13))
+    assert {r["error"] for r in got} == {"ERR_INVALID"} and "8192 names" in got[0]["message"], got
+    assert bound(c) == {}
+    assert {r["error"] for r in together(c, *binds("d", 12))} == {"OK"}
+    with c.mqtt() as m:
+        m.publish_all([("b3999/x", b"b"), ("d11/x", b"d")])
+    c.stop()
+    assert c.values("b3999") == ["b"] and c.values("d11") == ["d"]
+
+
 def test_what_ran_out_of_time_is_as_if_nobody_had_asked(make):
     c = make().configure([stream()]).start()
     assert bind(c, "old", "old/#")["error"] == "OK"
