@@ -140,18 +140,28 @@ static void refuse(struct listing *l, enum kerr error, const char *message)
 
 /* --- topics ---------------------------------------------------------------------------------- */
 
+static void put_number(json_t *configs, const char *name, int64_t value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%" PRId64, value);
+    json_object_set_new(configs, name, json_string(text));
+}
+
 json_t *api_config_captured(const struct store_topic *row)
 {
     bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
     bool delete = row->cleanup & STORE_CLEANUP_DELETE;
     const char *policy = !compact ? "delete" : delete ? "compact,delete" : "compact";
     json_t *configs = json_object();
-    char ms[32], bytes[32];
-    snprintf(ms, sizeof ms, "%" PRId64, row->retention_ms);
-    snprintf(bytes, sizeof bytes, "%" PRId64, row->retention_bytes);
+    const struct store_compaction *c = &row->compaction;
     json_object_set_new(configs, "cleanup.policy", json_string(policy));
-    json_object_set_new(configs, "retention.ms", json_string(ms));
-    json_object_set_new(configs, "retention.bytes", json_string(bytes));
+    put_number(configs, "retention.ms", row->retention_ms);
+    put_number(configs, "retention.bytes", row->retention_bytes);
+    if (c->given) {
+        put_number(configs, "min.compaction.lag.ms", c->min_compaction_lag_ms);
+        put_number(configs, "max.compaction.lag.ms", c->max_compaction_lag_ms);
+        put_number(configs, "delete.retention.ms", c->delete_retention_ms);
+    }
     return configs;
 }
 
@@ -229,8 +239,16 @@ static void add_attributes(struct listing *l, json_t *attributes, bool by_client
 /* The configs that a captured stream has, too. */
 static bool is_of_captured(const char *name)
 {
-    return strcmp(name, "retention.ms") == 0 || strcmp(name, "retention.bytes") == 0 ||
-           strcmp(name, "cleanup.policy") == 0;
+    static const char *const names[] = {
+        "retention.ms",          "retention.bytes",     "cleanup.policy", "min.compaction.lag.ms",
+        "max.compaction.lag.ms", "delete.retention.ms",
+    };
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void describe_topic(struct listing *l)

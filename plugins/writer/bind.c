@@ -87,7 +87,10 @@ static enum err each_filter(struct config_stream *s, const char *value,
 /* The stream's setting that a config is; NULL: none of a stream that clients bind. */
 static const char *setting_of(const char *config)
 {
-    static const char *const plain[] = {"retention.ms", "retention.bytes", "cleanup.policy"};
+    static const char *const plain[] = {
+        "retention.ms",          "retention.bytes",     "cleanup.policy", "min.compaction.lag.ms",
+        "max.compaction.lag.ms", "delete.retention.ms",
+    };
     size_t skip = sizeof CONFIG_PREFIX - 1;
     if (strncmp(config, CONFIG_PREFIX, skip) == 0) {
         const char *setting = config + skip;
@@ -148,7 +151,10 @@ static enum err check(const struct config_stream *s, struct errmsg *m)
     if (s->filter_count == 0) {
         return err_set(m, ERR_INVALID, NO_FILTER);
     }
-    if (s->compact && s->key == KEY_NONE) {
+    if (s->min_compaction_lag_ms > s->max_compaction_lag_ms) {
+        return err_set(m, ERR_INVALID, "max.compaction.lag.ms: " CONFIG_LAGS_CONTRADICT);
+    }
+    if (config_compacts(s) && s->key == KEY_NONE) {
         return err_set(m, ERR_INVALID, CONFIG_PREFIX "key: " CONFIG_COMPACT_NEEDS_KEY);
     }
     return OK;

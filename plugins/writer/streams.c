@@ -19,6 +19,7 @@
 #define ATTRIBUTE_PREFIX      "mqtt."
 #define FILTERS_NAME          ATTRIBUTE_PREFIX "filter" /* one setting, as mqtt.key; a list */
 #define BOUND_NAME            ATTRIBUTE_PREFIX "bound.by" /* who may change it */
+#define DIRTY_RATIO           0.5 /* Kafka's min.cleanable.dirty.ratio, where nothing is said */
 #define ATTRIBUTE_BYTES_MAX   (64u << 10) /* of one value as text */
 #define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes, as JSON … */
 #define FILTERS_TEXT_MAX      32767 /* … and with commas: what Kafka's older answers can hold */
@@ -26,8 +27,11 @@
 /* Settings that the store keeps in fields of its own, or that are not the topic's. */
 static bool is_attribute(const struct option_view *v)
 {
-    static const char *const others[] = {"name",            "filters",        "partitions",
-                                         "retention.ms",    "retention.bytes", "cleanup.policy"};
+    static const char *const others[] = {
+        "name",           "filters",               "partitions",
+        "retention.ms",   "retention.bytes",       "delete.retention.ms",
+        "cleanup.policy", "min.compaction.lag.ms", "max.compaction.lag.ms",
+    };
     if (strcmp(v->section, "stream") != 0) {
         return false;
     }
@@ -108,7 +112,13 @@ static void stream_from_topic(struct config_stream *s, const struct store_topic 
     s->partitions = t->partition_count;
     s->retention_ms = t->retention_ms;
     s->retention_bytes = t->retention_bytes;
-    s->compact = t->cleanup & STORE_CLEANUP_COMPACT;
+    bool compacts = t->cleanup & STORE_CLEANUP_COMPACT, deletes = t->cleanup & STORE_CLEANUP_DELETE;
+    s->cleanup = !compacts ? CLEANUP_DELETE : deletes ? CLEANUP_BOTH : CLEANUP_COMPACT;
+    if (t->compaction.given) {
+        s->min_compaction_lag_ms = t->compaction.min_compaction_lag_ms;
+        s->max_compaction_lag_ms = t->compaction.max_compaction_lag_ms;
+        s->delete_retention_ms = t->compaction.delete_retention_ms;
+    }
 }
 
 /* --- the writer's table ----------------------------------------------------------------------- */
@@ -233,14 +243,30 @@ static void topic_fill(struct store_topic *t, const struct config_stream *s, cha
     t->partition_count = s->partitions;
     t->retention_ms = s->retention_ms;
     t->retention_bytes = s->retention_bytes;
-    t->cleanup = s->compact ? STORE_CLEANUP_COMPACT : STORE_CLEANUP_DELETE;
+    t->cleanup = (config_compacts(s) ? STORE_CLEANUP_COMPACT : 0) |
+                 (s->cleanup != CLEANUP_COMPACT ? STORE_CLEANUP_DELETE : 0);
+    t->compaction = (struct store_compaction){
+        .given = true,
+        .min_cleanable_dirty_ratio = DIRTY_RATIO,
+        .min_compaction_lag_ms = s->min_compaction_lag_ms,
+        .max_compaction_lag_ms = s->max_compaction_lag_ms,
+        .delete_retention_ms = s->delete_retention_ms,
+    };
     t->attributes = attributes;
+}
+
+static bool same_compaction(const struct store_compaction *a, const struct store_compaction *b)
+{
+    return a->given == b->given && a->min_compaction_lag_ms == b->min_compaction_lag_ms &&
+           a->max_compaction_lag_ms == b->max_compaction_lag_ms &&
+           a->delete_retention_ms == b->delete_retention_ms;
 }
 
 static bool topic_same(const struct store_topic *a, const struct store_topic *b)
 {
     return a->retention_ms == b->retention_ms && a->retention_bytes == b->retention_bytes &&
-           a->cleanup == b->cleanup && strcmp(a->attributes, b->attributes) == 0;
+           a->cleanup == b->cleanup && same_compaction(&a->compaction, &b->compaction) &&
+           strcmp(a->attributes, b->attributes) == 0;
 }
 
 /* The topic of a configured stream, made or altered. *topic's attributes are freed by the

@@ -341,8 +341,11 @@ static void walk_stream_end(struct walk *w, const struct place *at, struct confi
     if (!has_filters) {
         mistake_at(w, at, "", -1, "has no \"filters\"; a stream needs at least one");
     }
-    if (s->compact && s->key == KEY_NONE) {
+    if (config_compacts(s) && s->key == KEY_NONE) {
         mistake_at(w, at, "key", -1, CONFIG_COMPACT_NEEDS_KEY);
+    }
+    if (s->min_compaction_lag_ms > s->max_compaction_lag_ms) {
+        mistake_at(w, at, "max.compaction.lag.ms", -1, CONFIG_LAGS_CONTRADICT);
     }
     const struct config_stream *twin = stream_named(w->c, s->name);
     if (twin) {
@@ -808,8 +811,11 @@ static void walk_options(struct walk *w, const char *const *names, const char *c
     if (!filtered) {
         mistake(w, 0, "plugin_opt_filter", "is missing; a stream needs at least one filter");
     }
-    if (s.compact && s.key == KEY_NONE) {
+    if (config_compacts(&s) && s.key == KEY_NONE) {
         mistake(w, 0, "plugin_opt_key", CONFIG_COMPACT_NEEDS_KEY);
+    }
+    if (s.min_compaction_lag_ms > s.max_compaction_lag_ms) {
+        mistake(w, 0, "plugin_opt_max_compaction_lag_ms", CONFIG_LAGS_CONTRADICT);
     }
     config_stream_shrink(&s);
     w->c->streams[w->c->stream_count++] = s;

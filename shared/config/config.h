@@ -26,6 +26,7 @@
 #define CONFIG_FILTERS_MAX     1024 /* of one stream */
 #define CONFIG_MISTAKES_MAX    50   /* reported in one go */
 #define CONFIG_BOUND_FILE      "streams.json" /* in the data directory */
+#define CONFIG_LAGS_CONTRADICT "is less than min.compaction.lag.ms"
 #define CONFIG_COMPACT_NEEDS_KEY                                                          \
     "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
 /* For what config_pack makes. The most comes from plugin_opt_filter: CONFIG_FILTERS_MAX filters of
@@ -35,6 +36,8 @@
 
 enum config_headers { HEADERS_FULL, HEADERS_MINIMAL, HEADERS_NONE };
 enum config_on_full { ON_FULL_BLOCK, ON_FULL_REJECT, ON_FULL_DROP };
+/* cleanup.policy; either order of both is one. */
+enum config_cleanup { CLEANUP_DELETE, CLEANUP_COMPACT, CLEANUP_BOTH, CLEANUP_BOTH_TOO };
 enum config_durability { DURABILITY_FLUSH, DURABILITY_FSYNC };
 
 enum config_key {
@@ -61,13 +64,20 @@ struct config_stream {
     bool username_header;
     int64_t retention_ms;    /* -1: for ever */
     int64_t retention_bytes; /* per partition, as in Kafka; -1: no limit */
-    bool compact;            /* cleanup.policy = compact (affects tombstones) */
+    enum config_cleanup cleanup;
+    int64_t min_compaction_lag_ms, max_compaction_lag_ms, delete_retention_ms;
     enum config_on_full on_full;
     int32_t on_full_block_ms;
     enum config_durability durability;
     int line;   /* in the file, for later sentences */
     bool bound; /* by a Kafka client: the file is DATA/streams.json */
 };
+
+/* Is the newest record of each key kept, and is a retained empty publish a tombstone? */
+static inline bool config_compacts(const struct config_stream *s)
+{
+    return s->cleanup != CLEANUP_DELETE;
+}
 
 /* Which kind of group may become the other while it has members. */
 enum config_migration {

@@ -30,7 +30,8 @@
 static const char *const headers_choices[] = {"full", "minimal", "none", NULL};
 static const char *const on_full_choices[] = {"block", "reject", "drop", NULL};
 static const char *const durability_choices[] = {"flush", "fsync", NULL};
-static const char *const cleanup_choices[] = {"delete", "compact", NULL};
+static const char *const cleanup_choices[] = {"delete", "compact", "compact,delete",
+                                                "delete,compact", NULL};
 static const char *const migration_choices[] = {"disabled", "upgrade", "downgrade",
                                                "bidirectional", NULL};
 static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
@@ -143,11 +144,20 @@ const struct option_row option_rows[] = {
     {STREAM(retention_bytes), .name = "retention.bytes", .type = OPTION_LONG, .min = -1,
      .max = NO_LIMIT, .default_text = "-1", .reload = true,
      .doc = "Bytes kept per partition, as in Kafka. -1: no limit."},
-    {STREAM(compact), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
+    {STREAM(cleanup), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
      .choices = cleanup_choices, .reload = true,
-     .doc = "delete, or compact: retention.ms and retention.bytes then remove nothing, and a "
-            "retained empty publish is a tombstone. Older records of a key are removed in the "
-            "background, tombstones a day later, as Kafka does it with its defaults."},
+     .doc = "delete, or compact: retention.ms and retention.bytes then remove nothing, unless it "
+            "is compact,delete, and a retained empty publish is a tombstone. Older records of a "
+            "key are removed in the background, as Kafka does it."},
+    {STREAM(min_compaction_lag_ms), .name = "min.compaction.lag.ms", .type = OPTION_LONG,
+     .max = INT64_MAX, .default_text = "0", .reload = true,
+     .doc = "A record is not compacted before it is this old."},
+    {STREAM(max_compaction_lag_ms), .name = "max.compaction.lag.ms", .type = OPTION_LONG, .min = 1,
+     .max = INT64_MAX, .default_text = "9223372036854775807", .reload = true,
+     .doc = "A record is compacted when it is this old, at the latest."},
+    {STREAM(delete_retention_ms), .name = "delete.retention.ms", .type = OPTION_LONG,
+     .max = INT64_MAX, .default_text = "86400000", .reload = true,
+     .doc = "How long compaction keeps tombstones."},
     {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
      .choices = on_full_choices, .reload = true,
      .doc = "What happens to a publish when the capture ring is full (the disk is full, broken "

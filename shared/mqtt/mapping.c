@@ -153,7 +153,7 @@ static void put_full_headers(struct mapping *m, const struct config_stream *s,
 void mapping_record(struct mapping *m, const struct config_stream *s, const struct publish *p,
                     struct record *r)
 {
-    bool tombstone = s->compact && p->retain && p->payload.len == 0;
+    bool tombstone = config_compacts(s) && p->retain && p->payload.len == 0;
     m->shadowed = 0;
     *r = (struct record){
         .timestamp = p->timestamp_ms,

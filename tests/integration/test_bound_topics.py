@@ -261,6 +261,24 @@ def test_the_answer_of_a_bound_stream_has_its_configs(culex):
     assert said == {n: c.value for n, c in configs(culex, "s").items() if n in said}
 
 
+def test_a_bound_stream_is_compacted_as_its_configs_say(culex):
+    create(culex, "s", "s/#", partitions=1, cleanup_policy="compact,delete", min_compaction_lag_ms="1000",
+           max_compaction_lag_ms="60000", delete_retention_ms="0", retention_ms="3600000")
+    want = {"cleanup.policy": "compact,delete", "min.compaction.lag.ms": "1000", "max.compaction.lag.ms": "60000",
+            "delete.retention.ms": "0", "retention.ms": "3600000"}
+    said = configs(culex, "s")
+    assert {n: said[n].value for n in want} == want and not any(said[n].is_read_only for n in want)
+    alter(culex, "s", (SET, "cleanup.policy", "delete,compact"), (DELETE, "delete.retention.ms", ""), (SET, "max.compaction.lag.ms", "2000"))
+    said = configs(culex, "s")
+    assert said["cleanup.policy"].value == "compact,delete" and said["max.compaction.lag.ms"].value == "2000"
+    assert said["delete.retention.ms"].value == "86400000"
+    name, sentence = refused(alter, culex, "s", (SET, "min.compaction.lag.ms", "3000"))
+    assert name == "INVALID_CONFIG" and "max.compaction.lag.ms: is less" in sentence
+    culex.kill()
+    culex.start()
+    wait_until("it is told as before", lambda: configs(culex, "s")["max.compaction.lag.ms"].value == "2000")
+
+
 def test_a_compacted_stream_is_not_cut(culex):
     create(culex, "s", "s/#", partitions=1, cleanup_policy="compact")
     culex.publish("s/x", ["1", "2"])

@@ -142,7 +142,7 @@ static void test_every_value_is_read(void **state)
     assert_int_equal(s->headers, HEADERS_NONE);
     assert_true(s->username_header);
     assert_int_equal(s->retention_ms, -1);
-    assert_true(s->compact);
+    assert_true(config_compacts(s));
     assert_int_equal(s->on_full, ON_FULL_DROP);
     assert_int_equal(s->on_full_block_ms, 0);
     assert_int_equal(s->durability, DURABILITY_FSYNC);
@@ -213,6 +213,8 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
          "after the share's name alone"},
         {"{\"streams\": [\n{" DEMO "},\n{" DEMO "}]}",
          ":3: streams[1].name: \"demo\" is the name of another stream already, in line 2"},
+        {STREAMS(DEMO ", \"min.compaction.lag.ms\": 3,\n\"max.compaction.lag.ms\": 2"),
+         ":4: streams[0].max.compaction.lag.ms: is less than min.compaction.lag.ms"},
         {STREAMS(DEMO ", \"cleanup.policy\": \"compact\",\n\"key\": \"none\""),
          ":4: streams[0].key: is \"none\", but cleanup.policy is compact, which keeps the newest "
          "record of each key"},

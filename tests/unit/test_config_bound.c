@@ -44,8 +44,9 @@ static void fill(struct config_stream *s, const char *name)
     static const char *const values[][2] = {
         {"partitions", "3"},         {"key", "payload.a.b"},      {"headers", "minimal"},
         {"username.header", "true"}, {"retention.ms", "1000"},    {"retention.bytes", "5000"},
-        {"cleanup.policy", "compact"}, {"on_full", "drop"},       {"on_full.block.ms", "7"},
-        {"durability", "fsync"},
+        {"cleanup.policy", "compact,delete"}, {"min.compaction.lag.ms", "5"},
+        {"max.compaction.lag.ms", "9"}, {"delete.retention.ms", "8"},
+        {"on_full", "drop"},         {"on_full.block.ms", "7"},   {"durability", "fsync"},
     };
     struct errmsg m;
     assert_int_equal(config_stream_init(s), OK);

@@ -23,6 +23,7 @@ static const char everything[] =
     "  \"partitions\": 1024, \"key\": \"topic[2..4]\", \"headers\": \"none\",\n"
     "  \"username.header\": true, \"retention.ms\": -1, \"retention.bytes\": 1,\n"
     "  \"cleanup.policy\": \"compact\", \"on_full\": \"drop\", \"on_full.block.ms\": 0,\n"
+    "  \"min.compaction.lag.ms\": 5, \"max.compaction.lag.ms\": 9, \"delete.retention.ms\": 7,\n"
     "  \"durability\": \"fsync\"},\n"
     " {\"name\": \"b\", \"filters\": [\"b\"], \"headers\": \"minimal\", \"on_full\": \"reject\"},\n"
     " {\"name\": \"c\", \"filters\": [\"c\"], \"key\": \"topic\"},\n"
