@@ -344,7 +344,7 @@ const struct bound_call *bound_call_for(const struct request *rq, struct slice n
 {
     const struct bound_calls *calls = rq->bound;
     struct bound_call key = {.index = 0}, *k = &key;
-    if (calls == NULL || name.len > STORE_NAME_BYTES_MAX) {
+    if (calls == NULL || name.len > STORE_NAME_BYTES_MAX || (name.len == 0 && id == NULL)) {
         return NULL;
     }
     snprintf(key.name, sizeof key.name, "%.*s", (int)name.len, (const char *)name.data);

@@ -21,6 +21,7 @@ STOP_SECONDS = 2.5
 SECONDS_FOR_MANY = 20
 REQUEST_TIMED_OUT = 7
 INVALID_REQUEST = 42
+UNKNOWN_TOPIC_OR_PARTITION = 3
 
 
 admins = {}
@@ -156,6 +157,13 @@ def test_what_a_request_names_twice_is_neither_made_nor_deleted(culex):
     got = ask("DeleteTopics", 6, Topics=[{"TopicId": topic}], TimeoutMs=9000)["Responses"]
     assert [(t["ErrorCode"], t["Name"]) for t in got] == [(0, "s")]
     assert refused(configs, culex, "s")[0] == "UNKNOWN_TOPIC_OR_PART"
+
+
+def test_a_topic_without_a_name_is_unknown_beside_one_that_is_bound(culex):
+    create(culex, "s", "s/#")
+    got = wire.ask(culex.server.port, "DeleteTopics", 5, TopicNames=["", "s"], TimeoutMs=9000)["Responses"]
+    assert {t["Name"]: t["ErrorCode"] for t in got} == {"": UNKNOWN_TOPIC_OR_PARTITION, "s": 0}
+    assert culex.server.running()
 
 
 def test_records_are_deleted_of_streams_of_the_file_and_of_clients(culex):
