@@ -261,6 +261,7 @@ enum err child_configure(struct capture *c, const struct config *config, struct 
         return ERR_NOMEM;
     }
     c->sets[c->set_count++] = (struct packed_set){++c->set_number, fd};
+    atomic_store(&c->link->sets_made, c->set_number);
     send_sets(c);
     return OK;
 }
@@ -303,6 +304,7 @@ static bool child_join(struct capture *c)
         struct pollfd p = {.fd = ch->socket, .events = POLLIN};
         (void)poll(&p, 1, WATCH_US / 1000);
         read_messages(c);
+        send_sets(c);
     }
     deadline = clock_mono_us() + (int64_t)REAP_MS * 1000;
     while (ch->socket < 0 && !child_reap(ch) && clock_mono_us() < deadline) {

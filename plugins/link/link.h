@@ -103,6 +103,7 @@ struct link {
     counter unmatched;
     _Atomic uint32_t ring_busy;    /* between ring_enter and ring_leave */
     _Atomic uint64_t sync_wanted;  /* a fsync stream's publish waits for what lies below it */
+    _Atomic uint64_t sets_made;    /* number of the newest configuration, before it is in force */
     _Atomic int sys_interval_ms;
     _Atomic uint32_t opened;       /* a writer of this broker has opened ring and store once */
 

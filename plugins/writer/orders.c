@@ -69,6 +69,7 @@ enum err orders_first(struct writer *w, struct errmsg *m)
         } else if (msg.kind == LINK_CONFIG) {
             e = order_read(msg.number, msg.fd, &w->now, m);
             if (!e) {
+                w->sets_received = msg.number;
                 w->store_config = w->now->config.store;
             }
             return e;
@@ -110,9 +111,10 @@ static void *listen_main(void *arg)
         }
         if (order_read(msg.number, msg.fd, &o, &m)) {
             log_error("configuration lost: %s", m.text);
-            continue;
+        } else {
+            order_queue(w, o);
         }
-        order_queue(w, o);
+        atomic_store(&w->sets_received, msg.number);
         wake_up(w->link);
     }
     atomic_store(&w->orphan, !atomic_load(&w->link->stop));
@@ -141,6 +143,11 @@ void orders_end(struct writer *w)
 bool orders_wait(struct writer *w)
 {
     return orders_first_waiting(w) != NULL;
+}
+
+bool orders_under_way(struct writer *w)
+{
+    return atomic_load(&w->sets_received) < atomic_load(&w->link->sets_made);
 }
 
 struct order *orders_first_waiting(struct writer *w)

@@ -26,6 +26,7 @@
 
 #include <errno.h>
 #include <link.h>
+#include <poll.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -217,11 +218,12 @@ static struct writer_stream *stream_by_id(struct writer *w, uint64_t id)
     return s;
 }
 
-/* ERR_AGAIN: the frame is for streams of a configuration that the writer has yet to take over. */
+/* ERR_AGAIN: the frame is for streams of a configuration that the writer has yet to take over. The
+ * ring is faster than the socket by which configurations come. */
 static enum err frame_check_streams(struct writer *w)
 {
     for (uint32_t i = 0; i < w->frame.stream_count; i++) {
-        if (!stream_by_id(w, w->frame.streams[i]) && orders_wait(w)) {
+        if (!stream_by_id(w, w->frame.streams[i]) && (orders_under_way(w) || orders_wait(w))) {
             return ERR_AGAIN;
         }
     }
@@ -460,11 +462,19 @@ static void writer_sleep(struct writer *w)
 
 static void writer_rest(struct writer *w, unsigned frames)
 {
-    if (frames == 0) {
+    if (frames == 0 && orders_under_way(w)) {
+        link_wait_us(&w->link->stop, 0, NAP_FEW_US);
+    } else if (frames == 0) {
         writer_sleep(w);
     } else if (ring_head(&w->ring) - w->read_pos < w->ring.bytes / 8) {
         link_wait_us(&w->link->stop, 0, frames < FRAMES_MANY ? NAP_FEW_US : NAP_MANY_US);
     }
+}
+
+static bool set_missing(struct writer *w)
+{
+    return w->ring_open && ring_head(&w->ring) != w->read_pos && orders_under_way(w) &&
+           !atomic_load(&w->orphan);
 }
 
 static void writer_drain(struct writer *w)
@@ -474,7 +484,10 @@ static void writer_drain(struct writer *w)
     struct errmsg m;
     unsigned frames = 1;
     w->next_try_us = 0;
-    while (frames && clock_mono_us() < deadline && writer_ready(w)) {
+    while ((frames || set_missing(w)) && clock_mono_us() < deadline && writer_ready(w)) {
+        if (!frames) {
+            (void)poll(NULL, 0, 1); /* it is on its way */
+        }
         enum err e = writer_tick(w, &frames, &m);
         if (e) {
             log_error("capture stops with a log that cannot be written: %s", m.text);
@@ -495,7 +508,9 @@ static void writer_loop(struct writer *w)
     while (!atomic_load(&l->stop)) {
         writer_housekeeping(w);
         bool ready = writer_ready(w);
-        control_work(w, ready);
+        if (!ready || !(orders_under_way(w) || orders_wait(w))) {
+            control_work(w, ready); /* of what the broker has, not of what it had */
+        }
         if (!ready) {
             link_wait_us(&l->stop, 0, STORE_POLL_US);
             continue;

@@ -82,6 +82,7 @@ struct writer {
     _Atomic bool orphan; /* the broker is gone */
     pthread_mutex_t lock;   /* for the next ones */
     struct order *orders;   /* oldest first */
+    _Atomic uint64_t sets_received; /* number of the newest that is queued, or was lost */
     struct control *control; /* NULL: no commands can be given */
     bool control_failed;     /* and that was said */
     bool control_begun;      /* they could, once */
@@ -97,6 +98,8 @@ enum err orders_first(struct writer *w, struct errmsg *m) MUST_CHECK;
 enum err orders_listen(struct writer *w) MUST_CHECK;
 void orders_end(struct writer *w);
 bool orders_wait(struct writer *w); /* does one wait? */
+/* Has the broker made one that is not here yet? Frames of its streams may be. */
+bool orders_under_way(struct writer *w);
 /* The oldest one that waits, and it waits no more. NULL: none. */
 struct order *orders_first_waiting(struct writer *w);
 void orders_take(struct writer *w);

@@ -9,7 +9,7 @@ import subprocess
 import threading
 
 import pytest
-from harness import TOOLS, wait_until
+from harness import TOOLS, Load, wait_until
 from test_capture import fill, make, stream  # noqa: F401
 
 pytestmark = [pytest.mark.broker]
@@ -411,6 +411,19 @@ def test_binding_under_load_and_kills_of_the_writer_loses_nothing(make):
     assert names <= set(bound(c))
     c.stop()
     assert [int(v) for v in c.values("demo")] == list(range(3000))
+
+
+def test_what_is_published_while_its_stream_is_being_bound_is_captured(make):
+    """The ring is faster than the way by which the writer hears of a stream, above all of one among many."""
+    c = make().configure([stream(f"s{i}", partitions=1) for i in range(1000)]).start()
+    with Load(c.broker.port, "-n", 2, "-q", 1, "-s", 60, "-d", 60, "-t", "new") as load:
+        for i in range(3):
+            assert bind(c, f"new{i}", "new/#")["error"] == "OK"
+        load.stop()
+    c.stop()
+    for i in range(3):
+        t = c.totals(f"new{i}")
+        assert t["published"] == t["stored"] > 0, t
 
 
 def test_a_data_directory_that_was_put_in_place_of_another_takes_commands(make):
