@@ -5,8 +5,8 @@
  * limit; the number of partitions of one request has no limit of its own (Kafka's is 10,000),
  * because each topic is stored by itself; and two names of one request that differ in '.' and '_'
  * collide here as they do one after the other. A topic that MQTT publishes are captured into
- * belongs to the broker's plugin: the server only follows its store, and what changes it is asked of
- * the writer (api/api_bound.c). */
+ * belongs to the broker's plugin: the server only follows its store, and asks the writer for what
+ * changes it (api/api_bound.c). */
 #include "kafka-server/broker/topic_admin.h"
 
 #include <stdio.h>

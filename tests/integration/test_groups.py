@@ -30,8 +30,13 @@ class Group:
 
     def wait_all(self, ends, seconds=60):
         want = {(p, o) for p, (s, e) in ends.items() for o in range(s, e)}
-        wait_until(f"all {len(want)} records are delivered", lambda: want <= self.delivered(), seconds,
-                   every=0.05)
+        try:
+            wait_until(f"all {len(want)} records are delivered", lambda: want <= self.delivered(), seconds,
+                       every=0.05)
+        except AssertionError as e:
+            missing = sorted(want - self.delivered())
+            said = [(d.name, [e for _, e in list(d.events) if "o" not in e][-5:]) for d in self.all]
+            raise AssertionError(f"{e}; missing {len(missing)}: {missing[:20]} of {ends}; last said {said}") from e
         assert self.delivered() == want
 
     def close(self):
