@@ -5,7 +5,7 @@ import asyncio
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from common import arguments, asked_to_leave, emit, emit_record
+from common import arguments, asked_to_leave, before_commit, emit, emit_record
 
 
 class Listener(ConsumerRebalanceListener):
@@ -33,6 +33,7 @@ async def main():
                 positions[r.partition] = r.offset + 1
                 seen += 1
         if positions:
+            before_commit()
             try:
                 await c.commit({TopicPartition(args.topic, p): o for p, o in positions.items()})
                 emit(commit=positions)

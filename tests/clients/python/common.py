@@ -38,5 +38,10 @@ def emit_record(p, o, ts, k, v, h):
                                  "v": b64(v), "h": [[n, b64(x)] for n, x in h or []]}) + "\n")
 
 
+def before_commit():
+    """What is committed has been said, whoever kills us next."""
+    sys.stdout.flush()
+
+
 def asked_to_leave():
     return bool(select.select([sys.stdin], [], [], 0)[0]) and not sys.stdin.buffer.read1(1)

@@ -2,7 +2,7 @@
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from common import arguments, asked_to_leave, emit, emit_record
+from common import arguments, asked_to_leave, before_commit, emit, emit_record
 
 args = arguments()
 conf = {"bootstrap.servers": args.bootstrap, "group.id": args.group, "enable.auto.commit": False,
@@ -32,6 +32,7 @@ while (args.count == 0 or seen < args.count) and not asked_to_leave():
         positions[m.partition()] = m.offset() + 1
         seen += 1
     if positions:
+        before_commit()
         try:
             c.commit(offsets=[TopicPartition(args.topic, p, o) for p, o in positions.items()],
                      asynchronous=False)

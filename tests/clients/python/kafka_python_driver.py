@@ -2,7 +2,7 @@
 
 import sys
 
-from common import arguments, asked_to_leave, emit, emit_record
+from common import arguments, asked_to_leave, before_commit, emit, emit_record
 
 args = arguments()
 if args.lib and sys.version_info >= (3, 12):
@@ -39,6 +39,7 @@ while (args.count == 0 or seen < args.count) and not asked_to_leave():
             positions[r.partition] = r.offset + 1
             seen += 1
     if positions:
+        before_commit()
         try:
             c.commit()
             emit(commit=positions)
