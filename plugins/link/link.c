@@ -274,8 +274,9 @@ enum err link_receive(int socket, bool wait, struct link_message *m)
                          .msg_controllen = sizeof c.bytes};
     ssize_t n;
     do {
+        /* A peer that left something unread is told of as an error, once, before its last words. */
         n = recvmsg(socket, &msg, (wait ? 0 : MSG_DONTWAIT) | MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
+    } while (n < 0 && (errno == EINTR || errno == ECONNRESET));
     if (n < (ssize_t)sizeof h) {
         return n < 0 && errno == EAGAIN ? ERR_AGAIN : ERR_CLOSED;
     }

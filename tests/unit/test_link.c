@@ -353,6 +353,17 @@ static void test_link_message_of_no_kind_is_an_end(void **state)
     assert_int_equal(link_receive(pair[1], false, &got), ERR_CLOSED);
 }
 
+static void test_last_words_arrive_from_who_has_not_read_all(void **state)
+{
+    assert_int_equal(link_send(pair[1], LINK_LINE, 0, "never read", -1), OK);
+    assert_int_equal(link_send(pair[0], LINK_LINE, 0, "last words", -1), OK);
+    close(pair[0]);
+    pair[0] = -1;
+    assert_int_equal(link_receive(pair[1], false, &got), OK);
+    assert_string_equal(got.text, "last words");
+    assert_int_equal(link_receive(pair[1], false, &got), ERR_CLOSED);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -372,6 +383,7 @@ int main(void)
         TEST(test_link_message_too_long_is_cut),
         TEST(test_link_socket_that_is_full_takes_no_more_and_gives_all_in_order),
         TEST(test_link_side_that_is_gone_is_closed_after_its_last_message),
+        TEST(test_last_words_arrive_from_who_has_not_read_all),
         TEST(test_link_message_of_no_kind_is_an_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
