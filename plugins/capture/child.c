@@ -44,9 +44,21 @@ static void send_sets(struct capture *c)
     }
 }
 
+/* Configurations that the store has seen go, but for the last: a new writer begins with it. With an
+ * older one it would make anew what has been unbound since. */
+static void drop_sets(struct capture *c)
+{
+    uint64_t taken = atomic_load(&c->link->sets_taken);
+    while (c->set_count > 1 && c->sets[1].number <= taken) {
+        close(c->sets[0].fd);
+        memmove(&c->sets[0], &c->sets[1], --c->set_count * sizeof c->sets[0]);
+    }
+}
+
 /* The ring first: with its first configuration the writer begins. */
 static enum err child_launch(struct capture *c, struct errmsg *m)
 {
+    drop_sets(c); /* the last writer may have ended before anybody looked what it had taken */
     enum err e = child_spawn(&c->child, m);
     if (!e && c->ring.file) {
         e = link_send(c->child.socket, LINK_RING, c->ring_number, "", c->ring.fd);
@@ -169,16 +181,6 @@ static void child_again(struct capture *c)
         } else {
             child_ended(c);
         }
-    }
-}
-
-/* Configurations that the store has seen go, but for the last: a new writer begins with it. */
-static void drop_sets(struct capture *c)
-{
-    uint64_t taken = atomic_load(&c->link->sets_taken);
-    while (c->set_count > 1 && c->sets[1].number <= taken) {
-        close(c->sets[0].fd);
-        memmove(&c->sets[0], &c->sets[1], --c->set_count * sizeof c->sets[0]);
     }
 }
 

@@ -26,6 +26,15 @@ def catalog(c):
     return {line.split("\t")[0] for line in got.stdout.splitlines()} if got.returncode == 0 else None
 
 
+def check_catalog(c, names):
+    """The log has what is bound, and nothing else."""
+    held = []
+    try:
+        wait_until("the log has what is bound", lambda: held.append(catalog(c)) or held[-1] == names, 60)
+    except AssertionError:
+        raise AssertionError(f"SEED={SEED}: the log has {held[-1]}, bound are {names}\n{c.broker.log()}") from None
+
+
 class Model:
     """One stream: its filter, or None where there is none; what it holds."""
 
@@ -102,8 +111,19 @@ def one_round(c, rng, models, mqtt):
     print(target, f"{delay * 1000:.1f} ms", asked, {n: s["filters"] for n, s in seen.items()})
     for m in models:
         m.settle(*asked[m.name], seen[m.name]["filters"][0] if m.name in seen else None)
-    wait_until("the log has what is bound, and nothing else", lambda: catalog(c) == {"steady", *seen}, 20)
+    check_catalog(c, {"steady", *seen})
     return target, sum(acked)
+
+
+def test_what_was_unbound_stays_unbound_when_the_writer_is_killed(make):
+    """Before the broker has seen that the writer had taken the configuration without it."""
+    c = make().configure([stream("steady", partitions=1)]).start()
+    for _ in range(3):
+        assert bind(c, "s", "s/#")["error"] == "OK"
+        assert command(c, command="unbind", name="s")["error"] == "OK"
+        c.broker.kill_writer()
+        wait_until("commands are taken", lambda: is_settled(c), 60)
+        check_catalog(c, {"steady"})
 
 
 def publish_all(mqtt, models, n):
