@@ -11,7 +11,9 @@
  * A group lives while it has members, ids given out, a row or an offset; `sweep` removes what has
  * nothing left, and expires offsets: those of a group that has been empty for
  * offsets.retention.minutes, those of a client without membership that long after their commit,
- * those of topics that a stable group of consumers has stopped reading. */
+ * those of topics that a stable group of consumers has stopped reading. A sweep goes on in the next
+ * turn of the loop, at the group that it has come to, when it has done enough for one: a hundred
+ * thousand groups may expire together. */
 #include "kafka-server/broker/coordinator_int.h"
 
 #include <stdio.h>
@@ -25,6 +27,10 @@
 /* A timer that is later than this was held up with everything else. */
 #define HELD_UP_MS       500
 #define HELD_UP_GRACE_MS 2000
+/* What looking at an offset costs a sweep, and removing a row beside its names: as if it were bytes
+ * of a commit, of which a turn does JOURNAL_TURN_BYTES. */
+#define SWEEP_LOOK_BYTES 8
+#define SWEEP_ROW_BYTES  64
 
 struct group_time coordinator_now(void)
 {
@@ -72,9 +78,18 @@ struct coordinated *coordinated_find_or_make(struct coordinator *c, struct slice
     return room ? coordinated_find_or_restore(c, id) : coordinated_find(c, id);
 }
 
+/* The sweep stands at no group that goes, or moves to the end of the list. */
+static void unlist(struct coordinator *c, struct coordinated *g)
+{
+    if (c->sweep_next == g) {
+        c->sweep_next = g->hh.next;
+    }
+    HASH_DELETE(hh, c->groups, g);
+}
+
 static void drop(struct coordinator *c, struct coordinated *g)
 {
-    HASH_DELETE(hh, c->groups, g);
+    unlist(c, g);
     c->bytes -= g->bytes;
     c->offset_count -= g->offsets.count;
     c->held -= g->held;
@@ -102,7 +117,7 @@ void coordinated_forget_if_new(struct coordinator *c, struct coordinated *g)
 void coordinated_replace(struct coordinator *c, struct coordinated *g, struct group *group,
                          struct cgroup *consumer)
 {
-    HASH_DELETE(hh, c->groups, g);
+    unlist(c, g);
     group_free(g->group);
     cgroup_free(g->consumer);
     g->group = group;
@@ -208,10 +223,15 @@ static void delete_rows(struct coordinator *c, struct coordinated *g)
         offset_row_key(&c->key, g->group->id, e->topic, e->partition);
         journal_delete(c->journal, buf_slice(&c->key));
     }
+}
+
+/* Offsets that this turn has put for groups that it deletes: one walk for all those groups. */
+static void delete_staged(struct coordinator *c)
+{
     for (size_t i = 0; i < c->staged_count; i++) {
-        if (c->staged[i]->group == g) {
-            const struct offset_entry *e = c->staged[i];
-            offset_row_key(&c->key, g->group->id, e->topic, e->partition);
+        const struct offset_entry *e = c->staged[i];
+        if (e->group->deleting && !e->removes) {
+            offset_row_key(&c->key, e->group->group->id, e->topic, e->partition);
             journal_delete(c->journal, buf_slice(&c->key));
         }
     }
@@ -220,8 +240,10 @@ static void delete_rows(struct coordinator *c, struct coordinated *g)
 static void write_rows(struct journal_owner *o, struct journal *j)
 {
     struct coordinator *c = (struct coordinator *)((char *)o - offsetof(struct coordinator, owner));
+    bool deletes = false;
     for (struct coordinated *g = c->dirty; g != NULL; g = g->dirty_next) {
         if (g->deleting) {
+            deletes = true;
             delete_rows(c, g);
             continue;
         }
@@ -238,6 +260,9 @@ static void write_rows(struct journal_owner *o, struct journal *j)
         }
         group_row_key(&c->key, g->group->id);
         journal_put(j, buf_slice(&c->key), buf_slice(&g->next));
+    }
+    if (deletes) {
+        delete_staged(c);
     }
 }
 
@@ -535,25 +560,60 @@ static bool expired(const struct coordinator *c, const struct coordinated *x,
     return knows && !subscribes(x, e->topic, s);
 }
 
-static void sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)
+/* Nobody is in it, so it goes with its last offset. */
+static bool is_left(const struct coordinated *g)
+{
+    return g->group->state == GROUP_EMPTY && g->group->pending_count == 0 &&
+           (g->consumer == NULL || g->consumer->members == NULL);
+}
+
+static bool all_expired(const struct coordinator *c, const struct coordinated *g, int64_t wall_ms)
+{
+    struct subscription s = {0};
+    const struct offset_entry *e = g->offsets.entries;
+    while (e != NULL && expired(c, g, e, wall_ms, &s)) {
+        e = e->hh.next;
+    }
+    return e == NULL;
+}
+
+/* Returns what it cost. Where all offsets go, the group does, and deletes their rows itself. */
+static size_t sweep_group(struct coordinator *c, struct coordinated *g, int64_t wall_ms)
 {
     if (g->group->state == GROUP_DEAD || g->staged > 0 || g->held > 0) {
-        return; /* busy: the next sweep looks again */
+        return SWEEP_LOOK_BYTES; /* busy: the next sweep looks again */
     }
-    size_t left = g->offsets.count;
+    size_t row_bytes = SWEEP_ROW_BYTES + g->group->id.len;
+    if (is_left(g) && all_expired(c, g, wall_ms)) {
+        log_info("group removed group=%.*s offsets_expired=%zu", (int)g->group->id.len,
+                 (const char *)g->group->id.data, g->offsets.count);
+        delete_group(c, g);
+        return (g->offsets.count + 1) * row_bytes;
+    }
+    size_t cost = (g->offsets.count + 1) * SWEEP_LOOK_BYTES;
     struct subscription s = {0};
     for (struct offset_entry *e = g->offsets.entries; e != NULL; e = e->hh.next) {
         if (expired(c, g, e, wall_ms, &s) &&
             coordinator_stage_removal(c, g, e->topic, e->partition)) {
-            left--;
+            cost += row_bytes;
         }
     }
-    if (left == 0 && g->group->state == GROUP_EMPTY && g->group->pending_count == 0 &&
-        (g->consumer == NULL || g->consumer->members == NULL)) {
-        log_info("group removed group=%.*s offsets_expired=%zu", (int)g->group->id.len,
-                 (const char *)g->group->id.data, g->offsets.count);
-        delete_group(c, g);
+    return cost;
+}
+
+/* Goes on where the turn before stopped. False: there is more to do. */
+static bool sweep(struct coordinator *c, int64_t wall_ms)
+{
+    struct coordinated *g = c->sweep_next != NULL ? c->sweep_next : c->groups;
+    size_t cost = 0;
+    while (g != NULL && cost < JOURNAL_TURN_BYTES) {
+        struct coordinated *next = g->hh.next;
+        cost += sweep_group(c, g, wall_ms);
+        coordinated_forget_if_new(c, g);
+        g = next;
     }
+    c->sweep_next = g;
+    return g == NULL;
 }
 
 static int32_t member_count_of(const struct coordinated *g)
@@ -600,24 +660,17 @@ void coordinator_tick(struct coordinator *c, int64_t now_ms)
         return;
     }
     const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
-    bool sweep = now_ms >= c->sweep_ms;
-    bool due = now_ms >= c->wake_ms && now_ms >= c->grace_ms && !held_up(c, now_ms);
-    if (sweep) {
-        c->sweep_ms = now_ms + c->sweep_interval_ms;
-    }
-    if (due) {
+    if (now_ms >= c->wake_ms && now_ms >= c->grace_ms && !held_up(c, now_ms)) {
         c->wake_ms = INT64_MAX;
-    }
-    struct coordinated *g, *next;
-    HASH_ITER(hh, c->groups, g, next)
-    {
-        if (due) {
+        struct coordinated *g, *next;
+        HASH_ITER(hh, c->groups, g, next)
+        {
             tick_group(c, g, now);
+            coordinated_forget_if_new(c, g);
         }
-        if (sweep) {
-            sweep_group(c, g, now.wall_ms);
-        }
-        coordinated_forget_if_new(c, g);
+    }
+    if (now_ms >= c->sweep_ms && sweep(c, now.wall_ms)) {
+        c->sweep_ms = now_ms + c->sweep_interval_ms;
     }
 }
 

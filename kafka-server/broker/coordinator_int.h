@@ -48,6 +48,7 @@ struct coordinator {
     size_t offset_count;       /* of all groups */
     size_t held;               /* of all groups */
     int64_t wake_ms, sweep_ms; /* mono */
+    struct coordinated *sweep_next; /* where the sweep goes on; NULL: at the first */
     int64_t grace_ms;          /* mono: no session ends before; see held_up */
     struct buf key, value;     /* of the row at hand */
     bool stopping;
