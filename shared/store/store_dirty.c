@@ -376,6 +376,17 @@ static void part_cleaned(struct store *s, rocksdb_iterator_t *rows, rocksdb_writ
     }
 }
 
+/* Deletes a key of the open segment that nothing has. A follower that has replayed the log before
+ * it was compacted reads from that memtable, in which all is as it was, until it meets something
+ * for its family in a later file of the WAL. Without this that would be the next record, and there
+ * may be none for days. */
+static void end_memtables_of_followers(struct store *s, rocksdb_writebatch_t *b)
+{
+    uint8_t key[LOG_KEY_BYTES];
+    log_key_put(key, s->segment, UINT32_MAX, -1);
+    rocksdb_writebatch_delete_cf(b, s->rocks->cf[CF_LOG], (const char *)key, sizeof key);
+}
+
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
                      struct compaction *k, int64_t now_ms, bool *all)
 {
@@ -397,6 +408,9 @@ enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebat
     *all = k->applied == k->change_count;
     for (size_t i = 0; i < k->found_count && e == OK && *all && k->failed == OK; i++) {
         part_cleaned(s, rows, b, &k->parts[i], now_ms);
+    }
+    if (e == OK && *all) {
+        end_memtables_of_followers(s, b);
     }
     return e;
 }

@@ -664,6 +664,9 @@ enum err store_tick(struct store *s, int64_t now_ms, struct errmsg *m)
     failed = failed == OK && !applied ? find_work(&t, &job) : failed;
     sweep_dead_rows(&t);
     e = tick_write(&t, m); /* also after a failure: what was decided is in memory already */
+    if (e == OK && applied) {
+        page_publish(atomic_load(&s->page)); /* followers catch up with what is left */
+    }
     if (e == OK && s->drop_below > s->dropped_below) {
         s->dropped_below = s->drop_below;
         cleaner_drop(s, s->drop_below);

@@ -213,6 +213,29 @@ static void clean_and_forget(struct kit *k, struct store *s, int64_t now_ms)
 
 /* --- tests ------------------------------------------------------------------------------------ */
 
+/* A follower has replayed the log before it was compacted, and nothing is written after that. */
+static void test_followers_see_what_is_left_without_another_record(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", 1000);
+    put(&k, s, t.uid, 0, 10, 100);
+    struct store *f = kit_open(&k, &k.follower);
+    put(&k, s, t.uid, 0, 10, 100);
+    assert_int_equal(find_key(&k, f, t.uid, 0).count, 2);
+    clean(&k, s, t.uid, 1000000);
+    assert_int_equal(find_key(&k, s, t.uid, 0).count, 1);
+    int64_t give_up = clock_mono_ms() + WAIT_MS;
+    while (find_key(&k, f, t.uid, 0).count != 1) {
+        assert_true(clock_mono_ms() < give_up);
+        sched_yield();
+    }
+    store_close(f);
+    store_close(s);
+    kit_fini(&k);
+}
+
 /* The filter has been asked for all of it when the new file turns out not to fit. */
 static void test_rewrite_that_does_not_fit_is_done_again(void **state)
 {
@@ -560,6 +583,7 @@ static void test_dirtiest_of_many_partitions_come_first(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_followers_see_what_is_left_without_another_record),
         cmocka_unit_test(test_rewrite_that_does_not_fit_is_done_again),
         cmocka_unit_test(test_tombstone_without_room_in_the_map_waits),
         cmocka_unit_test(test_sizes_are_right_after_a_job_that_was_forgotten),
