@@ -18,7 +18,7 @@
 #include "kafka-server/net/internal.h"
 #include "shared/base/clock.h"
 
-#define PATIENCE_MS 10000 /* for an event that must come */
+#define PATIENCE_MS 60000 /* for an event that must come */
 #define FRAMES_MAX  1024
 #define FRAME_MAX   (8u << 20)
 

