@@ -42,7 +42,7 @@ func runFranz(o options, leave <-chan struct{}) error {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.bootstrap), kgo.ConsumerGroup(o.group), kgo.ConsumeTopics(o.topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(),
-		kgo.BlockRebalanceOnPoll(), kgo.SessionTimeout(6 * time.Second),
+		kgo.BlockRebalanceOnPoll(), kgo.SessionTimeout(o.session()),
 		kgo.HeartbeatInterval(time.Second),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, m map[string][]int32) {
 			emit(map[string]any{"assigned": partitionsOf(m)})

@@ -47,7 +47,7 @@ func runKafkaGo(o options, leave <-chan struct{}) error {
 		cancel()
 	}()
 	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{o.bootstrap}, GroupID: o.group,
-		Topic: o.topic, StartOffset: kafka.FirstOffset, SessionTimeout: 6 * time.Second,
+		Topic: o.topic, StartOffset: kafka.FirstOffset, SessionTimeout: o.session(),
 		HeartbeatInterval: time.Second, MaxWait: 100 * time.Millisecond})
 	batch := []kafka.Message{}
 	positions := map[int32]int64{}

@@ -11,15 +11,18 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
 type options struct {
 	bootstrap, topic, group, instanceID, assignor string
 	codec, to, id                                 string
-	count, rate                                   int
+	count, rate, sessionMs                        int
 	idempotent, hold                              bool
 }
+
+func (o options) session() time.Duration { return time.Duration(o.sessionMs) * time.Millisecond }
 
 type header struct {
 	name  string
@@ -120,6 +123,7 @@ func main() {
 	flags.StringVar(&o.instanceID, "instance-id", "", "")
 	flags.StringVar(&o.assignor, "assignor", "", "")
 	flags.IntVar(&o.count, "count", 0, "")
+	flags.IntVar(&o.sessionMs, "session-ms", 6000, "")
 	flags.StringVar(&o.codec, "codec", "none", "")
 	flags.IntVar(&o.rate, "rate", 0, "")
 	flags.StringVar(&o.to, "to", "", "")

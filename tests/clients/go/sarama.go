@@ -118,7 +118,7 @@ func runSarama(o options, leave <-chan struct{}) error {
 	conf := sarama.NewConfig()
 	conf.Consumer.Offsets.Initial = sarama.OffsetOldest
 	conf.Consumer.Offsets.AutoCommit.Enable = false
-	conf.Consumer.Group.Session.Timeout = 6 * time.Second
+	conf.Consumer.Group.Session.Timeout = o.session()
 	conf.Consumer.Group.Heartbeat.Interval = time.Second
 	// A commit waits behind the fetch on the same connection.
 	conf.Consumer.MaxWaitTime = 50 * time.Millisecond

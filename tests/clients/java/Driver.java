@@ -103,7 +103,7 @@ public final class Driver {
         if ("consumer".equals(args.get("protocol"))) {
             p.put("group.protocol", "consumer");
         } else {
-            p.put("session.timeout.ms", "6000");
+            p.put("session.timeout.ms", args.getOrDefault("session-ms", "6000"));
             p.put("heartbeat.interval.ms", "1000");
         }
         p.put("key.deserializer", ByteArrayDeserializer.class.getName());

@@ -18,7 +18,7 @@ const headerList = (headers) => Object.entries(headers || {}).flatMap(
 
 const kafka = new Kafka({ clientId: 'kafkajs', brokers: [args.bootstrap], logLevel: logLevel.ERROR,
   logCreator: () => ({ log }) => process.stderr.write(JSON.stringify(log) + '\n') });
-const consumer = kafka.consumer({ groupId: args.group, sessionTimeout: 6000, heartbeatInterval: 1000,
+const consumer = kafka.consumer({ groupId: args.group, sessionTimeout: Number(args['session-ms'] || 6000), heartbeatInterval: 1000,
   maxWaitTimeInMs: 100, retry: { initialRetryTime: 50, retries: 30 } });
 
 let seen = 0;

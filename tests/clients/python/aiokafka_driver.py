@@ -20,7 +20,7 @@ async def main():
     args = arguments()
     c = AIOKafkaConsumer(bootstrap_servers=args.bootstrap, group_id=args.group,
                          enable_auto_commit=False, auto_offset_reset="earliest",
-                         session_timeout_ms=6000, heartbeat_interval_ms=1000,
+                         session_timeout_ms=args.session_ms, heartbeat_interval_ms=1000,
                          group_instance_id=args.instance_id)
     c.subscribe([args.topic], listener=Listener())
     await c.start()

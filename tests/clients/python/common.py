@@ -17,6 +17,7 @@ def arguments():
     p.add_argument("--assignor")
     p.add_argument("--protocol", choices=("classic", "consumer"), default="classic")
     p.add_argument("--pattern")
+    p.add_argument("--session-ms", type=int, default=6000)
     p.add_argument("--lib", help="a directory to import the client from")
     args = p.parse_args()
     if args.lib:

@@ -10,7 +10,7 @@ conf = {"bootstrap.servers": args.bootstrap, "group.id": args.group, "enable.aut
 if args.protocol == "consumer":
     conf["group.protocol"] = "consumer"
 else:
-    conf.update({"session.timeout.ms": 6000, "heartbeat.interval.ms": 1000})
+    conf.update({"session.timeout.ms": args.session_ms, "heartbeat.interval.ms": 1000})
 if args.instance_id:
     conf["group.instance.id"] = args.instance_id
 if args.assignor:
@@ -45,7 +45,7 @@ try:
 except KafkaException as e:
     if e.args[0].code() != KafkaError._NO_OFFSET:
         emit(commit_failed=str(e))
-parts = c.list_topics(args.topic, timeout=10).topics[args.topic].partitions
-got = c.committed([TopicPartition(args.topic, p) for p in parts], timeout=10)
+parts = c.list_topics(args.topic, timeout=60).topics[args.topic].partitions
+got = c.committed([TopicPartition(args.topic, p) for p in parts], timeout=60)
 emit(committed={t.partition: t.offset for t in got})
 c.close()

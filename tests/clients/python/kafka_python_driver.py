@@ -25,7 +25,7 @@ class Listener(ConsumerRebalanceListener):
 
 extra = {"group_instance_id": args.instance_id} if args.instance_id else {}
 c = KafkaConsumer(bootstrap_servers=args.bootstrap, group_id=args.group, enable_auto_commit=False,
-                  auto_offset_reset="earliest", session_timeout_ms=6000, heartbeat_interval_ms=1000,
+                  auto_offset_reset="earliest", session_timeout_ms=args.session_ms, heartbeat_interval_ms=1000,
                   **extra)
 # Release 3.0.12 sometimes stands still after a second join, which it makes when its first one found no metadata yet.
 c.partitions_for_topic(args.topic)
