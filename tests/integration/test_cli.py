@@ -5,11 +5,11 @@ import socket
 import subprocess
 
 import pytest
-from harness import CLI, Driver, frame, free_port, recv_frame, request_header, wait_until
+from harness import CLI, Driver, frame, free_port, recv_frame, request_header, settled_ends, wait_until
 
 pytestmark = pytest.mark.skipif(not CLI.exists(), reason="culex is not built")
 
-RUN_SECONDS = 30
+RUN_SECONDS = 60
 
 
 def run(*args, rc=0, env=None):
@@ -120,7 +120,7 @@ def test_streams_of_clients_are_told_apart(culex_factory):
            NewTopic("table", 1, config={"cleanup.policy": "compact"})]
     admin = AdminClient({"bootstrap.servers": c.bootstrap})
     for done in admin.create_topics(new).values():
-        done.result(10)
+        done.result(60)
     lines = [" ".join(line.split()) for line in run("streams", "-s", c.bootstrap).stdout.splitlines()]
     assert lines[1:] == ["log 3 0 0 1 min, 5 B Kafka", "table 1 0 0 last of each key Kafka"]
     log, table = ask(c, "streams")
@@ -145,6 +145,7 @@ def test_groups_shows_members_and_lag(running):
     d.leave()
     ends = {p["partition"]: p["end"] for p in ask(c, "streams", "demo")["partitions"]}
     publish(c, 7)
+    settled_ends(c.bootstrap, "demo", 57)
     one = ask(c, "groups", "readers")
     assert one["state"] == "Empty" and one["lag"] == 7 and one["members"] == []
     for p in one["partitions"]:
@@ -219,7 +220,7 @@ def test_a_server_that_is_full_is_not_taken_for_another_port(culex_factory):
     c.server.start()
 
     def the_only_one():
-        s = socket.create_connection(("127.0.0.1", c.server.port), timeout=5)
+        s = socket.create_connection(("127.0.0.1", c.server.port), timeout=60)
         try:
             s.sendall(frame(request_header(18, 0)))
             recv_frame(s)

@@ -41,7 +41,7 @@ class Demo(Process):
 
     def ctrl_c(self):
         os.killpg(self.proc.pid, signal.SIGINT)
-        self.proc.wait(15)
+        self.proc.wait(60)
         wait_until("both ports are free again",
                    lambda: not port_answers(self.mqtt_port) and not port_answers(self.kafka_port))
 
@@ -59,6 +59,13 @@ class Demo(Process):
     def history(self):
         return self.kcat("-C", "-t", "demo", "-o", "beginning", "-e", "-f", "%T %p/%o %k %h %s\n")
 
+    def wait_history(self, *patterns):
+        """Once it has all of them."""
+        def look():
+            text = self.history()
+            return text if all(re.search(p, text, re.M) for p in patterns) else None
+        return wait_until(f"the history has {patterns}", look, every=0.1)
+
 
 @pytest.fixture
 def home():
@@ -69,7 +76,7 @@ def home():
     for d in demos:
         if d.running():
             os.killpg(d.proc.pid, signal.SIGTERM)
-            d.proc.wait(15)
+            d.proc.wait(60)
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -83,12 +90,11 @@ def make_demo(home, **kw):
 def test_demo_shows_the_device_takes_a_publish_and_keeps_its_history(home):
     demo = make_demo(home).start().wait_ready()
     subprocess.run(["mosquitto_pub", "-p", str(demo.mqtt_port), "-q", "1", "-t", "demo/x", "-m", "hi"], check=True,
-                   timeout=30)
-    before = demo.history()
-    assert re.search(r"^\d+ \d+/\d+ demo/x mqtt\.topic=demo/x,.* hi$", before, re.M), before
-    assert re.search(r'^\d+ \d+/\d+ demo/[^/ ]+/load .* \{"load1":', before, re.M), before
-    assert re.search(r'^\d+ \d+/\d+ demo/[^/ ]+/memory .* \{"total_kb":', before, re.M), before
-    assert re.search(r'^\d+ \d+/\d+ demo/[^/ ]+/net/lo .* \{"rx_bytes":', before, re.M), before
+                   timeout=60)
+    before = demo.wait_history(r"^\d+ \d+/\d+ demo/x mqtt\.topic=demo/x,.* hi$",
+                               r'^\d+ \d+/\d+ demo/[^/ ]+/load .* \{"load1":',
+                               r'^\d+ \d+/\d+ demo/[^/ ]+/memory .* \{"total_kb":',
+                               r'^\d+ \d+/\d+ demo/[^/ ]+/net/lo .* \{"rx_bytes":')
     demo.ctrl_c()
 
     again = make_demo(home, data=demo.data).start().wait_ready()
@@ -103,7 +109,7 @@ def test_demo_says_which_command_to_try_and_the_commands_work(home):
     assert f"kcat -b localhost:{demo.kafka_port} -t demo -C" in text
     assert f"mosquitto_pub -p {demo.mqtt_port} -t demo/x -m hi" in text
     command = re.search(r"^  (\S*culex status.*)$", text, re.M).group(1)
-    out = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    out = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert out.returncode == 0 and re.search(r"\bdemo\b", out.stdout), (out.stdout, out.stderr)
     demo.ctrl_c()
 
@@ -197,7 +203,7 @@ def test_the_installed_sample_configuration_is_valid(home):
     dest = home[0] / "root"
     make("install", dest)
     out = subprocess.run([dest / "usr/bin/culex", "check", dest / "etc/culex/culex.json"], capture_output=True,
-                         text=True, timeout=30)
+                         text=True, timeout=60)
     assert out.returncode == 0, out.stdout + out.stderr
 
 

@@ -3,17 +3,19 @@
 Client libraries hide these answers, so the requests are written by hand: Fetch 11 (names, before flexible versions)
 and 13 (topic ids), ListOffsets 4, OffsetForLeaderEpoch 3, Metadata 12, DescribeTopicPartitions 0, DescribeConfigs 2."""
 
+import select
 import socket
 import struct
 import threading
 import time
 
 import pytest
-from harness import api_versions, frame, recv_frame, request_header, wait_until
+from harness import START_SECONDS, api_versions, frame, recv_frame, request_header, wait_until
 
 pytestmark = pytest.mark.sanitized
 EMPTY_ID = bytes(16)
 EARLIEST, LATEST, MAX_TIME = -2, -1, -3
+LONG_MS = 10 * START_SECONDS * 1000  # whose wait is not ended earlier is not answered in time
 
 
 class Out:
@@ -86,7 +88,7 @@ class Wire:
     """One connection. Requests of flexible versions get the empty tag section that their header ends with."""
 
     def __init__(self, c):
-        self.s = socket.create_connection(("127.0.0.1", c.server.port), timeout=20)
+        self.s = socket.create_connection(("127.0.0.1", c.server.port), timeout=START_SECONDS)
         self.correlation = 0
 
     def __enter__(self):
@@ -258,46 +260,42 @@ def test_read_committed_has_an_empty_list_of_aborted_transactions(w):
 def test_fetch_at_the_end_waits_its_time_and_answers_empty(w):
     start = time.monotonic()
     got = fetch(w, [("one", 0, 20, 1 << 20)], wait=300)[2]["one", 0]
-    assert 0.25 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 0.25
     assert (got["error"], got["records"], got["end"]) == (0, b"", 20)
-    start = time.monotonic()
     fetch(w, [("one", 0, 20, 1 << 20)], wait=0)
-    assert time.monotonic() - start < 0.2
 
 
 def test_waiting_fetch_wakes_on_a_publish_to_any_of_its_partitions(c, w):
     ends = [list_offsets(w, "live", p, LATEST)[1] for p in range(2)]
-    w.send(1, 11, fetch_body([("live", p, ends[p], 1 << 20) for p in range(2)], wait=15000))
+    w.send(1, 11, fetch_body([("live", p, ends[p], 1 << 20) for p in range(2)], wait=LONG_MS))
     # The server's one loop takes what has come before it answers what comes later: the fetch is parked.
     assert api_versions(c.server.port) is not None
-    start = time.monotonic()
     c.publish("live/x", ["hello"])
     _, _, got = read_fetch(w.recv())
-    assert time.monotonic() - start < 3
     assert sum(len(a["records"]) > 0 for a in got.values()) == 1
 
 
 def test_min_bytes_gathers_several_publishes(c, w):
     ends = [list_offsets(w, "live", p, LATEST)[1] for p in range(2)]
-    w.send(1, 11, fetch_body([("live", p, ends[p], 1 << 20) for p in range(2)], wait=15000, least=3000))
+    w.send(1, 11, fetch_body([("live", p, ends[p], 1 << 20) for p in range(2)], wait=LONG_MS, least=3000))
     c.publish("live/x", ["a" * 500])
     w.s.settimeout(0.3)
     with pytest.raises(socket.timeout):
         w.s.recv(1)
-    w.s.settimeout(20)
+    w.s.settimeout(START_SECONDS)
     c.publish("live/x", [str(k) * 500 for k in range(6)])
     _, _, got = read_fetch(w.recv())
     parts = [batches(a["records"]) for a in got.values() if a["records"]]
     assert sum(b[2] for p in parts for b in p) >= 3000
     assert parts[0][0][0] in ends, "from where it was asked, the first publish included"
+    wait_until("the last one is there", lambda: sum(list_offsets(w, "live", p, LATEST)[1] for p in range(2)) == sum(ends) + 7)
 
 
 def test_error_ends_a_wait_at_once(w):
-    start = time.monotonic()
-    got = fetch(w, [("one", 0, 20, 100), ("live", 0, 1 << 40, 100)], wait=10000)[2]
-    assert time.monotonic() - start < 3 and got["live", 0]["error"] == 1
-    got = fetch(w, [("nope", 0, 0, 100)], wait=10000)[2]
-    assert time.monotonic() - start < 3 and got["nope", 0]["error"] == 3
+    got = fetch(w, [("one", 0, 20, 100), ("live", 0, 1 << 40, 100)], wait=LONG_MS)[2]
+    assert got["live", 0]["error"] == 1
+    got = fetch(w, [("nope", 0, 0, 100)], wait=LONG_MS)[2]
+    assert got["nope", 0]["error"] == 3
 
 
 def test_unknown_topic_does_not_end_the_wait_for_others(w):
@@ -309,16 +307,15 @@ def test_unknown_topic_does_not_end_the_wait_for_others(w):
 
 
 def test_parked_fetch_holds_up_only_its_own_connection(c, w):
-    w.send(1, 11, fetch_body([("one", 0, 20, 100)], wait=1500))
+    ends = [list_offsets(w, "live", p, LATEST)[1] for p in range(2)]
+    w.send(1, 11, fetch_body([("live", p, ends[p], 100) for p in range(2)], wait=LONG_MS))
     w.send(18, 0, b"")
     with Wire(c) as other:
-        start = time.monotonic()
         other.call(18, 0, b"")
-        assert time.monotonic() - start < 1
-    i = In(recv_frame(w.s))
-    assert i.get("i") == 1
-    i = In(recv_frame(w.s))
-    assert i.get("i") == 2
+    assert select.select([w.s], [], [], 0)[0] == []
+    c.publish("live/x", ["goes on"])
+    first, second = (In(recv_frame(w.s)).get("i") for _ in range(2))
+    assert second == first + 1
 
 
 def test_many_waiting_fetches_all_wake(c):
@@ -326,7 +323,7 @@ def test_many_waiting_fetches_all_wake(c):
     with wires[0] as w:
         end = list_offsets(w, "live", 0, LATEST)[1], list_offsets(w, "live", 1, LATEST)[1]
         for x in wires:
-            x.send(1, 11, fetch_body([("live", p, end[p], 1 << 20) for p in range(2)], wait=15000))
+            x.send(1, 11, fetch_body([("live", p, end[p], 1 << 20) for p in range(2)], wait=LONG_MS))
         c.publish("live/y", ["x"])
         for x in wires:
             assert any(a["records"] for a in read_fetch(x.recv())[2].values())
@@ -351,7 +348,7 @@ def test_session_names_only_what_has_changed(c, w):
     assert error == 0 and session != 0 and len(got) == 2
     assert fetch(w, [], session=(session, 1)) == (0, session, {})
     c.publish("live/x", ["again"])
-    error, _, got = fetch(w, [], session=(session, 2), wait=10000)
+    error, _, got = fetch(w, [], session=(session, 2), wait=LONG_MS)
     assert error == 0 and len(got) == 1
     (topic, partition), answer = next(iter(got.items()))
     assert answer["end"] == end[partition] + 1 and batches(answer["records"])[0][0] == end[partition]
@@ -528,11 +525,9 @@ def test_readers_of_history_and_of_now_do_not_disturb_each_other(c):
         with Wire(c) as w:
             for k in range(30):
                 end = list_offsets(w, "live", 0, LATEST)[1], list_offsets(w, "live", 1, LATEST)[1]
-                w.send(1, 11, fetch_body([("live", p, end[p], 1 << 20) for p in range(2)], wait=15000))
-                start = time.monotonic()
+                w.send(1, 11, fetch_body([("live", p, end[p], 1 << 20) for p in range(2)], wait=LONG_MS))
                 c.publish("live/z", [str(k)])
                 assert any(a["records"] for a in read_fetch(w.recv())[2].values())
-                assert time.monotonic() - start < 5
     finally:
         stop.set()
         for t in readers:

@@ -86,9 +86,9 @@ def values(culex, topic, isolation="read_committed"):
     from confluent_kafka import OFFSET_BEGINNING, TopicPartition
     c = consumer(culex.bootstrap, **{"isolation.level": isolation, "enable.partition.eof": True})
     try:
-        parts = c.list_topics(topic, timeout=10).topics[topic].partitions
+        parts = c.list_topics(topic, timeout=60).topics[topic].partitions
         c.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in parts])
-        got, left, deadline = [], set(parts), time.monotonic() + 60
+        got, left, deadline = [], set(parts), time.monotonic() + 120
         while left:
             assert time.monotonic() < deadline, f"{len(got)} values, and no end"
             m = c.poll(0.2)
@@ -309,7 +309,7 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
             e = try_one()
             assert e in retriable | {NONE}
             return e == NONE
-        wait_until("batches are taken again", goes_on, 30, every=0.2)
+        wait_until("batches are taken again", goes_on, every=0.2)
         assert committed_offset(w, "g", "t") == -1 and committed_offset(w, "g", "t", stable=True) == UNSTABLE
         assert commit_offset(w, "x", "h", pid, epoch, "t", 2, 5) == NONE
         assert end(w, "x", pid, epoch, True, 5) == (NONE, pid, epoch + 1)
@@ -390,7 +390,7 @@ def transactional(culex, name, **conf):
     from confluent_kafka import Producer
     p = Producer({"bootstrap.servers": culex.bootstrap, "transactional.id": name, "linger.ms": 1,
                   "reconnect.backoff.max.ms": 100, **conf})
-    p.init_transactions(30)
+    p.init_transactions(60)
     return p
 
 
@@ -401,42 +401,38 @@ def test_librdkafka_commits_aborts_and_is_fenced(server):
         p.begin_transaction()
         for k in range(20):
             p.produce("t", f"{i} {k}".encode())
-        p.abort_transaction(30) if i % 3 == 0 else p.commit_transaction(30)
+        p.abort_transaction(60) if i % 3 == 0 else p.commit_transaction(60)
     want = [f"{i} {k}".encode() for i in range(10) if i % 3 for k in range(20)]
     assert values(server, "t") == want
     p.begin_transaction()
     p.produce("t", b"never")
-    p.flush(10)
+    p.flush(60)
     other = transactional(server, "r")
     with pytest.raises(KafkaException) as e:
-        p.commit_transaction(30)
+        p.commit_transaction(60)
     assert e.value.args[0].fatal()
     other.begin_transaction()
     other.produce("t", b"last")
-    other.commit_transaction(30)
+    other.commit_transaction(60)
     assert values(server, "t") == want + [b"last"]
 
 
-@pytest.mark.timeout(240)
 def test_idempotent_and_transactional_writers_survive_kills(server):
     """Each of them writes numbers; the server is killed again and again. Nothing is lost, nothing is there twice."""
     from confluent_kafka import KafkaException, Producer
-    stop = []
+    stop, said, done = [], [], []
 
     def plain():
-        said = []
         p = Producer({"bootstrap.servers": server.bootstrap, "enable.idempotence": True, "linger.ms": 1,
-                      "reconnect.backoff.max.ms": 100, "message.timeout.ms": 60000})
+                      "reconnect.backoff.max.ms": 100, "message.timeout.ms": 200000})
         n = 0
         while not stop:
             p.produce("plain", str(n).encode(), on_delivery=lambda e, m: said.append((m.value(), e)))
             n += 1
             p.poll(0.001)
-        p.flush(60)
-        return said
+        p.flush(200)
 
     def transactions():
-        done = []
         p = transactional(server, "loop")
         n = 0
         while not stop:
@@ -447,7 +443,7 @@ def test_idempotent_and_transactional_writers_survive_kills(server):
                     p.produce("txn", f"{n} {k}".encode(), partition=0)
                 while True:
                     try:
-                        p.commit_transaction(30)
+                        p.commit_transaction(60)
                         done.append(n)
                         break
                     except KafkaException as e:
@@ -455,26 +451,28 @@ def test_idempotent_and_transactional_writers_survive_kills(server):
                             raise
             except KafkaException as e:
                 assert e.args[0].txn_requires_abort(), e
-                p.abort_transaction(30)
-        return done
+                p.abort_transaction(60)
 
     with Wire(server.server.port) as w:
         make_topic(w, "plain", "txn")
     with ThreadPoolExecutor(2) as pool:
         a, b = pool.submit(plain), pool.submit(transactions)
         rng = random.Random(7)
-        for _ in range(ROUNDS):
-            time.sleep(rng.uniform(0.3, 1.2))
-            server.server.kill9()
-            server.server.start()
-        time.sleep(0.5)
-        stop.append(True)
-        said, done = a.result(90), b.result(90)
+        try:
+            for last in [False] * ROUNDS + [True]:
+                enough = len(said) + rng.randrange(1, 200), len(done) + rng.randrange(1, 20)
+                wait_until("both get further", lambda n=enough: a.done() or b.done() or len(said) > n[0] and len(done) > n[1])
+                if not last:
+                    server.server.kill9()
+                    server.server.start()
+        finally:
+            stop.append(True)
+        a.result(240), b.result(240)
     got = values(server, "plain")
-    assert len(said) > 10 and all(e is None for _, e in said)
+    assert all(e is None for _, e in said)
     assert got == [v for v, _ in said]
     got = values(server, "txn")
-    assert len(got) == len(set(got)) and len(done) > 3
+    assert len(got) == len(set(got))
     assert got == [f"{n} {k}".encode() for n in done for k in range(5)]
 
 
@@ -487,7 +485,6 @@ def copier(culex, source, to, *more):
 
 @pytest.mark.saw("transactions", client="java")
 @pytest.mark.broker
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])
 def test_java_copies_captured_messages_exactly_once(culex_factory, protocol):
     """Java reads a captured stream and writes a free one in transactions. Server and copier are killed."""
@@ -500,7 +497,7 @@ def test_java_copies_captured_messages_exactly_once(culex_factory, protocol):
         make_topic(w, "copy")
     c = copier(culex, "demo", "copy", *more)
     try:
-        wait_until("the first are copied", lambda: len(values(culex, "copy")) > 0, 90, every=0.2)
+        wait_until("the first are copied", lambda: len(values(culex, "copy")) > 0, 120, every=0.2)
         for i in range(ROUNDS):
             time.sleep(rng.uniform(0.2, 1.0))
             if i % 2:
@@ -512,7 +509,7 @@ def test_java_copies_captured_messages_exactly_once(culex_factory, protocol):
                 culex.server.start()
             culex.publish("demo/t", [f"{count // 2 + i * 100 + k:06}" for k in range(100)])
         total = count // 2 + ROUNDS * 100
-        wait_until("all are copied", lambda: len(values(culex, "copy")) >= total, 120, every=0.5)
+        wait_until("all are copied", lambda: len(values(culex, "copy")) >= total, 240, every=0.5)
         time.sleep(1)  # time for what must not happen
         assert sorted(values(culex, "copy")) == [f"{i:06}".encode() for i in range(total)]
     finally:
