@@ -36,10 +36,11 @@ PLUGIN = BUILD / "culex_capture.so"
 SERVER = BUILD / "culex-server"
 CLI = BUILD / "culex"
 
-START_SECONDS = 20  # a broker or server that has not answered by then never will
-STOP_SECONDS = 30  # a busy disk holds up what is flushed at the end; who must be quicker has a test of its own
+# Machines are slow, and busy with other things: only what fails waits so long.
+START_SECONDS = 60  # a broker or server that has not answered by then never will
+STOP_SECONDS = 60  # a busy disk holds up what is flushed at the end; who must be quicker has a test of its own
 KILL_SECONDS = 60  # a killed process that waits for a busy disk lives until that has answered
-READ_SECONDS = 60
+READ_SECONDS = 120
 
 ASAN = "asan" in BUILD.name
 
@@ -58,10 +59,23 @@ def sanitizer_env(preload):
     return env
 
 
+given_ports = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port that nobody listens on, and that is given once. Not one of those that the kernel gives away: clients that
+    connect would have it while the server, which is to listen there again, is away."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", random.SystemRandom().randrange(10000, first) if first > 20000 else 0))
+            except OSError:
+                continue
+            port = s.getsockname()[1]
+        if port not in given_ports:
+            given_ports.add(port)
+            return port
 
 
 def wait_until(what, predicate, seconds=START_SECONDS, every=0.01):
@@ -328,7 +342,7 @@ def recv_frame(sock):
 def api_versions(port, version=0):
     """The answer's body after the correlation id, or None while nothing answers."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as s:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as s:
             s.sendall(frame(request_header(18, version)))
             return recv_frame(s)[4:]
     except OSError:
@@ -374,7 +388,7 @@ class Culex:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         want = {s["name"] for s in self.streams}
         wait_until(f"the server knows {sorted(want)}",
-                   lambda: want <= set(admin.list_topics(timeout=10).topics))
+                   lambda: want <= set(admin.list_topics(timeout=START_SECONDS).topics))
 
     @property
     def bootstrap(self):
@@ -430,7 +444,7 @@ class Mqtt:
         self.client.on_publish = lambda c, u, mid, reason, props: self.reasons.update({mid: reason})
         self.client.connect("127.0.0.1", port, keepalive=60)
         self.client.loop_start()
-        assert self.connected.wait(10), "no CONNACK"
+        assert self.connected.wait(START_SECONDS), "no CONNACK"
 
     def on_message(self, client, userdata, message):
         with self.arrived:
@@ -441,9 +455,9 @@ class Mqtt:
         done = threading.Event()
         self.client.on_subscribe = lambda *a: done.set()
         self.client.subscribe(topic, qos)
-        assert done.wait(10), "no SUBACK"
+        assert done.wait(START_SECONDS), "no SUBACK"
 
-    def wait_message(self, predicate, seconds=10):
+    def wait_message(self, predicate, seconds=START_SECONDS):
         with self.arrived:
             ok = self.arrived.wait_for(lambda: any(predicate(m) for m in self.messages), seconds)
             assert ok, f"no such message; got {[(m.topic, m.payload) for m in self.messages][-20:]}"
@@ -457,7 +471,7 @@ class Mqtt:
             setattr(p, name, value)
         return p
 
-    def publish(self, topic, payload, qos=1, retain=False, seconds=10, **props):
+    def publish(self, topic, payload, qos=1, retain=False, seconds=START_SECONDS, **props):
         info = self.client.publish(topic, payload, qos, retain,
                                    properties=self.properties(**props) if props else None)
         info.wait_for_publish(seconds)
@@ -502,7 +516,7 @@ class Load:
     def close(self):
         if self.proc.poll() is None:
             self.proc.kill()
-            self.proc.wait(10)
+            self.proc.wait(KILL_SECONDS)
 
     def __enter__(self):
         return self
@@ -543,8 +557,8 @@ def end_offsets(bootstrap, topic):
     from confluent_kafka import TopicPartition
     c = consumer(bootstrap)
     try:
-        parts = c.list_topics(topic, timeout=10).topics[topic].partitions
-        return {p: c.get_watermark_offsets(TopicPartition(topic, p), timeout=10, cached=False)
+        parts = c.list_topics(topic, timeout=START_SECONDS).topics[topic].partitions
+        return {p: c.get_watermark_offsets(TopicPartition(topic, p), timeout=START_SECONDS, cached=False)
                 for p in sorted(parts)}
     finally:
         c.close()
@@ -569,10 +583,10 @@ def read_all(bootstrap, topic, count=None, seconds=READ_SECONDS):
     c = consumer(bootstrap)
     records = []
     try:
-        parts = sorted(c.list_topics(topic, timeout=10).topics[topic].partitions)
+        parts = sorted(c.list_topics(topic, timeout=START_SECONDS).topics[topic].partitions)
         if count is None:
-            count = sum(e - s for s, e in (c.get_watermark_offsets(TopicPartition(topic, p), 10,
-                                                                   cached=False) for p in parts))
+            count = sum(e - s for s, e in (c.get_watermark_offsets(
+                TopicPartition(topic, p), START_SECONDS, cached=False) for p in parts))
         c.assign([TopicPartition(topic, p, 0) for p in parts])
         end = time.monotonic() + seconds
         while len(records) < count:
@@ -720,7 +734,7 @@ class Driver:
     def wait_records(self, n, seconds=READ_SECONDS):
         self.wait_for(f"{n} records", lambda ev: sum("o" in e for _, e in ev) >= n, seconds)
 
-    def leave(self, seconds=30):
+    def leave(self, seconds=READ_SECONDS):
         """Asks the driver to commit and leave its group in good order."""
         self.proc.stdin.close()
         return self.wait(seconds)
@@ -729,7 +743,7 @@ class Driver:
         self.proc.kill()
         self.proc.wait(KILL_SECONDS)
         for t in self.threads:
-            t.join(10)
+            t.join(START_SECONDS)
 
     def wait(self, seconds=READ_SECONDS):
         try:
@@ -739,7 +753,7 @@ class Driver:
             raise AssertionError(f"{self.name} did not finish within {seconds} s; "
                                  f"{len(self.events)} events\n" + "".join(self.errors[-40:]))
         for t in self.threads:
-            t.join(10)
+            t.join(START_SECONDS)
         assert code == 0, f"{self.name} ended with {code}\n" + "".join(self.errors[-40:])
         return self
 

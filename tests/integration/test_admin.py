@@ -297,7 +297,7 @@ def test_large_requests_are_answered_or_closed_and_cost_little(c):
 # --- Kafka's own tools ----------------------------------------------------------------------------
 
 
-def tool(c, name, *args, seconds=90):
+def tool(c, name, *args, seconds=180):
     """Subcommands have their options behind them; but some tools want the address before theirs."""
     address = ["--bootstrap-server", c.bootstrap]
     last = name == "ClusterTool"
@@ -370,9 +370,9 @@ def test_kafka_client_metrics_lists_none(c):
 def test_confluent_admin_describes_users_and_operations(c):
     from confluent_kafka.admin import AdminClient
     admin = AdminClient({"bootstrap.servers": c.bootstrap})
-    cluster = admin.describe_cluster(include_authorized_operations=True).result(30)
+    cluster = admin.describe_cluster(include_authorized_operations=True).result(60)
     assert cluster.controller.id == 1 and cluster.authorized_operations
-    assert admin.describe_user_scram_credentials().result(30) == {}
+    assert admin.describe_user_scram_credentials().result(60) == {}
 
 
 def record(port):

@@ -61,7 +61,7 @@ def test_transactions_copy_exactly_once_and_fence_the_older_instance(server, cli
         assert set(committed(server, group, "from").values()) == {-1}
         older.go_on()
         older.wait_said("error")
-        assert older.proc.wait(30) != 0 and older.last("copied") is None
+        assert older.proc.wait(120) != 0 and older.last("copied") is None
         newer.wait_for("all is copied", lambda ev: sum(e.get("copied", 0) for _, e in ev) >= COUNT)
         newer.leave()
         assert newer.last("aborted") is not None

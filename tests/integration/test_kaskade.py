@@ -17,11 +17,11 @@ def streams(culex_factory):
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
     admin = AdminClient({"bootstrap.servers": culex.bootstrap})
-    admin.create_topics([NewTopic("readings", 3)])["readings"].result(20)
+    admin.create_topics([NewTopic("readings", 3)])["readings"].result(60)
     p = Producer({"bootstrap.servers": culex.bootstrap})
     for i in range(30):
         p.produce("readings", f"v{i}".encode(), f"k{i % 4}".encode())
-    assert p.flush(20) == 0
+    assert p.flush(60) == 0
     run_driver("librdkafka", culex.bootstrap, "readings", "billing", 30)
     d = Driver("librdkafka", culex.bootstrap, "captured", "dashboard")
     d.wait_records(40)

@@ -81,7 +81,7 @@ def c(module_factory):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_kafka_reads_every_answer(c, oracle, seed):
     said = subprocess.run(oracle + ["ask", str(c.server.port), "demo", str(seed)],
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=240)
     assert said.returncode == 0, said.stderr
     answers = re.findall(r"^(\w+) v(\d+) (.*)$", said.stdout, re.M)
     wrong = []

@@ -21,7 +21,7 @@ import org.apache.kafka.common.message.ApiMessageType;
 final class Play {
     private static final JsonNodeFactory NODES = JsonNodeFactory.instance;
     private static final long RETRY_MS = 5_000;
-    private static final long UNTIL_MS = 5_000;
+    private static final long UNTIL_MS = 60_000;
     private static final long PAUSE_MS = 5;
     private static final int READY_TRIES_MAX = 200;
 
