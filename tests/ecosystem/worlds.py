@@ -147,7 +147,7 @@ class CulexWorld:
         self.culex.kill()
 
     def logs(self):
-        return self.culex.logs()
+        return "\n".join(f"===== {name}\n{text}" for name, text in self.culex.logs())
 
 
 class Kafka:

@@ -403,13 +403,9 @@ class Culex:
         self.server.kill9()
         self.broker.kill9()
 
-    def logs(self):
-        out = []
-        for p in (self.broker, self.server):
-            if p.log_path.exists():
-                text = p.log(since_start=False)
-                out.append(f"===== {p.name}\n{text[-8000:]}")
-        return "\n".join(out)
+    def logs(self, most=8000):
+        """What broker and server said: (name, the last `most` characters of it)."""
+        return [(p.name, p.log(since_start=False)[-most:]) for p in (self.broker, self.server) if p.log_path.exists()]
 
     # --- MQTT ---------------------------------------------------------------------------------
 
