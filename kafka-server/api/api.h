@@ -38,12 +38,19 @@ struct request {
 
 typedef void api_handler(struct request *rq);
 
+/* What ApiVersions says of it. */
+enum api_told {
+    API_TOLD,
+    API_TOLD_FROM_0, /* 0 where version_min is more: Produce, see api_produce.c */
+    API_UNTOLD,      /* nothing: it is answered, not offered */
+};
+
 struct api {
     int16_t key;
     int16_t version_min, version_max; /* served: within the schema's */
     api_handler *handler;
     const struct codec_api *codec; /* by key, from api_init on */
-    bool told_from_0; /* ApiVersions says 0 where version_min is more: Produce, see api_produce.c */
+    enum api_told told;
 };
 /* All rows, ascending by key. */
 extern const struct api *const api_table;

@@ -79,13 +79,6 @@ static bool software_ok(struct kstr s)
     return true;
 }
 
-/* Kafka answers these two as well without offering them, when it has no plugin that takes clients'
- * metrics: a client that finds them pushes metrics. */
-static bool is_offered(int16_t key)
-{
-    return key != KAFKA_API_GET_TELEMETRY_SUBSCRIPTIONS && key != KAFKA_API_PUSH_TELEMETRY;
-}
-
 /* body NULL: the client asked for a version that we do not know. */
 void api_versions(struct request *rq)
 {
@@ -107,12 +100,12 @@ void api_versions(struct request *rq)
     }
     for (size_t i = 0; i < api_table_count; i++) {
         const struct api *a = &api_table[i];
-        if (!is_offered(a->key)) {
+        if (a->told == API_UNTOLD) {
             continue;
         }
         struct api_versions_response_api_keys *out = &p.api_keys[p.api_keys_count++];
         out->api_key = a->key;
-        out->min_version = a->told_from_0 ? 0 : a->version_min;
+        out->min_version = a->told == API_TOLD_FROM_0 ? 0 : a->version_min;
         out->max_version = a->version_max;
     }
     request_reply(rq, &p);

@@ -7,9 +7,9 @@
 static const char intro[] =
     "# APIs\n"
     "\n"
-    "What culex-server answers, and in which versions: what it says in ApiVersions. A request in\n"
-    "another version, or of another API, closes the connection, as in Kafka; ApiVersions itself\n"
-    "is answered in any version.\n"
+    "What culex-server answers, and in which versions: what it says in ApiVersions, but where the\n"
+    "last column says otherwise. A request in another version, or of another API, closes the\n"
+    "connection, as in Kafka; ApiVersions itself is answered in any version.\n"
     "\n"
     "This page is made from the table of APIs by `make docs`.\n"
     "\n"
@@ -28,7 +28,11 @@ int main(void)
             printf("%d to %d", a->version_min, a->version_max);
         }
         printf(" | %s |\n",
-               a->told_from_0 ? "ApiVersions says from 0, as Kafka does for old librdkafka" : "");
+               a->told == API_TOLD_FROM_0
+                   ? "ApiVersions says from 0, as Kafka does for old librdkafka"
+               : a->told == API_UNTOLD
+                   ? "answered, not offered: ApiVersions does not name it, as in Kafka"
+                   : "");
     }
     return 0;
 }
