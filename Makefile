@@ -120,11 +120,11 @@ $(COMPARE)/lib/.done: tests/compare/java/pom.xml
 $(COMPARE)/classes/.done: $(COMPARE_SRC) $(COMPARE)/lib/.done
 	javac -encoding UTF-8 -Xlint:all,-classfile,-processing,-path -Werror -cp '$(COMPARE)/lib/*' -d $(@D) $(COMPARE_SRC)
 	@touch $@
-kafka-compare: $(COMPARE)/classes/.done $(B)/culex-server
+kafka-compare-run: $(COMPARE)/classes/.done $(B)/culex-server
 	BUILD=$(B) tests/compare/run
 kafka-recorded: $(COMPARE)/classes/.done $(B)/culex-server
 	BUILD=$(B) tests/compare/run recorded
-.PHONY: kafka-compare kafka-recorded
+.PHONY: kafka-compare-run kafka-recorded
 
 # --- the assignors beside Kafka's own: groups that live ASSIGNOR_N lives; the jar is one of tests/deps.sh's ---
 ASSIGNOR_N    ?= 2000
@@ -158,16 +158,17 @@ $(ECO)/classes/.done $(ECO)/flink-classes/.done:
 	javac -encoding UTF-8 -cp '$(patsubst %/.done,%,$(word 2,$^))/*' -d $(@D) $<
 	@touch $@
 ecosystem-deps: $(ECO)/classes/.done
-ecosystem: $(ECO)/classes/.done $(ECO)/flink-classes/.done all
+ecosystem-run: $(ECO)/classes/.done $(ECO)/flink-classes/.done all
 	PYTHONDONTWRITEBYTECODE=1 BUILD=$(B) build/venv/bin/python tests/ecosystem/run.py $(ECOSYSTEM)
 ecosystem-short: $(ECO)/classes/.done all
 	PYTHONDONTWRITEBYTECODE=1 BUILD=$(B) build/venv/bin/python tests/ecosystem/run.py --short connect streams
-.PHONY: ecosystem ecosystem-deps ecosystem-short
+.PHONY: ecosystem-run ecosystem-deps ecosystem-short
 
 # --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz:
+	@packaging/install-packages build fuzz
 	$(MAKE) MODE=fuzz B=build/fuzz CC=clang CFLAGS_fuzz='$(FUZZ_FLAGS) -fsanitize=fuzzer-no-link' fuzz-run
 $(B)/fuzz_codec: tests/fuzz/fuzz_codec.c $(CODEC_O)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(FUZZ_FLAGS) -fsanitize=fuzzer -o $@ $< $(filter %.o,$^) -lisal
@@ -203,7 +204,7 @@ $(B)/record_peer: $(B)/tests/codec/record_peer.o $(RECORD_O)
 	$(CC) $(LDFLAGS) -o $@ $^ -lisal -lzstd -llz4 -lsnappy -lz
 $(B)/codec/RecordOracle.class: tests/codec/java/RecordOracle.java $(CODEC_LIB)/.done
 	javac -encoding UTF-8 -Xlint:all -Werror -cp '$(CODEC_LIB)/*' -d $(@D) $<
-record-test: $(B)/record_peer $(B)/codec/RecordOracle.class
+record-test-run: $(B)/record_peer $(B)/codec/RecordOracle.class
 	$(RECORD_ORACLE) cases $(RECORD_N) $(RECORD_SEED) $(B)/codec/record.bin
 	$(B)/record_peer $(B)/codec/record.bin $(B)/codec/record_pairs.bin
 	$(RECORD_ORACLE) same $(B)/codec/record_pairs.bin
@@ -212,7 +213,7 @@ $(B)/bench_record: $(B)/tests/bench/bench_record.o $(RECORD_O)
 	$(CC) $(LDFLAGS) -o $@ $^ -lisal -lzstd -llz4 -lsnappy -lz
 record-bench: $(B)/bench_record
 	$(B)/bench_record
-.PHONY: record-test record-bench
+.PHONY: record-test-run record-bench
 
 # --- unit tests: tests/unit/test_X.c, each a program of its own --------------------------------------
 UNIT_SRC := $(wildcard tests/unit/test_*.c)
@@ -386,12 +387,12 @@ $(UI)/.done: tests/requirements-ui.txt
 ui-venv: $(UI)/.done
 ui:
 	tests/run deps build ui
-ui-picture: all ui-venv
+ui-picture-run: all ui-venv
 	packaging/install-packages ui
 	UI_PICTURE=$(UI)/kaskade.svg build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
 	    tests/integration/test_kaskade.py
 	rsvg-convert --width 900 $(UI)/kaskade.svg | pngquant --speed 1 32 - >docs/kaskade.png
-.PHONY: ui ui-venv ui-picture
+.PHONY: ui ui-venv ui-picture-run
 # README's table of clients and programs, from what the last `make test` (and `make ecosystem`) saw.
 compatibility:
 	@python3 tests/seen.py write
@@ -403,18 +404,24 @@ bench:
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
 # Everything at once while server, broker and writer are killed: the long form of a test that `make test` has.
-everything: all tools
-	@tests/deps.sh
+everything-run: all tools
 	EVERYTHING_LONG=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
 	    tests/integration/test_everything.py
 
 # A table of a million keys, updated 20 times; make test has a twentieth of it.
 TABLE_KEYS ?= 1000000
-compaction-test: all tools
+compaction-test-run: all tools
 	TABLE_KEYS=$(TABLE_KEYS) build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
 	    tests/integration/test_table.py
 
-.PHONY: tools test compatibility bench everything compaction-test
+.PHONY: tools test compatibility bench everything-run compaction-test-run
+
+# What people run by hand brings what it needs first, as `make test` does for its steps.
+BY_HAND := kafka-compare record-test ecosystem ui-picture everything compaction-test
+$(BY_HAND):
+	@tests/deps.sh
+	@$(MAKE) --no-print-directory $@-run
+.PHONY: $(BY_HAND)
 
 clean:
 	rm -rf build

@@ -353,7 +353,7 @@ def test_markers_beyond_what_a_turn_may_write_are_to_be_asked_for_again(server, 
     assert a["Topics"][0]["Partitions"][0]["Offset"] == written + 1
 
 
-@pytest.mark.saw("lists", "describes", "finds hanging ones", "aborts", client="kafka-transactions")
+@pytest.mark.saw("lists", "describes", "looks for hanging ones", "aborts", client="kafka-transactions")
 def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     make_topic(wire, "t")
     _, pid, epoch = init(wire, "x", timeout=900000)
@@ -367,7 +367,8 @@ def test_kafka_transactions_lists_describes_and_aborts(server, wire):
     assert str(pid) in run("describe-producers", "--topic", "t", "--partition", "0").splitlines()[-1].split()
 
     def hanging():
-        """What is open in a log and not at the coordinator, however young it is."""
+        """What is open in a log and not at the coordinator, however young it is. Nothing ever is here: a batch of a
+        transaction that the coordinator does not know of is refused (KIP-890)."""
         head, *rows = run("find-hanging", "--broker-id", "1", "--max-transaction-timeout", "0").splitlines()
         assert "ProducerId" in head
         return rows
