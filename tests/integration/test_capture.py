@@ -381,7 +381,7 @@ def test_drop_lets_the_broker_go_on_without_the_log(make):
 
 
 def test_block_waits_for_room_and_loses_nothing(make):
-    c = make().configure([stream(**{"on_full.block.ms": 60000})], store=SMALL)
+    c = make().configure([stream(**{"on_full.block.ms": 10000})], store=SMALL)
     c.break_store()
     c.start()
     with c.mqtt() as m:
