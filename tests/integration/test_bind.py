@@ -41,11 +41,20 @@ def alter(c, name, *changes, **more):
     return command(c, command="alter", name=name, changes=[dict(zip(("op", "name", "value"), x)) for x in changes], **more)
 
 
-def together(c, *commands):
+def together_once(c, *commands):
     """The results of several commands in one message."""
     answer = command(c, commands=list(commands))
     assert answer["error"] == "OK", answer
     return answer["results"]
+
+
+def together(c, *commands):
+    """Asks again where it took longer than a command may, which is as if nobody had asked: on a busy machine thousands of streams
+    do, that are made just now."""
+    def ask():
+        got = together_once(c, *commands)
+        return None if got and all(r["error"] == "ERR_AGAIN" for r in got) else (got,)
+    return wait_until("there is time for it", ask, 3 * START_SECONDS)[0]
 
 
 def bound(c):
@@ -299,7 +308,7 @@ def test_a_bound_stream_that_the_configuration_hides_is_kept(make):
 
 def test_a_log_that_can_take_no_more_partitions_refuses_them_and_goes_on(make):
     c = make().configure([stream(partitions=1)]).start().stop()
-    subprocess.run([TOOLS / "storefill", "-p", c.data / "captured", "1034"], check=True, timeout=120)
+    subprocess.run([TOOLS / "storefill", "-p", c.data / "captured", "1034"], check=True, timeout=300)
     c.start()
     def order(name, partitions):
         return dict(command="bind", name=name, partitions=partitions, configs={"mqtt.filter": f"{name}/#"})
@@ -309,7 +318,7 @@ def test_a_log_that_can_take_no_more_partitions_refuses_them_and_goes_on(make):
     c.configure([stream(partitions=1), stream("many", partitions=1024), stream("few", partitions=3)])
     c.broker.reload()
     c.broker.wait_log("a stream cannot be made, .* stream=many")
-    assert bind(c, "one", "one/#")["error"] == "OK"
+    assert together(c, order("one", 1))[0]["error"] == "OK"
     with c.mqtt() as m:
         m.publish_all([("demo/x", b"1"), ("few/x", b"2"), ("one/x", b"3")])
     c.stop()
@@ -342,7 +351,7 @@ def test_what_ran_out_of_time_is_as_if_nobody_had_asked(make):
     c = make().configure([stream()]).start()
     assert bind(c, "old", "old/#")["error"] == "OK"
     c.broker.signal(signal.SIGSTOP)
-    got = together(c, dict(command="bind", name="new", configs={"mqtt.filter": "new/#"}), dict(command="unbind", name="old"))
+    got = together_once(c, dict(command="bind", name="new", configs={"mqtt.filter": "new/#"}), dict(command="unbind", name="old"))
     assert [r["error"] for r in got] == ["ERR_AGAIN"] * 2 and list(bound(c)) == ["old"]
     c.broker.signal(signal.SIGCONT)
     assert bind(c, "next", "next/#")["error"] == "OK"

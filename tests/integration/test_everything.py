@@ -494,10 +494,24 @@ class Copies:
         def all_there():
             self.again()
             return sum(len(rs) for rs in self.read().values()) >= sum(map(len, source.values()))
-        wait_until(f"{self.client} has copied all", all_there, 150, every=0.3)
+        try:
+            wait_until(f"{self.client} has copied all", all_there, 150, every=0.3)
+        except AssertionError as e:
+            raise AssertionError(f"{e}: {self.where(source)}") from e
         self.all[-1].leave()
         assert self.read() == source
         assert sum("aborted" in e for c in self.all for _, e in c.events) > 0
+
+    def where(self, source):
+        """What is there, what the group has committed, and what the client said last: for a report."""
+        with Wire(self.culex.server.port) as w:
+            group = [{"GroupId": self.to, "Topics": [{"Name": "demo", "PartitionIndexes": list(range(PARTITIONS))}]}]
+            offsets = [w.call("OffsetFetch", 8, Groups=group, RequireStable=stable)["Groups"][0]["Topics"][0]["Partitions"]
+                       for stable in (False, True)]
+            state = w.call("DescribeTransactions", 0, TransactionalIds=[f"x-{self.client}"])["TransactionStates"]
+        return {"source": {p: len(rs) for p, rs in source.items()}, "there": {p: len(rs) for p, rs in self.read().items()},
+                "committed": [[(p["ErrorCode"], p["CommittedOffset"]) for p in parts] for parts in offsets], "state": state,
+                "said": [e for _, e in self.all[-1].events][-8:]}
 
     def read(self):
         return {p: [(r.key, r.value) for r in rs] for p, rs in by_partition(
