@@ -34,6 +34,7 @@
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/session.h"
+#include "kafka-server/broker/topic_admin.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/watch.h"
 #include "kafka-server/broker/workers.h"
@@ -158,6 +159,12 @@ static enum err check_data_directory(const struct server *s, struct errmsg *m)
                    strerror(code));
 }
 
+static void apply_defaults(struct server *s)
+{
+    const struct topic_admin a = {.own = s->own, .topics = s->topics, .config = &s->config};
+    topic_apply_defaults(&a);
+}
+
 /* s->own is open: what belongs to it, too. */
 static enum err take_own_parts(struct server *s, struct errmsg *m)
 {
@@ -170,6 +177,7 @@ static enum err take_own_parts(struct server *s, struct errmsg *m)
         return err_set(m, e, "cannot watch %s: no thread", s->in->dir_own);
     }
     topics_set_stores(s->topics, s->own, s->captured);
+    apply_defaults(s);
     return OK;
 }
 
@@ -569,6 +577,9 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
         apply_logging(&s->config.server);
         own_state_reload(s);
         topics_forget_settings(s->topics);
+        if (s->own != NULL) {
+            apply_defaults(s);
+        }
         const struct net_options o = net_options_of(&s->config.server);
         net_set_options(s->net, &o);
         log_info("log reopened, configuration read again");

@@ -28,7 +28,7 @@
 
 #define VALUE_BYTES_MAX (64u << 10) /* of one value */
 #define ATTRIBUTES_MAX  64          /* of one topic */
-#define SYNONYMS_MAX    3           /* of one config */
+#define SYNONYMS_MAX    (1 + TOPIC_CONFIG_SYNONYMS_MAX) /* of one config */
 
 /* What tools look for at a broker, and neither the option table nor the defaults of topics have
  * under that name. */
@@ -45,7 +45,6 @@ static const struct broker_row broker_rows[] = {
     {"process.roles", CONFIG_LIST, "broker,controller"},
     {"authorizer.class.name", CONFIG_STRING, ""},
     {"default.replication.factor", CONFIG_INT, "1"},
-    {"log.retention.hours", CONFIG_INT, "168"},
     {"offsets.topic.replication.factor", CONFIG_INT, "1"},
 };
 
@@ -165,24 +164,38 @@ json_t *api_config_captured(const struct store_topic *row)
     return configs;
 }
 
-static void add_topic_config(struct listing *l, const struct topic_config *row,
-                             const json_t *configs, bool read_only)
+/* What the server's settings say, behind what is told already. */
+static int32_t tell_synonyms(struct told *told, int32_t n, const struct topic_config_synonym *of,
+                             size_t count)
 {
-    const struct config *c = &l->rq->server->config;
+    for (size_t i = 0; i < count; i++) {
+        told[n++] = (struct told){of[i].name, of[i].value, of[i].source};
+    }
+    return n;
+}
+
+/* c: NULL of a topic that the server's settings do not concern. */
+static void add_topic_config(struct listing *l, const struct topic_config *row,
+                             const json_t *configs, const struct config *c, bool read_only)
+{
     const char *own = json_string_value(json_object_get(configs, row->name));
+    struct topic_config_synonym synonyms[TOPIC_CONFIG_SYNONYMS_MAX];
     struct told told[SYNONYMS_MAX];
-    int32_t n = 0;
     struct buf text;
-    bool usual = true;
     buf_init(&text, VALUE_BYTES_MAX);
+    enum config_source source = topic_config_value(row, configs, c, &text);
+    int32_t n = 0;
     if (own != NULL) {
         told[n++] = (struct told){row->name, own, CONFIG_SOURCE_TOPIC};
     }
-    if (row->synonym != NULL && topic_config_of_server(row->synonym, c, &text, &usual) && !usual) {
-        told[n++] = (struct told){row->synonym, buf_text(&text), CONFIG_SOURCE_STATIC_BROKER};
+    if (row->synonym != NULL) {
+        const char *usual = row->synonym_unset ? NULL : row->usual;
+        n = tell_synonyms(told, n, synonyms,
+                          topic_config_synonyms(row->synonym, usual, c, synonyms));
     }
-    told[n++] = (struct told){row->synonym_unset ? NULL : row->synonym, row->usual,
-                              CONFIG_SOURCE_DEFAULT};
+    if (n == 0) {
+        told[n++] = (struct told){NULL, buf_text(&text), source};
+    }
     add_config(l, row->name, row->type, read_only, told, n, row->doc);
     buf_fini(&text);
 }
@@ -272,6 +285,7 @@ static void describe_topic(struct listing *l)
             const char *row = topic_configs[i].name;
             if (is_wanted(l, row)) {
                 add_topic_config(l, &topic_configs[i], configs,
+                                 t->captured ? NULL : &l->rq->server->config,
                                  t->captured && !(by_client && is_of_captured(row)));
             }
         }
@@ -291,7 +305,14 @@ static enum config_type type_of(const struct option_view *v)
         [OPTION_BOOL] = CONFIG_BOOLEAN,  [OPTION_INT] = CONFIG_INT,
         [OPTION_LONG] = CONFIG_LONG,     [OPTION_STRING] = CONFIG_STRING,
         [OPTION_LIST] = CONFIG_LIST,     [OPTION_CHOICE] = CONFIG_STRING,
+        [OPTION_DOUBLE] = CONFIG_DOUBLE,
     };
+    for (size_t i = 0; i < topic_config_count; i++) {
+        const struct topic_config *row = &topic_configs[i];
+        if (row->synonym != NULL && strcmp(row->synonym, v->name) == 0) {
+            return row->type;
+        }
+    }
     bool narrow = v->type == OPTION_LONG && v->max <= INT32_MAX; /* Kafka's are an int then */
     return narrow ? CONFIG_INT : types[v->type];
 }
@@ -309,6 +330,16 @@ static void broker_value(const struct listing *l, const struct broker_row *row, 
     }
 }
 
+static bool is_default_of_topics(const char *name)
+{
+    bool found = starts_with(name, "log.retention.") || strcmp(name, "log.roll.hours") == 0;
+    for (size_t i = 0; i < topic_config_count && !found; i++) {
+        const char *synonym = topic_configs[i].synonym;
+        found = synonym != NULL && strcmp(synonym, name) == 0;
+    }
+    return found;
+}
+
 static void add_option(struct listing *l, size_t i, struct buf *text)
 {
     const struct config *c = &l->rq->server->config;
@@ -323,27 +354,30 @@ static void add_option(struct listing *l, size_t i, struct buf *text)
     if (strcmp(v.name, "advertised.listeners") == 0 && value[0] == '\0') {
         value = c->server.listeners;
     }
-    bool usual = strcmp(value, v.default_text) == 0;
-    const struct told told[] = {
-        {v.name, value, usual ? CONFIG_SOURCE_DEFAULT : CONFIG_SOURCE_STATIC_BROKER},
-        {v.name, v.default_text, CONFIG_SOURCE_DEFAULT},
-    };
-    add_config(l, v.name, type_of(&v), true, told, usual ? 1 : 2, v.doc);
+    struct topic_config_synonym synonyms[TOPIC_CONFIG_SYNONYMS_MAX];
+    struct told told[SYNONYMS_MAX] = {{v.name, value, CONFIG_SOURCE_STATIC_BROKER},
+                                      {v.name, v.default_text, CONFIG_SOURCE_DEFAULT}};
+    int32_t n = 2;
+    if (is_default_of_topics(v.name)) {
+        n = tell_synonyms(told, 0, synonyms, topic_config_synonyms(v.name, NULL, c, synonyms));
+    } else if (strcmp(value, v.default_text) == 0) {
+        told[0].source = CONFIG_SOURCE_DEFAULT;
+        n = 1;
+    }
+    if (n == 0) {
+        told[n++] = (struct told){NULL, NULL, CONFIG_SOURCE_DEFAULT};
+    }
+    add_config(l, v.name, type_of(&v), true, told, n, v.doc);
 }
 
 /* A setting that the option table does not have. */
 static void add_fixed(struct listing *l, const char *name, enum config_type type,
                       enum config_source source, const char *value, const char *doc)
 {
-    struct buf text;
-    bool usual;
-    buf_init(&text, VALUE_BYTES_MAX);
-    if (is_wanted(l, name) &&
-        !topic_config_of_server(name, &l->rq->server->config, &text, &usual)) {
+    if (is_wanted(l, name) && !topic_config_of_server(name)) {
         const struct told told = {value != NULL ? name : NULL, value, source};
         add_config(l, name, type, true, &told, 1, doc);
     }
-    buf_fini(&text);
 }
 
 /* Is it this broker's id? Else the answer says why not. */

@@ -9,6 +9,7 @@
  * changes it (api/api_bound.c). */
 #include "kafka-server/broker/topic_admin.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -517,4 +518,66 @@ enum kerr topic_configure(const struct topic_admin *a, const struct topic *t, co
     }
     topics_refresh(a->topics);
     return KERR_NONE;
+}
+
+#define RATIO_EXACT 1e-6 /* a row keeps no more of it */
+
+/* Is it what the store has already? */
+static bool same_row(const struct store_topic *a, const struct store_topic *b)
+{
+    const struct store_compaction *x = &a->compaction, *y = &b->compaction;
+    return a->retention_ms == b->retention_ms && a->retention_bytes == b->retention_bytes &&
+           a->cleanup == b->cleanup && a->segment_ms == b->segment_ms && x->given == y->given &&
+           fabs(x->min_cleanable_dirty_ratio - y->min_cleanable_dirty_ratio) < RATIO_EXACT &&
+           x->min_compaction_lag_ms == y->min_compaction_lag_ms &&
+           x->max_compaction_lag_ms == y->max_compaction_lag_ms &&
+           x->delete_retention_ms == y->delete_retention_ms;
+}
+
+/* One topic; usual: the row of one without configs of its own, as most are, made once. */
+static enum err apply_defaults(const struct topic_admin *a, const struct store_topic *was,
+                               const struct store_topic *usual, bool *changed, struct errmsg *m)
+{
+    struct store_topic row = *usual;
+    enum err e = OK;
+    row.attributes = NULL;
+    if (was->attributes[0] != '\0') {
+        json_t *configs = topic_config_load(was->attributes);
+        e = configs != NULL ? fill_row(&row, configs, a->config, m) : ERR_NOMEM;
+        json_decref(configs);
+    }
+    *changed = e == OK && !same_row(&row, was);
+    if (*changed) {
+        char *own = row.attributes;
+        memcpy(row.name, was->name, sizeof row.name);
+        row.attributes = was->attributes; /* what was set stays, to the letter */
+        e = store_topic_alter(a->own, &row, m);
+        row.attributes = own;
+    }
+    free(row.attributes);
+    return e;
+}
+
+void topic_apply_defaults(const struct topic_admin *a)
+{
+    struct errmsg m = {""};
+    struct store_topic usual = {.name = ""};
+    const struct store_catalog *topics = store_catalog_ref(a->own);
+    enum err e = fill_row(&usual, NULL, a->config, &m);
+    size_t changed = 0;
+    for (size_t i = 0; i < topics->count && e == OK; i++) {
+        bool one;
+        e = apply_defaults(a, &topics->topics[i], &usual, &one, &m);
+        changed += e == OK && one;
+    }
+    store_catalog_unref(a->own, topics);
+    free(usual.attributes);
+    if (e != OK) {
+        log_error("not all topics follow the settings of the server, until it starts again: %s",
+                  m.text);
+    }
+    if (changed > 0) {
+        log_info("topics follow the settings of the server topics=%zu", changed);
+        topics_refresh(a->topics);
+    }
 }

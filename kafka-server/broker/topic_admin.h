@@ -72,6 +72,9 @@ enum kerr topic_trim(const struct topic_admin *a, const struct topic *t, int32_t
  * checked here). */
 enum kerr topic_configure(const struct topic_admin *a, const struct topic *t, const json_t *configs,
                           bool validate_only, struct errmsg *m) MUST_CHECK;
+/* What topics have not set themselves they have from the settings of the server (log.retention.ms
+ * …): their rows in a->own, which is open, follow where those have changed. */
+void topic_apply_defaults(const struct topic_admin *a);
 /* KERR_INVALID_TOPIC_EXCEPTION where Kafka does not allow such a name. */
 enum kerr topic_check_name(struct slice name, struct errmsg *m) MUST_CHECK;
 /* KERR_INVALID_TOPIC_EXCEPTION where there is one whose name differs in '.' and '_' alone. */

@@ -439,32 +439,121 @@ enum err topic_config_check(const json_t *configs, const struct config *c, struc
 
 /* --- effective configs ----------------------------------------------------------------------- */
 
-bool topic_config_of_server(const char *name, const struct config *c, struct buf *out, bool *usual)
+/* Settings that say the same in a coarser unit where the finer one says nothing, in Kafka's
+ * order. */
+static const struct coarser {
+    const char *fine, *name;
+    int64_t ms;
+} coarser[] = {
+    {"log.retention.ms", "log.retention.minutes", 60000},
+    {"log.retention.ms", "log.retention.hours", 3600000},
+    {"log.roll.ms", "log.roll.hours", 3600000},
+};
+#define COARSER (sizeof coarser / sizeof coarser[0])
+
+/* The server's setting of that name, appended to out where it says something. NULL: there is no
+ * such setting; else its default ("": none). */
+static const char *server_text(const char *name, const struct config *c, struct buf *out)
 {
     for (size_t i = 0; i < option_count(); i++) {
         struct option_view v;
         option_view(i, &v);
         if (strcmp(v.section, "server") == 0 && strcmp(v.name, name) == 0) {
-            size_t from = out->len;
-            option_value_text(c, i, out);
-            *usual = buf_ok(out) && strcmp(buf_text(out) + from, v.default_text) == 0;
-            return true;
+            if (c != NULL) {
+                option_value_text(c, i, out);
+            }
+            return v.default_text;
         }
     }
-    return false;
+    return NULL;
+}
+
+bool topic_config_of_server(const char *name)
+{
+    return server_text(name, NULL, NULL) != NULL;
+}
+
+/* One setting's part of the answer: what was said, or its default. */
+static size_t put_synonym(const char *name, const char *usual, const struct config *c, bool said,
+                          struct topic_config_synonym *out)
+{
+    struct buf text;
+    buf_init(&text, TOPIC_CONFIG_SYNONYM_BYTES);
+    const char *own = server_text(name, c, &text);
+    bool there = said ? own != NULL && text.len > 0 && strcmp(buf_text(&text), own) != 0
+                      : own != NULL ? own[0] != '\0' : usual != NULL;
+    if (there) {
+        *out = (struct topic_config_synonym){
+            .name = name, .source = said ? CONFIG_SOURCE_STATIC_BROKER : CONFIG_SOURCE_DEFAULT};
+        snprintf(out->value, sizeof out->value, "%s",
+                 said ? buf_text(&text) : own != NULL ? own : usual);
+    }
+    buf_fini(&text);
+    return there;
+}
+
+size_t topic_config_synonyms(const char *name, const char *usual, const struct config *c,
+                             struct topic_config_synonym out[TOPIC_CONFIG_SYNONYMS_MAX])
+{
+    const char *finest = name;
+    for (size_t i = 0; i < COARSER; i++) {
+        finest = strcmp(coarser[i].name, name) == 0 ? coarser[i].fine : finest;
+    }
+    size_t n = 0;
+    for (int said = 1; said >= 0; said--) {
+        n += put_synonym(finest, usual, c, said, &out[n]);
+        for (size_t i = 0; i < COARSER; i++) {
+            if (strcmp(coarser[i].fine, finest) == 0) {
+                n += put_synonym(coarser[i].name, NULL, c, said, &out[n]);
+            }
+        }
+    }
+    size_t first = 0; /* Kafka tells of none that stands before the one that was asked for */
+    while (first < n && strcmp(out[first].name, name) != 0) {
+        first++;
+    }
+    memmove(out, out + first, (n - first) * sizeof *out);
+    return n - first;
+}
+
+/* The same from a coarser setting, appended to out; false: there is none that says something. */
+static bool coarser_text(const char *fine, const struct config *c, struct buf *out)
+{
+    bool found = false;
+    for (size_t i = 0; i < COARSER && !found; i++) {
+        if (strcmp(coarser[i].fine, fine) == 0) {
+            struct buf text;
+            buf_init(&text, TOPIC_CONFIG_SYNONYM_BYTES);
+            (void)server_text(coarser[i].name, c, &text); /* it is in the table */
+            found = text.len > 0;
+            int64_t n = found ? strtoll(buf_text(&text), NULL, 10) : 0;
+            buf_fini(&text);
+            if (found) {
+                buf_printf(out, "%" PRId64, n < 0 ? -1 : n * coarser[i].ms);
+            }
+        }
+    }
+    return found;
 }
 
 enum config_source topic_config_value(const struct topic_config *row, const json_t *configs,
                                       const struct config *c, struct buf *out)
 {
-    bool usual;
     const char *own = json_string_value(json_object_get(configs, row->name));
     if (own != NULL) {
         buf_printf(out, "%s", own);
         return CONFIG_SOURCE_TOPIC;
     }
-    if (row->synonym != NULL && topic_config_of_server(row->synonym, c, out, &usual)) {
-        return usual ? CONFIG_SOURCE_DEFAULT : CONFIG_SOURCE_STATIC_BROKER;
+    if (c != NULL && row->synonym != NULL) {
+        size_t from = out->len;
+        const char *usual = server_text(row->synonym, c, out);
+        if (out->len > from) {
+            return strcmp(buf_text(out) + from, usual) == 0 ? CONFIG_SOURCE_DEFAULT
+                                                            : CONFIG_SOURCE_STATIC_BROKER;
+        }
+        if (coarser_text(row->synonym, c, out)) {
+            return CONFIG_SOURCE_DEFAULT; /* as Kafka says it */
+        }
     }
     buf_printf(out, "%s", row->usual);
     return CONFIG_SOURCE_DEFAULT;
@@ -542,7 +631,7 @@ void topic_settings_of(struct topic_settings *out, const struct store_topic *row
                        const struct config *c)
 {
     json_t *configs = captured ? NULL : topic_config_load(row->attributes);
-    topic_settings_read(out, configs, c);
+    topic_settings_read(out, configs, captured ? NULL : c);
     json_decref(configs);
     if (captured) {
         out->retention_ms = row->retention_ms;

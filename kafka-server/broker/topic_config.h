@@ -4,8 +4,9 @@
  * Only what was set explicitly is kept, as Kafka's strings, in store_topic.attributes:
  * {"configs": {"retention.ms": "1000", …}}. Everything else has the broker's default: a setting of
  * the server under the config's synonym (message.max.bytes for max.message.bytes) where there is
- * one, else Kafka's. A captured topic has no configs of its own here: its row says retention and
- * cleanup, as culex.json has them.
+ * one, and there is for each that has an effect; else Kafka's. A captured topic has no configs of
+ * its own here: its row says retention and cleanup, as its stream has them, and the server's
+ * settings, which are for what clients write, do not concern it.
  *
  * Loop thread only. */
 #ifndef CULEX_BROKER_TOPIC_CONFIG_H
@@ -49,6 +50,8 @@ extern const size_t topic_config_count;
 const struct topic_config *topic_config_find(struct slice name);
 
 #define TOPIC_CONFIG_VALUE_BYTES_MAX 32767 /* as in Kafka */
+#define TOPIC_CONFIG_SYNONYMS_MAX    6  /* three settings, each with its default */
+#define TOPIC_CONFIG_SYNONYM_BYTES   32 /* of a value: a number or a name */
 
 /* --- the explicit ones ------------------------------------------------------------------------ */
 
@@ -78,12 +81,25 @@ enum err topic_config_check(const json_t *configs, const struct config *c,
 
 /* --- the effective ones ----------------------------------------------------------------------- */
 
-/* The value that holds, appended to out, and where it comes from. configs may be NULL: none. */
+/* The value that holds, appended to out, and where it comes from. configs may be NULL: none; c as
+ * well: Kafka's defaults. */
 enum config_source topic_config_value(const struct topic_config *row, const json_t *configs,
                                       const struct config *c, struct buf *out);
-/* The server's own setting of that name, appended to out; false: it has none. *usual: it has its
- * default. */
-bool topic_config_of_server(const char *name, const struct config *c, struct buf *out, bool *usual);
+/* Has the server a setting of that name? */
+bool topic_config_of_server(const char *name);
+
+/* A setting of the server that says something about a config, and what it says. */
+struct topic_config_synonym {
+    const char *name;
+    char value[TOPIC_CONFIG_SYNONYM_BYTES];
+    enum config_source source; /* CONFIG_SOURCE_STATIC_BROKER or _DEFAULT */
+};
+/* Those that DescribeConfigs tells for a setting of the server, or for a config with this synonym:
+ * what was said, then defaults; of log.retention.ms the coarser ones, too. None where that setting
+ * itself says nothing, as in Kafka. usual: Kafka's default (NULL: none) of one that the server does
+ * not have. Returns the number. */
+size_t topic_config_synonyms(const char *name, const char *usual, const struct config *c,
+                             struct topic_config_synonym out[TOPIC_CONFIG_SYNONYMS_MAX]);
 
 enum topic_compression { /* of batches as they are stored; the numbers are the record format's */
     TOPIC_COMPRESSION_PRODUCER = -1, /* as they came */

@@ -95,6 +95,8 @@ static json_t *value_json(const struct option_view *v, const char *text)
     case OPTION_INT:
     case OPTION_LONG:
         return json_integer(strtoll(text, NULL, 10));
+    case OPTION_DOUBLE:
+        return json_real(strtod(text, NULL));
     case OPTION_BOOL:
         return json_boolean(strcmp(text, "true") == 0);
     default:
@@ -143,7 +145,7 @@ static char *bound_text(const struct config_stream *streams, size_t count)
             failed |= json_array_append_new(list, stream_json(&streams[i]));
         }
     }
-    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2));
+    char *text = failed ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     json_decref(root);
     return text;
 }

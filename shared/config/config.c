@@ -205,6 +205,10 @@ static enum err value_set(const struct option_row *row, void *base, const json_t
                    ? option_set_number(row, base, json_integer_value(v), m)
                    : err_set(m, ERR_INVALID, "is %s; a whole number belongs here%s", json_kind(v),
                              json_is_string(v) ? ", without quotes" : "");
+    case OPTION_DOUBLE:
+        return json_is_number(v) ? option_set_double(row, base, json_number_value(v), m)
+                                 : err_set(m, ERR_INVALID, "is %s; a number belongs here",
+                                           json_kind(v));
     default:
         return json_is_string(v) ? option_set_string(row, base, json_string_value(v), m)
                                  : err_set(m, ERR_INVALID, "is %s; a string belongs here",
@@ -569,6 +573,7 @@ static void warn_variable(struct walk *w, const char *variable)
                                          "SERVER_IMAGE", "TOOLS_IMAGE"};
     const char *name = variable + sizeof VARIABLE_PREFIX - 1;
     const char *what = "is not known";
+    bool of_streams = false;
     struct guess g;
     guess_init(&g);
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
@@ -583,6 +588,7 @@ static void warn_variable(struct walk *w, const char *variable)
         if (same && option_rows[i].section != SECTION_STREAM) {
             return;
         } else if (same) {
+            of_streams = true;
             what = "does nothing; it is a setting of streams, which stand in the file";
         } else if (option_rows[i].section != SECTION_STREAM) {
             guess_try(&g, name, known + sizeof VARIABLE_PREFIX - 1);
@@ -592,7 +598,7 @@ static void warn_variable(struct walk *w, const char *variable)
         return;
     }
     buf_printf(&w->c->warnings, ENVIRONMENT ": %.*s: %s", NAME_BYTES_MAX, variable, what);
-    if (*g.name) {
+    if (*g.name && !of_streams) {
         buf_printf(&w->c->warnings, "; did you mean " VARIABLE_PREFIX "%s?", g.name);
     }
     buf_printf(&w->c->warnings, "\n");
@@ -630,6 +636,13 @@ static enum err check_request_memory(const struct config_server *c, struct errms
                          "be read", c->queued_max_request_bytes, c->socket_request_max_bytes);
 }
 
+static enum err check_lags(const struct config_server *c, struct errmsg *m)
+{
+    return c->log_cleaner_min_compaction_lag_ms <= c->log_cleaner_max_compaction_lag_ms
+               ? OK : err_set(m, ERR_INVALID, "log.cleaner.max.compaction.lag.ms is less than "
+                              "log.cleaner.min.compaction.lag.ms");
+}
+
 static void walk_together(struct walk *w)
 {
     /* The mistake is told at the first row that somebody has set. */
@@ -641,6 +654,7 @@ static void walk_together(struct walk *w)
         {{"listeners", "listener.security.protocol.map"}, listeners_check_spoken},
         {{"group.min.session.timeout.ms", "group.max.session.timeout.ms"}, check_sessions},
         {{"queued.max.request.bytes", "socket.request.max.bytes"}, check_request_memory},
+        {{"log.cleaner.max.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"}, check_lags},
     };
     struct config *c = w->c;
     for (size_t i = 0; i < sizeof rules / sizeof rules[0]; i++) {

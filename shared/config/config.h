@@ -29,6 +29,7 @@
 #define CONFIG_LAGS_CONTRADICT "is less than min.compaction.lag.ms"
 #define CONFIG_COMPACT_NEEDS_KEY                                                          \
     "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
+#define CONFIG_UNSET INT64_MIN /* a number that has no default and was not said */
 /* For what config_pack makes. The most comes from plugin_opt_filter: CONFIG_FILTERS_MAX filters of
  * 64 KiB. Of a file it is CONFIG_FILE_BYTES_MAX and, in each of CONFIG_STREAMS_MAX streams, less
  * than 2 KiB that "defaults" says once. */
@@ -38,6 +39,11 @@ enum config_headers { HEADERS_FULL, HEADERS_MINIMAL, HEADERS_NONE };
 enum config_on_full { ON_FULL_BLOCK, ON_FULL_REJECT, ON_FULL_DROP };
 /* cleanup.policy; either order of both is one. */
 enum config_cleanup { CLEANUP_DELETE, CLEANUP_COMPACT, CLEANUP_BOTH, CLEANUP_BOTH_TOO };
+enum config_timestamp_type { TIMESTAMP_CREATE, TIMESTAMP_APPEND };
+enum config_compression { /* of what is stored; in the order of the names in options.c */
+    COMPRESSION_UNCOMPRESSED, COMPRESSION_ZSTD, COMPRESSION_LZ4, COMPRESSION_SNAPPY,
+    COMPRESSION_GZIP, COMPRESSION_PRODUCER,
+};
 enum config_durability { DURABILITY_FLUSH, DURABILITY_FSYNC };
 
 enum config_key {
@@ -116,6 +122,19 @@ struct config_server {
     enum config_migration group_consumer_migration_policy;
     bool auto_create_topics_enable;
     int32_t message_max_bytes; /* of a batch that a client writes, unless its topic says */
+    /* Defaults of topics' configs (broker/topic_config.c), which come first. CONFIG_UNSET: the next
+     * coarser one says. */
+    int64_t log_retention_ms, log_retention_minutes, log_retention_hours;
+    int64_t log_retention_bytes;
+    enum config_cleanup log_cleanup_policy;
+    int64_t log_cleaner_min_compaction_lag_ms, log_cleaner_max_compaction_lag_ms;
+    int64_t log_cleaner_delete_retention_ms;
+    double log_cleaner_min_cleanable_ratio;
+    int64_t log_roll_ms, log_roll_hours;
+    enum config_timestamp_type log_message_timestamp_type;
+    int64_t log_message_timestamp_before_max_ms, log_message_timestamp_after_max_ms;
+    enum config_compression compression_type;
+    int32_t compression_gzip_level, compression_lz4_level, compression_zstd_level;
     int64_t store_limit_bytes, store_segment_bytes, store_tail_bytes; /* of the own store */
     int32_t store_flush_interval_ms;
     int64_t fetch_max_bytes;
@@ -209,6 +228,7 @@ enum option_type {
     OPTION_BOOL,
     OPTION_INT,
     OPTION_LONG,
+    OPTION_DOUBLE,
     OPTION_STRING,
     OPTION_LIST,
     OPTION_CHOICE,
@@ -217,7 +237,7 @@ struct option_view {
     const char *section; /* "", "store", "stream", "server" */
     const char *name;
     enum option_type type;
-    const char *default_text;
+    const char *default_text; /* of a number "": it has none, and is CONFIG_UNSET */
     const char *doc;
     bool reload; /* SIGHUP applies a change */
     int64_t min, max;           /* numbers */

@@ -4,8 +4,9 @@
  *
  * Defaults are text and go through the same setter as a user's text, so a default that breaks its
  * own bounds fails the first test that calls config_init. A field is found by offset and width; the
- * widths in use are 1 (bool, and choices with two values), 4 and 8. Rows with width 0 are lists or
- * names that config.c handles itself (filters); they are here for their documentation. */
+ * widths in use are 1 (bool, and choices with two values), 4 and 8 (long, double, pointers). Rows
+ * with width 0 are lists or names that config.c handles itself (filters); they are here for their
+ * documentation. */
 #include "shared/config/options.h"
 #include "shared/config/listeners.h"
 
@@ -32,6 +33,9 @@ static const char *const on_full_choices[] = {"block", "reject", "drop", NULL};
 static const char *const durability_choices[] = {"flush", "fsync", NULL};
 static const char *const cleanup_choices[] = {"delete", "compact", "compact,delete",
                                                 "delete,compact", NULL};
+static const char *const timestamp_choices[] = {"CreateTime", "LogAppendTime", NULL};
+static const char *const compression_choices[] = {"uncompressed", "zstd", "lz4", "snappy", "gzip",
+                                                  "producer", NULL};
 static const char *const migration_choices[] = {"disabled", "upgrade", "downgrade",
                                                "bidirectional", NULL};
 static const char *const level_choices[] = {"error", "warn", "info", "debug", NULL};
@@ -41,6 +45,12 @@ static enum err check_data(const char *text, struct errmsg *m)
 {
     return *text == '/' ? OK : err_set(m, ERR_INVALID, "\"%s\" is not an absolute path, like "
                                        "/var/lib/culex", text);
+}
+
+static enum err check_not_zero(const char *text, struct errmsg *m)
+{
+    return strcmp(text, "0") != 0
+               ? OK : err_set(m, ERR_INVALID, "0 is none of its values; -1, or 1 or more");
 }
 
 static enum err check_assignors(const char *text, struct errmsg *m)
@@ -265,6 +275,61 @@ const struct option_row option_rows[] = {
      .max = INT32_MAX, .default_text = "1048588", .reload = true,
      .doc = "Longest record batch that clients may write, after compression; a stream's "
             "max.message.bytes comes first."},
+    {SERVER(log_retention_ms), .name = "log.retention.ms", .type = OPTION_LONG, .min = -1,
+     .max = NO_LIMIT, .default_text = "", .check = check_not_zero, .reload = true,
+     .doc = "How long records of streams that clients write are kept: the default of retention.ms. "
+            "-1: for ever. Without it log.retention.minutes says, and without that "
+            "log.retention.hours."},
+    {SERVER(log_retention_minutes), .name = "log.retention.minutes", .type = OPTION_LONG,
+     .min = -1, .max = INT32_MAX, .default_text = "", .check = check_not_zero, .reload = true,
+     .doc = "The same in minutes."},
+    {SERVER(log_retention_hours), .name = "log.retention.hours", .type = OPTION_LONG, .min = -1,
+     .max = INT32_MAX, .default_text = "168", .check = check_not_zero, .reload = true,
+     .doc = "The same in hours."},
+    {SERVER(log_retention_bytes), .name = "log.retention.bytes", .type = OPTION_LONG, .min = -1,
+     .max = NO_LIMIT, .default_text = "-1", .reload = true,
+     .doc = "Default of retention.bytes, the bytes kept per partition. -1: no limit."},
+    {SERVER(log_cleanup_policy), .name = "log.cleanup.policy", .type = OPTION_CHOICE,
+     .default_text = "delete", .choices = cleanup_choices, .reload = true,
+     .doc = "Default of cleanup.policy."},
+    {SERVER(log_cleaner_min_compaction_lag_ms), .name = "log.cleaner.min.compaction.lag.ms",
+     .type = OPTION_LONG, .min = 0, .max = NO_LIMIT, .default_text = "0", .reload = true,
+     .doc = "Default of min.compaction.lag.ms."},
+    {SERVER(log_cleaner_max_compaction_lag_ms), .name = "log.cleaner.max.compaction.lag.ms",
+     .type = OPTION_LONG, .min = 1, .max = NO_LIMIT, .default_text = "9223372036854775807",
+     .reload = true, .doc = "Default of max.compaction.lag.ms."},
+    {SERVER(log_cleaner_delete_retention_ms), .name = "log.cleaner.delete.retention.ms",
+     .type = OPTION_LONG, .min = 0, .max = NO_LIMIT, .default_text = "86400000", .reload = true,
+     .doc = "Default of delete.retention.ms."},
+    {SERVER(log_cleaner_min_cleanable_ratio), .name = "log.cleaner.min.cleanable.ratio",
+     .type = OPTION_DOUBLE, .min = 0, .max = 1, .default_text = "0.5", .reload = true,
+     .doc = "Default of min.cleanable.dirty.ratio."},
+    {SERVER(log_roll_ms), .name = "log.roll.ms", .type = OPTION_LONG, .min = 1, .max = NO_LIMIT,
+     .default_text = "", .reload = true,
+     .doc = "Default of segment.ms. Without it log.roll.hours says."},
+    {SERVER(log_roll_hours), .name = "log.roll.hours", .type = OPTION_LONG, .min = 1,
+     .max = INT32_MAX, .default_text = "168", .reload = true, .doc = "The same in hours."},
+    {SERVER(log_message_timestamp_type), .name = "log.message.timestamp.type",
+     .type = OPTION_CHOICE, .default_text = "CreateTime", .choices = timestamp_choices,
+     .reload = true, .doc = "Default of message.timestamp.type."},
+    {SERVER(log_message_timestamp_before_max_ms), .name = "log.message.timestamp.before.max.ms",
+     .type = OPTION_LONG, .min = 0, .max = NO_LIMIT, .default_text = "9223372036854775807",
+     .reload = true, .doc = "Default of message.timestamp.before.max.ms."},
+    {SERVER(log_message_timestamp_after_max_ms), .name = "log.message.timestamp.after.max.ms",
+     .type = OPTION_LONG, .min = 0, .max = NO_LIMIT, .default_text = "3600000", .reload = true,
+     .doc = "Default of message.timestamp.after.max.ms."},
+    {SERVER(compression_type), .name = "compression.type", .type = OPTION_CHOICE,
+     .default_text = "producer", .choices = compression_choices, .reload = true,
+     .doc = "How streams that clients write are stored, where their compression.type does not "
+            "say."},
+    {SERVER(compression_gzip_level), .name = "compression.gzip.level", .type = OPTION_INT,
+     .min = -1, .max = 9, .default_text = "-1", .check = check_not_zero, .reload = true,
+     .doc = "Level for compression.type gzip, 1 to 9. -1: the codec's own."},
+    {SERVER(compression_lz4_level), .name = "compression.lz4.level", .type = OPTION_INT, .min = 1,
+     .max = 17, .default_text = "9", .reload = true, .doc = "Level for compression.type lz4."},
+    {SERVER(compression_zstd_level), .name = "compression.zstd.level", .type = OPTION_INT,
+     .min = -131072, .max = 22, .default_text = "3", .reload = true,
+     .doc = "Level for compression.type zstd."},
     {SERVER(store_limit_bytes), .name = "store.limit.bytes", .type = OPTION_LONG, .min = 0,
      .max = NO_LIMIT, .default_text = "0",
      .doc = "Size limit of all that clients have written (DATA/server); the oldest segments go "
@@ -376,15 +441,20 @@ static void row_put(const struct option_row *row, void *base, int64_t value)
     } else if (row->width == 4) {
         *(int32_t *)row_field(row, base) = (int32_t)value;
     } else {
-        *(int64_t *)row_field(row, base) = value;
+        memcpy(row_field(row, base), &value, sizeof value);
     }
 }
 
+/* Of a double its bits. */
 static int64_t row_get(const struct option_row *row, const void *base)
 {
     const void *p = (const char *)base + row->offset;
-    return row->width == 1 ? *(const bool *)p : row->width == 4 ? *(const int32_t *)p
-                                                                : *(const int64_t *)p;
+    int64_t wide = 0;
+    if (row->width == sizeof wide) {
+        memcpy(&wide, p, sizeof wide);
+        return wide;
+    }
+    return row->width == 1 ? *(const bool *)p : *(const int32_t *)p;
 }
 
 enum err option_set_number(const struct option_row *row, void *base, int64_t value,
@@ -403,8 +473,48 @@ enum err option_set_number(const struct option_row *row, void *base, int64_t val
         return err_set(m, ERR_INVALID, "%" PRId64 " is too %s; %" PRId64 " to %" PRId64, value,
                        what, row->min, row->max);
     }
-    row_put(row, base, value);
+    char text[32];
+    snprintf(text, sizeof text, "%" PRId64, value);
+    enum err e = row->check ? row->check(text, m) : OK;
+    if (!e) {
+        row_put(row, base, value);
+    }
+    return e;
+}
+
+enum err option_set_double(const struct option_row *row, void *base, double value,
+                           struct errmsg *m)
+{
+    if (!(value >= (double)row->min && value <= (double)row->max)) {
+        return err_set(m, ERR_INVALID, "%g is too %s; %" PRId64 " to %" PRId64, value,
+                       value < (double)row->min ? "small" : "large", row->min, row->max);
+    }
+    memcpy(row_field(row, base), &value, sizeof value);
     return OK;
+}
+
+static enum err set_double_text(const struct option_row *row, void *base, const char *text,
+                                struct errmsg *m)
+{
+    char *end;
+    double v = strtod(text, &end);
+    bool decimal = *text && strspn(text, "+-.0123456789eE") == strlen(text) && !*end;
+    return decimal ? option_set_double(row, base, v, m)
+                   : err_set(m, ERR_INVALID, "\"%s\" is not a number", text);
+}
+
+/* Blanks around the whole and around its commas mean nothing, as in Kafka. */
+static bool is_choice(const char *choice, const char *text)
+{
+    text += strspn(text, " ");
+    for (; *choice; choice++) {
+        text += *choice == ',' ? strspn(text, " ") : 0;
+        if (*text++ != *choice) {
+            return false;
+        }
+        text += *choice == ',' ? strspn(text, " ") : 0;
+    }
+    return text[strspn(text, " ")] == '\0';
 }
 
 static enum err choice_index(const struct option_row *row, const char *text, int *index,
@@ -412,7 +522,7 @@ static enum err choice_index(const struct option_row *row, const char *text, int
 {
     char all[256] = "";
     for (int i = 0; row->choices[i]; i++) {
-        if (strcmp(row->choices[i], text) == 0) {
+        if (is_choice(row->choices[i], text)) {
             *index = i;
             return OK;
         }
@@ -436,6 +546,7 @@ enum err option_set_string(const struct option_row *row, void *base, const char 
             row_put(row, base, index);
             return OK;
         }
+        text = row->choices[index];
     }
     enum err e = row->check ? row->check(text, m) : OK;
     if (e) {
@@ -450,9 +561,18 @@ enum err option_set_string(const struct option_row *row, void *base, const char 
     return OK;
 }
 
+static bool is_number(const struct option_row *row)
+{
+    return row->type == OPTION_INT || row->type == OPTION_LONG;
+}
+
 enum err option_set_text(const struct option_row *row, void *base, const char *text,
                          struct errmsg *m)
 {
+    if (is_number(row) && !*row->default_text && !*text) {
+        row_put(row, base, CONFIG_UNSET);
+        return OK;
+    }
     switch (row->type) {
     case OPTION_BOOL:
         if (strcmp(text, "true") != 0 && strcmp(text, "false") != 0) {
@@ -470,6 +590,8 @@ enum err option_set_text(const struct option_row *row, void *base, const char *t
         }
         return option_set_number(row, base, v, m);
     }
+    case OPTION_DOUBLE:
+        return set_double_text(row, base, text, m);
     default:
         return option_set_string(row, base, text, m);
     }
@@ -636,7 +758,13 @@ static void row_text(const struct option_row *row, const void *base, struct buf 
         buf_printf(out, "%s", row_get(row, base) ? "true" : "false");
     } else if (row->type == OPTION_CHOICE) {
         buf_printf(out, "%s", row->choices[row_get(row, base)]);
-    } else {
+    } else if (row->type == OPTION_DOUBLE) {
+        double v;
+        memcpy(&v, (const char *)base + row->offset, sizeof v);
+        char text[40];
+        snprintf(text, sizeof text, "%.15g", v);
+        buf_printf(out, "%s%s", text, strpbrk(text, ".en") ? "" : ".0"); /* as Java writes it */
+    } else if (row_get(row, base) != CONFIG_UNSET) {
         buf_printf(out, "%" PRId64, row_get(row, base));
     }
 }

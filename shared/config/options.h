@@ -15,9 +15,9 @@ struct option_row {
     size_t offset; /* in struct config; for a stream's rows in struct config_stream */
     size_t width;  /* of the field */
     int64_t min, max;
-    const char *default_text;
+    const char *default_text; /* of a number "": it has none, and is CONFIG_UNSET */
     const char *const *choices; /* NULL-terminated, in the order of the enum; or NULL */
-    /* Strings: what the type alone does not say. */
+    /* What the type and the bounds alone do not say; a number comes as text. */
     enum err (*check)(const char *text, struct errmsg *m);
     bool reload;
     const char *doc;
@@ -38,6 +38,8 @@ void option_variable_name(const struct option_row *row, char *out, size_t size);
 /* base is the struct that the row's offset counts in. ERR_INVALID with what is wrong and what would
  * be right; ERR_NOMEM. The old value stays on failure. */
 enum err option_set_number(const struct option_row *row, void *base, int64_t value,
+                           struct errmsg *m) MUST_CHECK;
+enum err option_set_double(const struct option_row *row, void *base, double value,
                            struct errmsg *m) MUST_CHECK;
 enum err option_set_string(const struct option_row *row, void *base, const char *text,
                            struct errmsg *m) MUST_CHECK;

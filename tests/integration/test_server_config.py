@@ -7,6 +7,7 @@ import socket
 import subprocess
 
 import pytest
+import wire
 from harness import CLI, SERVER, api_versions, free_port, sanitizer_env, wait_until
 
 RUN_SECONDS = 60
@@ -34,6 +35,11 @@ WRONG_LISTENERS = [
      r"server\.advertised\.listeners: has 0\.0\.0\.0 "),
     ("advertised nothing", {"listeners": "A://:9092", "advertised.listeners": "A://:1"}, 4,
      r"server\.advertised\.listeners: has no host "),
+    ("records kept for no time", {"log.retention.hours": 0}, 3, r"server\.log\.retention\.hours: 0 is none of its values"),
+    ("more than all of it", {"log.cleaner.min.cleanable.ratio": 1.5}, 3, r"server\.log\.cleaner\S+: 1\.5 is too large; 0 to 1"),
+    ("no such policy", {"log.cleanup.policy": "delete compact"}, 3, r"server\.log\.cleanup\.policy: .* is none of its values"),
+    ("compacted before it may be", {"log.cleaner.min.compaction.lag.ms": 10, "log.cleaner.max.compaction.lag.ms": 9}, 4,
+     r"server\.log\.cleaner\.max\S+: .* is less than log\.cleaner\.min\.compaction"),
     ("requests larger than all memory", {"queued.max.request.bytes": 1 << 20}, 3,
      r"server\.queued\.max\.request\.bytes: .* less than socket\.request\.max\.bytes"),
 ]
@@ -175,6 +181,76 @@ def test_num_partitions_is_what_a_topic_of_a_client_gets_that_says_nothing(culex
     resource = ConfigResource(ConfigResource.Type.BROKER, "1")
     (told,) = admin.describe_configs([resource]).values()
     assert told.result(10)["num.partitions"].value == "5"
+
+
+POLICY_VIOLATION = 44
+TOPIC_SAYS, FILE_SAYS, KAFKA_SAYS = 1, 4, 5
+
+
+def described(w, kind, name, *keys):
+    (r,) = w.call("DescribeConfigs", 4, IncludeSynonyms=True, Resources=[
+        {"ResourceType": kind, "ResourceName": name, "ConfigurationKeys": list(keys)}])["Results"]
+    assert r["ErrorCode"] == 0, r
+    return {c["Name"]: (c["Value"], c["ConfigSource"], [(s["Name"], s["Value"], s["Source"]) for s in c["Synonyms"]])
+            for c in r["Configs"]}
+
+
+def test_topics_follow_the_servers_defaults_where_they_say_nothing_themselves(culex_factory):
+    """What is told, and with which synonyms, is what Apache Kafka 4.1 told with the same settings."""
+    c = culex_factory(server={"log.retention.hours": 24, "log.cleanup.policy": "compact, delete", "compression.type": "lz4",
+                              "log.cleaner.min.cleanable.ratio": 0.1})
+    keys = ("retention.ms", "cleanup.policy", "compression.type", "min.cleanable.dirty.ratio")
+    assert check("culex", c.config_path)[0] == 0
+    with wire.Wire(c.server.port) as w:
+        w.call("Metadata", 12, Topics=[{"Name": "usual"}], AllowAutoTopicCreation=True)
+        w.call("CreateTopics", 7, timeoutMs=9000, Topics=[
+            {"Name": "own", "NumPartitions": 1, "ReplicationFactor": 1, "Configs": [{"Name": "retention.ms", "Value": "5"}]}])
+        policy, codec = ("log.cleanup.policy", "delete", KAFKA_SAYS), ("compression.type", "producer", KAFKA_SAYS)
+        ratio = ("log.cleaner.min.cleanable.ratio", "0.5", KAFKA_SAYS)
+        assert described(w, 2, "usual", *keys) == {
+            "retention.ms": ("86400000", KAFKA_SAYS, []),  # Kafka's tools are told of log.retention.ms alone
+            "cleanup.policy": ("compact,delete", FILE_SAYS, [("log.cleanup.policy", "compact,delete", FILE_SAYS), policy]),
+            "compression.type": ("lz4", FILE_SAYS, [("compression.type", "lz4", FILE_SAYS), codec]),
+            "min.cleanable.dirty.ratio": ("0.1", FILE_SAYS, [(ratio[0], "0.1", FILE_SAYS), ratio]),
+        }
+        assert described(w, 2, "own", "retention.ms")["retention.ms"] == ("5", TOPIC_SAYS, [("retention.ms", "5", TOPIC_SAYS)])
+        assert described(w, 2, "demo", *keys) == {  # they are for what clients write
+            "retention.ms": ("604800000", *described(w, 2, "demo", "retention.ms")["retention.ms"][1:]),
+            "cleanup.policy": ("delete", *described(w, 2, "demo", "cleanup.policy")["cleanup.policy"][1:]),
+            "compression.type": ("producer", KAFKA_SAYS, [codec]),
+            "min.cleanable.dirty.ratio": ("0.5", KAFKA_SAYS, [ratio]),
+        }
+        told = described(w, 4, "1", "log.retention.ms", "log.retention.minutes", "log.retention.hours", "log.cleanup.policy")
+        hours = ("log.retention.hours", "168", KAFKA_SAYS)
+        assert told == {
+            "log.retention.ms": (None, KAFKA_SAYS, []), "log.retention.minutes": (None, KAFKA_SAYS, []),
+            "log.retention.hours": ("24", FILE_SAYS, [("log.retention.hours", "24", FILE_SAYS), hours]),
+            "log.cleanup.policy": ("compact,delete", FILE_SAYS, [("log.cleanup.policy", "compact,delete", FILE_SAYS), policy]),
+        }
+        assert trim(w, "usual") == 0
+
+        c.server_settings = {"log.retention.minutes": 7, "log.retention.ms": 1000, "log.cleanup.policy": "compact"}
+        c.write_config()
+        reload(c, "configuration read again")
+        ms = [("log.retention.ms", "1000", FILE_SAYS), ("log.retention.minutes", "7", FILE_SAYS), hours]
+        assert described(w, 2, "usual", "retention.ms", "compression.type") == {
+            "retention.ms": ("1000", FILE_SAYS, ms), "compression.type": ("producer", KAFKA_SAYS, [codec])}
+        assert described(w, 2, "own", "retention.ms")["retention.ms"] == (
+            "5", TOPIC_SAYS, [("retention.ms", "5", TOPIC_SAYS), *ms])
+        assert [trim(w, t) for t in ("usual", "own")] == [POLICY_VIOLATION] * 2  # it is in force, not only told
+    c.server.kill9()
+    c.server_settings = {}
+    c.write_config()
+    c.server.start()
+    with wire.Wire(c.server.port) as w:
+        assert [trim(w, t) for t in ("usual", "own")] == [0, 0]
+        assert described(w, 2, "usual", "retention.ms")["retention.ms"] == ("604800000", KAFKA_SAYS, [])
+
+
+def trim(w, topic):
+    (t,) = w.call("DeleteRecords", 2, TimeoutMs=1000, Topics=[
+        {"Name": topic, "Partitions": [{"PartitionIndex": 0, "Offset": 0}]}])["Topics"]
+    return t["Partitions"][0]["ErrorCode"]
 
 
 def test_connections_of_one_address_are_limited(culex_factory):

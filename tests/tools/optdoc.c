@@ -53,6 +53,9 @@ static void put_type(const struct option_view *v)
             printf("number, %" PRId64 " to %" PRId64, v->min, v->max);
         }
         return;
+    case OPTION_DOUBLE:
+        printf("number, %" PRId64 " to %" PRId64 ", with a fraction", v->min, v->max);
+        return;
     case OPTION_CHOICE:
         for (int i = 0; v->choices[i]; i++) {
             printf("%s`\"%s\"`", i == 0 ? "" : v->choices[i + 1] ? ", " : " or ", v->choices[i]);
@@ -68,8 +71,11 @@ static void put_type(const struct option_view *v)
 
 static void put_default(const struct option_view *v)
 {
-    bool number = v->type == OPTION_INT || v->type == OPTION_LONG || v->type == OPTION_BOOL;
-    if (number) {
+    bool number = v->type == OPTION_INT || v->type == OPTION_LONG || v->type == OPTION_BOOL ||
+                  v->type == OPTION_DOUBLE;
+    if (number && v->default_text[0] == '\0') {
+        printf("none");
+    } else if (number) {
         printf("`%s`", v->default_text);
     } else if (strcmp(v->name, "name") == 0 || strcmp(v->name, "filters") == 0) {
         printf("needed");
@@ -90,9 +96,11 @@ static const char topics_intro[] =
     "\n## Configs of a topic\n"
     "\n"
     "Of a stream that a Kafka client makes; Kafka's names, types, defaults and bounds.\n"
-    "`kafka-configs` shows and changes them. The default is the server's where it has a\n"
-    "setting of the name in the third column, else Kafka's. *Without effect* is accepted, kept\n"
-    "and shown. A stream of `streams` has its retention and cleanup from there.\n"
+    "`kafka-configs` shows and changes them. Where the third column names a setting of `server`,\n"
+    "that is the default: a change of it, applied at SIGHUP, changes all topics that have not\n"
+    "said otherwise. *Without effect* is accepted, kept and shown. A captured stream has its\n"
+    "retention and cleanup from `streams` or from who has bound it, and none of the server's\n"
+    "defaults, which are for what Kafka clients write.\n"
     "\n"
     "| config | default | of the server | |\n|---|---|---|---|\n";
 
@@ -123,7 +131,7 @@ static void put_topic_configs(void)
         const struct topic_config *row = &topic_configs[i];
         const char *usual = row->usual[0] != '\0' ? row->usual : "\"\"";
         printf("| `%s` | `%s` | ", row->name, usual);
-        if (row->synonym != NULL) {
+        if (row->synonym != NULL && topic_config_of_server(row->synonym)) {
             printf("`%s` ", row->synonym);
         }
         printf("| ");

@@ -202,6 +202,62 @@ static void test_values_come_from_the_nearest_that_says(void **state)
     json_decref(configs);
 }
 
+static void assert_retention(const char *want, enum config_source source)
+{
+    struct buf b;
+    buf_init(&b, 1000);
+    const struct topic_config *row = topic_config_find(slice_str("retention.ms"));
+    assert_int_equal(topic_config_value(row, NULL, &config, &b), source);
+    assert_string_equal(buf_text(&b), want);
+    buf_fini(&b);
+}
+
+static void test_coarser_settings_of_the_server_say_what_finer_ones_do_not(void **state)
+{
+    struct topic_config_synonym of[TOPIC_CONFIG_SYNONYMS_MAX];
+    assert_retention("604800000", CONFIG_SOURCE_DEFAULT);
+    config.server.log_retention_hours = 24;
+    assert_retention("86400000", CONFIG_SOURCE_DEFAULT);
+    assert_int_equal(topic_config_synonyms("log.retention.ms", NULL, &config, of), 0);
+    assert_int_equal(topic_config_synonyms("log.retention.hours", NULL, &config, of), 2);
+    assert_string_equal(of[0].value, "24");
+    assert_int_equal(of[0].source, CONFIG_SOURCE_STATIC_BROKER);
+    assert_string_equal(of[1].value, "168");
+    config.server.log_retention_hours = -1;
+    assert_retention("-1", CONFIG_SOURCE_DEFAULT);
+    config.server.log_retention_minutes = 7;
+    assert_retention("420000", CONFIG_SOURCE_DEFAULT);
+    config.server.log_retention_ms = 1000;
+    assert_retention("1000", CONFIG_SOURCE_STATIC_BROKER);
+    assert_int_equal(topic_config_synonyms("log.retention.ms", NULL, &config, of), 4);
+    assert_string_equal(of[0].name, "log.retention.ms");
+    assert_string_equal(of[1].name, "log.retention.minutes");
+    assert_string_equal(of[2].value, "-1");
+    assert_int_equal(of[3].source, CONFIG_SOURCE_DEFAULT);
+    config.server.log_roll_hours = INT32_MAX;
+    struct topic_settings s;
+    topic_settings_read(&s, NULL, &config);
+    assert_int_equal(s.segment_ms, INT32_MAX * 3600000ll);
+}
+
+/* Who looks for the broker's default of a config finds it, and with Kafka's value. */
+static void test_what_has_an_effect_has_a_setting_of_the_server(void **state)
+{
+    for (size_t i = 0; i < topic_config_count; i++) {
+        const struct topic_config *row = &topic_configs[i];
+        struct buf with, without;
+        buf_init(&with, 1000);
+        buf_init(&without, 1000);
+        bool effect = strncmp(row->doc, "Without effect", 14) != 0;
+        assert_true(row->synonym == NULL || topic_config_of_server(row->synonym) == effect);
+        assert_int_equal(topic_config_value(row, NULL, &config, &with), CONFIG_SOURCE_DEFAULT);
+        assert_int_equal(topic_config_value(row, NULL, NULL, &without), CONFIG_SOURCE_DEFAULT);
+        assert_string_equal(buf_text(&with), buf_text(&without));
+        buf_fini(&with);
+        buf_fini(&without);
+    }
+}
+
 static void test_settings_are_kafkas_numbers(void **state)
 {
     struct topic_settings s;
@@ -262,6 +318,8 @@ int main(void)
         TEST(test_lists_grow_and_shrink),
         TEST(test_configs_come_back_out_of_attributes),
         TEST(test_values_come_from_the_nearest_that_says),
+        TEST(test_coarser_settings_of_the_server_say_what_finer_ones_do_not),
+        TEST(test_what_has_an_effect_has_a_setting_of_the_server),
         TEST(test_settings_are_kafkas_numbers),
         TEST(test_what_must_hold_between_configs),
     };
