@@ -15,7 +15,12 @@
  * segment. So when a job is done its files are gone, and nobody has to look again. */
 #include "shared/store/store_int.h"
 
+#include <time.h>
+
 #include "shared/base/log.h"
+
+#define BRING_DOWN_TRIES    200
+#define BRING_DOWN_PAUSE_NS 10000000
 
 struct cleaner {
     pthread_mutex_t lock;
@@ -104,11 +109,64 @@ static enum err read_whole(struct store *s, uint32_t from, uint32_t to, struct e
     return e;
 }
 
-enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct errmsg *m)
+static bool file_overlaps(rocksdb_sst_file_metadata_t *f, uint32_t from, uint32_t to)
+{
+    size_t first_len, last_len;
+    char *first = rocksdb_sst_file_metadata_get_smallestkey(f, &first_len);
+    char *last = rocksdb_sst_file_metadata_get_largestkey(f, &last_len);
+    bool overlaps = first_len >= 4 && last_len >= 4 && be32_get((const uint8_t *)first) < to &&
+                    be32_get((const uint8_t *)last) >= from;
+    rocksdb_free(first);
+    rocksdb_free(last);
+    return overlaps;
+}
+
+/* Is something of these segments in a file of the upper level? */
+static bool in_upper(struct store *s, uint32_t from, uint32_t to)
+{
+    bool found = false;
+    rocksdb_column_family_metadata_t *c =
+        rocksdb_get_column_family_metadata_cf(s->rocks->db, s->rocks->cf[CF_LOG]);
+    rocksdb_level_metadata_t *upper = rocksdb_column_family_metadata_get_level_metadata(c, 0);
+    size_t count = upper ? rocksdb_level_metadata_get_file_count(upper) : 0;
+    for (size_t i = 0; i < count && !found; i++) {
+        rocksdb_sst_file_metadata_t *f = rocksdb_level_metadata_get_sst_file_metadata(upper, i);
+        found = file_overlaps(f, from, to);
+        rocksdb_sst_file_metadata_destroy(f);
+    }
+    if (upper) {
+        rocksdb_level_metadata_destroy(upper);
+    }
+    rocksdb_column_family_metadata_destroy(c);
+    return found;
+}
+
+/* A segment may lie in two files, where a memtable that holds its beginning had to be flushed. Were
+ * they on two levels, RocksDB would rewrite them one after the other, and what one has absorbed of
+ * the other would be gone when it is stopped between. */
+static enum err bring_down(struct store *s, uint32_t from, uint32_t to, struct errmsg *m)
+{
+    for (int i = 0; i < BRING_DOWN_TRIES && !cleaner_stopping(s); i++) {
+        if (i > 0) { /* a file that is being moved down is passed over */
+            nanosleep(&(struct timespec){.tv_nsec = BRING_DOWN_PAUSE_NS}, NULL);
+        }
+        compact_range(s, from, to, COMPACT_UPPER);
+        if (!in_upper(s, from, to)) {
+            return OK;
+        }
+    }
+    return err_set(m, ERR_IO, "segment %u cannot be brought down", to - 1);
+}
+
+enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct plan *p,
+                         struct errmsg *m)
 {
     enum err e = read_whole(s, from, to, m);
+    e = e == OK && p ? bring_down(s, from, to, m) : e;
     if (e == OK && !cleaner_stopping(s)) {
+        plan_publish(s, p);
         compact_range(s, from, to, COMPACT_ALL);
+        plan_publish(s, NULL);
     }
     return e;
 }
@@ -122,7 +180,7 @@ static void rewrite(struct store *s, const struct clean_job *job)
             atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
         }
     }
-    if (cleaner_rewrite(s, job->from, job->to, &m) != OK) {
+    if (cleaner_rewrite(s, job->from, job->to, NULL, &m) != OK) {
         log_error("store cannot rewrite segments from=%u to=%u why=\"%s\"", job->from, job->to - 1,
                   m.text);
     }

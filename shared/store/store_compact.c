@@ -27,10 +27,11 @@
  *
  * Rewriting is RocksDB's: the plan of one run of segments (its file) is a sorted list of keys, each
  * with its new value or none, and a manual compaction of that run asks the filter for each key
- * (filter_plan). The new file takes the old one's place in one step, so a kill at any instant
- * leaves one or the other. Each compaction takes the plan when it begins, whole or not at all: a
- * batch never goes without the one that absorbs it. That the filter was asked does not say that the
- * new file came to be (the disk may be full at its last byte): done is what can then be read.
+ * (filter_plan). All files of the run are on one level then (store_clean.c), so the new file takes
+ * the place of the old ones in one step, and a kill at any instant leaves one or the other. Each
+ * compaction takes the plan when it begins, whole or not at all: a batch never goes without the one
+ * that absorbs it. That the filter was asked does not say that the new file came to be (the disk
+ * may be full at its last byte): done is what can then be read.
  *
  * A run that cannot be read or rewritten stays as it is, and fails the partitions that have
  * something in it: they are no cleaner than before, or a tombstone behind that run would go before
@@ -96,7 +97,7 @@ struct plan *plan_ref(struct store *s)
     return p;
 }
 
-static void plan_publish(struct store *s, struct plan *p)
+void plan_publish(struct store *s, struct plan *p)
 {
     pthread_mutex_lock(&s->lock);
     s->plan = p;
@@ -210,14 +211,12 @@ static enum err apply(struct cleaning *c)
     if (!next) {
         return ERR_NOMEM;
     }
-    plan_publish(c->s, p);
     bool done = false;
     enum err e = OK;
     for (int i = 0; i < APPLY_TRIES && !done && e == OK && !cleaner_stopping(c->s); i++) {
-        e = cleaner_rewrite(c->s, c->run->from, c->run->number + 1, &c->m);
+        e = cleaner_rewrite(c->s, c->run->from, c->run->number + 1, p, &c->m);
         done = e == OK && store_state(c->s) == STORE_OK && is_applied(c, p);
     }
-    plan_publish(c->s, NULL);
     c->plan = next;
     plan_unref(p);
     return done || e != OK

@@ -448,6 +448,7 @@ void compaction_run(struct store *s, struct compaction *k);
 
 /* What a rewrite does to a key; *value: the new one, as long as the plan is held. */
 enum plan_verdict { PLAN_KEEPS, PLAN_CHANGES, PLAN_DROPS };
+void plan_publish(struct store *s, struct plan *p); /* NULL: none is under way any more */
 struct plan *plan_ref(struct store *s); /* NULL: none is under way */
 void plan_unref(struct plan *p);
 enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *value);
@@ -485,9 +486,10 @@ bool cleaner_idle(struct store *s); /* and nothing is left to be taken */
 struct compaction *cleaner_done(struct store *s);
 void cleaner_drop_done(struct store *s);
 bool cleaner_stopping(struct store *s);
-/* Rewrites the files of segments [from, to), through the filter; not on an error, which is that
- * they cannot be read. The cleaner's thread. Blocks. */
-enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct errmsg *m) MUST_CHECK;
+/* Rewrites the files of segments [from, to), through the filter, by a plan in one step (NULL: there
+ * is none); not on an error, which is that they cannot be read. The cleaner's thread. Blocks. */
+enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct plan *p,
+                         struct errmsg *m) MUST_CHECK;
 /* Drops the files of segments below `to`, which are dead, soon: also while a job runs. */
 void cleaner_drop(struct store *s, uint32_t to);
 /* The cleaner's thread, between two steps of a job: drops what is to be dropped. Blocks. */

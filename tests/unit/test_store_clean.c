@@ -18,7 +18,8 @@
 
 /* --- a disk that fails ------------------------------------------------------------------------ */
 
-static _Atomic int syncs_fail; /* so many of files of the log fail */
+static _Atomic int syncs_pass; /* so many of files of the log go well */
+static _Atomic int syncs_fail; /* then so many fail */
 static _Atomic bool gate_shut, gate_waits; /* they wait while it is shut */
 static char watched[700];                  /* a file: is it there while one is synced? */
 static _Atomic bool watched_there;
@@ -40,6 +41,10 @@ int fdatasync(int fd)
     while (atomic_load(&gate_shut)) {
         atomic_store(&gate_waits, true);
         sched_yield();
+    }
+    if (atomic_load(&syncs_pass) > 0) {
+        atomic_fetch_sub(&syncs_pass, 1);
+        return real(fd);
     }
     if (atomic_load(&syncs_fail) > 0) {
         atomic_fetch_sub(&syncs_fail, 1);
@@ -254,6 +259,41 @@ static void test_rewrite_that_does_not_fit_is_done_again(void **state)
         assert_int_equal(f.count, 1);
         assert_int_equal(f.last, 10 + i);
     }
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* Batches in one file of a segment absorb those in another: both are rewritten, or neither. */
+static void test_segment_in_two_files_is_rewritten_in_one_step(void **state)
+{
+    struct kit k;
+    char *text = NULL;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", 1000);
+    rocksdb_flushoptions_t *wait = rocksdb_flushoptions_create();
+    put(&k, s, t.uid, 0, 1, 100);
+    rocksdb_flush_cf(s->rocks->db, wait, s->rocks->cf[CF_LOG], &text);
+    assert_null(text);
+    rocksdb_flushoptions_destroy(wait);
+    rocksdb_compact_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], NULL, 0, NULL, 0);
+    for (int i = 0; i < 10; i++) {
+        put(&k, s, t.uid, 0, 1, 100);
+    }
+    settle(&k, s, 1000000);
+    assert_true(has_files(s, CF_LOG, "rocksdb.num-files-at-level0"));
+    assert_true(has_files(s, CF_LOG, "rocksdb.num-files-at-level1"));
+    atomic_store(&syncs_pass, 1);
+    atomic_store(&syncs_fail, 5);
+    int64_t give_up = clock_mono_ms() + WAIT_MS;
+    while (part_get(s, t.uid)->unclean_ms == 0 || !cleaner_idle(s)) {
+        tick(&k, s, 1000000);
+        assert_true(clock_mono_ms() < give_up);
+    }
+    assert_int_equal(atomic_load(&syncs_fail), 0);
+    assert_int_equal(find_key(&k, s, t.uid, 0).count, 11);
+    clean(&k, s, t.uid, 1000000 + part_get(s, t.uid)->unclean_ms);
+    assert_int_equal(find_key(&k, s, t.uid, 0).count, 1);
     store_close(s);
     kit_fini(&k);
 }
@@ -585,6 +625,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_followers_see_what_is_left_without_another_record),
         cmocka_unit_test(test_rewrite_that_does_not_fit_is_done_again),
+        cmocka_unit_test(test_segment_in_two_files_is_rewritten_in_one_step),
         cmocka_unit_test(test_tombstone_without_room_in_the_map_waits),
         cmocka_unit_test(test_sizes_are_right_after_a_job_that_was_forgotten),
         cmocka_unit_test(test_limit_goes_by_what_compaction_left),
