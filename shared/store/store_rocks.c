@@ -2,8 +2,9 @@
  *
  * A segment is one memtable's life. So hardly anything but segment_switch ends a memtable of the
  * log (a job of the cleaner does, when the segment before is still being flushed): its write buffer
- * is four segments large, and the WAL's limit is far beyond what a segment writes. L0 files are whole segments in order, two of them are moved to L1 by renaming, and L1 has no
- * limit, so no byte is rewritten. The meta family is small and compacts as RocksDB likes.
+ * is four segments large, and the WAL's limit is far beyond what a segment writes. L0 files are
+ * whole segments in order, two of them are moved to L1 by renaming, and L1 has no limit, so no byte
+ * is rewritten. The meta family is small and compacts as RocksDB likes.
  *
  * A handle is counted, because slices pin blocks and memtables of the very database object they
  * came from, and Debian's RocksDB aborts when it is closed under an iterator. A follower that

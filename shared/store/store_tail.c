@@ -34,7 +34,8 @@ struct queue {
 struct tail {
     pthread_mutex_t lock;
     struct ring ring;
-    uint64_t life; /* of the page when the ring was mapped */
+    const struct page *page; /* of the directory that the ring was mapped from */
+    uint64_t life; /* of that page, then */
     uint64_t id;   /* of the ring when the index began */
     uint64_t pos;  /* next frame to index */
     struct queue *chunks[PART_CHUNKS];
@@ -133,12 +134,13 @@ static int64_t queue_search(const struct queue *q, int64_t offset)
 
 /* --- following the ring ----------------------------------------------------------------------- */
 
-/* Maps the ring of this life of the writer. */
+/* Maps the ring of this life of the writer, in the directory that the page is from: one made anew
+ * may count its lives from 1, too, and a page stays where it is until the store closes. */
 static bool tail_map(struct store *s, struct tail *t)
 {
     struct page *page = atomic_load_explicit(&s->page, memory_order_acquire);
     uint64_t life = atomic_load_explicit(&page->h->life, memory_order_acquire);
-    if (t->ring.file && t->life == life) {
+    if (t->ring.file && t->page == page && t->life == life) {
         return true;
     }
     char path[PATH_MAX];
@@ -148,6 +150,11 @@ static bool tail_map(struct store *s, struct tail *t)
     if (n < 0 || (size_t)n >= sizeof path || ring_open_reader(&t->ring, path, NULL) != OK) {
         return false;
     }
+    if (!page_is_current(page, s->dir)) { /* nor is the ring ours */
+        ring_close(&t->ring);
+        return false;
+    }
+    t->page = page;
     t->life = life;
     t->id = ring_id(&t->ring);
     t->pos = ring_low(&t->ring);

@@ -121,22 +121,40 @@ static void test_follower_opens_while_nobody_writes(void **state)
     kit_fini(&k);
 }
 
+/* Bytes of the batch at an offset, as the tail has it. */
+static size_t tail_bytes(struct store *s, uint32_t uid, int64_t offset)
+{
+    struct buf b;
+    int64_t next;
+    buf_init(&b, 1 << 20);
+    assert_int_equal(store_read_tail(s, uid, offset, 1, true, &b, &next), OK);
+    assert_int_equal(kit_check_batch(uid, offset, buf_slice(&b)), next);
+    size_t bytes = b.len;
+    buf_fini(&b);
+    return bytes;
+}
+
 static void test_follower_moves_to_a_directory_made_anew(void **state)
 {
     struct kit k;
     kit_init(&k);
     struct store *w = kit_open(&k, &k.writer);
     struct store_topic t = kit_topic(w, "old", 1);
-    kit_append(&k, w, t.uid, 0, 7, 1000, 0);
+    for (int i = 0; i < 7; i++) {
+        kit_append(&k, w, t.uid, i, 1, 1000, 5000);
+    }
     kit_commit(&k, w);
     struct store *f = kit_open(&k, &k.follower);
     kit_read_all(&k, f, t.uid, 0, 7, 1 << 20);
+    assert_true(tail_bytes(f, t.uid, 0) > 5000);
     store_close(w);
     kit_remove(k.dir);
     w = kit_open(&k, &k.writer);
     t = kit_topic(w, "new", 1);
     kit_topic(w, "newer", 1);
-    kit_append(&k, w, t.uid, 0, 3, 1000, 0);
+    for (int i = 0; i < 3; i++) {
+        kit_append(&k, w, t.uid, i, 1, 1000, 0);
+    }
     kit_commit(&k, w);
     const struct store_catalog *c = wait_topics(f, 2);
     assert_non_null(store_catalog_find(c, slice_str("new")));
@@ -144,6 +162,7 @@ static void test_follower_moves_to_a_directory_made_anew(void **state)
     wait_end(f, t.uid, 3);
     assert_int_equal(kit_offsets(f, t.uid).end, 3);
     kit_read_all(&k, f, t.uid, 0, 3, 1 << 20);
+    assert_true(tail_bytes(f, t.uid, 0) < 5000);
     struct store_stats st = {0};
     for (time_t give_up = time(NULL) + 60; st.reopens == 0; store_get_stats(f, &st)) {
         assert_true(time(NULL) <= give_up); /* counted when all is done */
