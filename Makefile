@@ -3,7 +3,7 @@ MODE    ?= release
 B       := build/$(MODE)
 CC      ?= gcc
 PKGS    := libevent libevent_pthreads jansson libzstd liblz4 zlib
-VERSION := 0.1.0
+VERSION := 0.2.0
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla \
         -Wformat=2 -Wundef -Wno-unused-parameter
@@ -70,6 +70,10 @@ $(CODEC_TEST): $(B)/unit/%: tests/unit/%.c $(CODEC_O)
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+# What says its version is made anew with this file, where the version is.
+$(call obj,kafka-server/server.c kafka-server/main.c kafka-server/cli/main.c plugins/link/link.c \
+           plugins/capture/plugin.c plugins/capture/stats.c): Makefile
 
 # --- the codec beside Kafka's own: CODEC_N random messages per API, version and kind, both ways ---------
 CODEC_N    ?= 300
