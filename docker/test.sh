@@ -15,7 +15,7 @@ base=debian:bookworm-slim
 run=culex-test-$$
 out=$top/build/docker
 tag="test"
-start_seconds=60 # for each container to say that it is ready; a loaded machine needs more than an idle one
+start_seconds=120 # for each container to say that it is ready; a loaded machine needs more than an idle one
 
 say() { printf '== %3d s  %s\n' "$SECONDS" "$*"; }
 checks=0
@@ -45,7 +45,7 @@ daemon_start() {
         --ip-forward=false >"$out/dockerd.log" 2>&1 9>&- &
     daemon_pid=$!
     export DOCKER_HOST=unix://$scratch/docker.sock
-    if ! grep -q -m 1 'API listen on' < <(timeout 60 tail -n +1 -s 0.1 --pid="$daemon_pid" -f "$out/dockerd.log" 2>/dev/null); then
+    if ! grep -q -m 1 'API listen on' < <(timeout 120 tail -n +1 -s 0.1 --pid="$daemon_pid" -f "$out/dockerd.log" 2>/dev/null); then
         tail -n 15 "$out/dockerd.log" >&2
         fail "the Docker daemon did not start (all of it: $out/dockerd.log)"
     fi
@@ -166,9 +166,13 @@ publish() { # COUNT: the next COUNT numbers, spread over four topics, QoS 1; ret
 
 # Every number once, under the key of its topic, in order within it.
 check_history() { # WHEN
-    tools timeout 60 kcat -b server:19092 -C -t demo -o beginning -e -q -f '%k %s\n' >"$scratch/history" ||
-        fail "$1: the history cannot be read"
-    local t
+    local t end=$((SECONDS + start_seconds))
+    while :; do
+        tools timeout 120 kcat -b server:19092 -C -t demo -o beginning -e -q -f '%k %s\n' >"$scratch/history" ||
+            fail "$1: the history cannot be read"
+        # What was acknowledged is in the ring; the log follows.
+        [ "$(wc -l <"$scratch/history")" -lt $published ] && [ $SECONDS -lt $end ] || break
+    done
     for t in 0 1 2 3; do
         awk -v k="demo/$t" '$1 == k { print $2 }' "$scratch/history" >"$scratch/have"
         seq 1 $published | awk -v t=$t '$1 % 4 == t' >"$scratch/want"
@@ -183,7 +187,7 @@ check_history() { # WHEN
 consumed=0
 check_group() { # WHEN
     local count=$((published - consumed))
-    tools timeout 60 kcat -b server:19092 -G readers -X auto.offset.reset=earliest -c $count -q -f '%s\n' demo \
+    tools timeout 120 kcat -b server:19092 -G readers -X auto.offset.reset=earliest -c $count -q -f '%s\n' demo \
         >"$scratch/group" 2>"$scratch/group.err" || fail "$1: the group did not get its $count records: $(tail -n 3 "$scratch/group.err")"
     sort -n "$scratch/group" >"$scratch/have"
     seq $((consumed + 1)) $published >"$scratch/want"
@@ -249,7 +253,7 @@ check_history "broker killed and back"
 check_group "broker killed and back"
 
 say "asking from the host's side, port $KAFKA_PORT, and for the server's health"
-docker run --rm --network host "culex-tools:$tag" timeout 30 kcat -b "127.0.0.1:$KAFKA_PORT" -C -t demo -o beginning -c 1 -q >/dev/null ||
+docker run --rm --network host "culex-tools:$tag" timeout 120 kcat -b "127.0.0.1:$KAFKA_PORT" -C -t demo -o beginning -c 1 -q >/dev/null ||
     fail "a client on the host cannot read"
 passed "a client on the host can read"
 server_id=$(container server)

@@ -10,7 +10,7 @@ top=$(cd "$(dirname "$0")/.." && pwd)
 suite=bookworm
 work=$top/build/systemd
 root=$work/root
-seconds=60 # for whatever is waited for
+seconds=120 # for whatever is waited for
 
 say() { printf '== %3d s  %s\n' "$SECONDS" "$*"; }
 checks=0
@@ -128,7 +128,7 @@ publish() {
 history() { # WHEN: every publish is there, once, in order
     local end=$((SECONDS + seconds)) have want
     want=$(seq "$published")
-    until have=$(m timeout 20 kcat -b localhost -t plant -C -e -q -f '%s\n' 2>"$work/kcat.log") && [ "$have" = "$want" ]; do
+    until have=$(m timeout 60 kcat -b localhost -t plant -C -e -q -f '%s\n' 2>"$work/kcat.log") && [ "$have" = "$want" ]; do
         [ $SECONDS -lt $end ] || fail "$1: the history has '$(tr '\n' ' ' <<<"$have")', not 1 to $published"
     done
     passed "$1: the history is whole"

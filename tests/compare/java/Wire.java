@@ -23,7 +23,7 @@ import org.apache.kafka.common.protocol.MessageUtil;
 
 /** One connection: requests out, answers in, in order. */
 final class Wire implements Closeable {
-    private static final int ANSWER_MS_MAX = 5_000;
+    private static final int ANSWER_MS_MAX = 60_000;
 
     private record Sent(ApiMessageType api, short version, int correlation) {
     }
