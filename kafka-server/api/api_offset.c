@@ -237,20 +237,28 @@ static bool fetch_all(struct request *rq, struct slice group_id, const struct of
     return true;
 }
 
+/* While the own store is away, nobody knows which offsets wait for the end of a transaction: who
+ * wants stable ones asks again. Others get what the groups have in memory. */
+static bool is_away(const struct request *rq)
+{
+    const struct offset_fetch_request *q = rq->body;
+    return rq->server->coordinator == NULL || (q->require_stable && rq->server->own == NULL);
+}
+
 static bool fetch_group(struct request *rq, const struct offset_fetch_request_groups *from,
                         struct offset_fetch_response_groups *out)
 {
     const struct offsets *offsets =
         coordinator_offsets(rq->server->coordinator, str_slice(from->group_id));
     enum kerr e = KERR_COORDINATOR_NOT_AVAILABLE;
-    if (rq->server->coordinator != NULL) {
+    if (!is_away(rq)) {
         e = coordinator_offset_fetch(rq->server->coordinator, str_slice(from->group_id),
                                      from->member_epoch, opt_slice(from->member_id));
     }
     offsets = e == KERR_NONE ? offsets : NULL;
     out->group_id = from->group_id;
     out->error_code = (int16_t)e;
-    if (e != KERR_NONE && rq->server->coordinator != NULL) {
+    if (e != KERR_NONE && !is_away(rq)) {
         out->topics_count = 0; /* what is wrong is said of the group alone */
         return true;
     }

@@ -17,7 +17,7 @@ from wire import Wire
 NONE, UNKNOWN_TOPIC, INVALID_REQUEST, POLICY = 0, 3, 42, 44
 OUT_OF_ORDER, INVALID_EPOCH, INVALID_STATE, INVALID_MAPPING, INVALID_TIMEOUT = 45, 47, 48, 49, 50
 NOT_ATTEMPTED, UNSTABLE, FENCED, ID_NOT_FOUND, ABORTABLE, BAD_PATTERN = 55, 88, 90, 105, 120, 128
-NO_TRANSACTIONAL_ID, ILLEGAL_GENERATION = 53, 22
+NO_TRANSACTIONAL_ID, ILLEGAL_GENERATION, COORDINATOR_NOT_AVAILABLE = 53, 22, 15
 ROUNDS = int(os.environ.get("ROUNDS", "4"))
 
 
@@ -320,6 +320,35 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
     assert values(culex, "t") == sent
     with Wire(culex.server.port) as w:
         assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
+
+
+def test_what_a_transaction_may_yet_change_is_not_told_as_stable_while_it_is_out_of_reach(culex_factory, small_disk):  # noqa: F811
+    culex = culex_factory(start=False, streams=[])
+    os.symlink(small_disk, culex.data / "server")
+    culex.server.start()
+    with Wire(culex.server.port) as w:
+        make_topic(w, "t")
+        _, pid, epoch = init(w, "x", timeout=900000)
+
+        def commit(group, offset):
+            a = w.call("OffsetCommit", 8, GroupId=group, GenerationIdOrMemberEpoch=-1, Topics=[
+                {"Name": "t", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": offset,
+                                              "CommittedMetadata": "x" * 3000}]}])
+            return a["Topics"][0]["Partitions"][0]["ErrorCode"]
+        assert commit("g", 1) == NONE
+        assert commit_offset(w, "x", "g", pid, epoch, "t", 2, 5) == NONE
+        assert committed_offset(w, "g", "t", stable=True) == UNSTABLE
+        fill(small_disk)
+        assert any(commit("h", 1) != NONE for _ in range(200))
+        culex.server.wait_log(r"own store is broken", 60)
+        assert committed_offset(w, "g", "t", stable=True) == COORDINATOR_NOT_AVAILABLE
+        assert committed_offset(w, "g", "t") == 1
+        os.remove(small_disk / "fill")
+        said = wait_until("the coordinator is back", lambda: [
+            x for x in [committed_offset(w, "g", "t", stable=True)] if x != COORDINATOR_NOT_AVAILABLE], 60, every=0.1)
+        assert said == [UNSTABLE]
+        assert end(w, "x", pid, epoch, True, 5)[0] == NONE
+        assert committed_offset(w, "g", "t", stable=True) == 2
 
 
 def test_a_transaction_is_described_with_all_its_partitions_as_often_as_asked(server, wire):
