@@ -60,9 +60,14 @@ static void on_topic_gone(void *arg, const char *name)
     s->sweep_ms = 0; /* its producers are looked for once, however many topics go in this turn */
 }
 
+/* A topic of clients may be hidden by a captured one of its name, whose offsets are no leftovers:
+ * nothing is taken away before that would be seen. */
 static void on_topic_came(void *arg, const struct store_topic *row)
 {
     struct server *s = arg;
+    if (!s->captured_known) {
+        return;
+    }
     if (s->transactions != NULL) {
         transactions_topic_came(s->transactions, slice_str(row->name), &row->id);
     }

@@ -314,6 +314,7 @@ static void take_captured(struct server *s)
 {
     struct server_internal *in = s->in;
     s->captured = in->opened;
+    s->captured_known = true;
     in->opened = NULL;
     if (watches_add_store(s->watches, s->captured) != OK) {
         log_error("the captured streams cannot be watched: no thread");
@@ -321,6 +322,21 @@ static void take_captured(struct server *s)
     topics_set_stores(s->topics, s->own, s->captured);
     log_info("captured streams are open dir=%s topics=%zu broker=%s", in->dir_captured,
              topics_count(s->topics), store_writer_alive(s->captured) ? "running" : "down");
+}
+
+/* Then the topics of the own store are all there are: they are told once more. */
+static void miss_captured(struct server *s)
+{
+    struct server_internal *in = s->in;
+    if (!in->said_captured) {
+        log_warn("nothing is captured yet: waiting for the broker's plugin dir=%s",
+                 in->dir_captured);
+    }
+    in->said_captured = true;
+    if (!s->captured_known) {
+        s->captured_known = true;
+        topics_set_stores(s->topics, s->own, NULL);
+    }
 }
 
 static void end_hold(struct server *s)
@@ -345,11 +361,7 @@ static void done_open(struct work *w)
     } else if (in->open_result == OK) {
         take_captured(s);
     } else if (in->open_result == ERR_NOT_FOUND) {
-        if (!in->said_captured) {
-            log_warn("nothing is captured yet: waiting for the broker's plugin dir=%s",
-                     in->dir_captured);
-        }
-        in->said_captured = true;
+        miss_captured(s);
     } else if (log_limit_pass(&in->captured_limit, LOOK_SLOW_MS, &held)) {
         log_error("the captured streams cannot be opened, trying again: %s", in->open_message.text);
     }

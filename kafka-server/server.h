@@ -67,6 +67,7 @@ struct server {
 
     struct store *own;      /* DATA/server, writer; NULL: no data directory yet */
     struct store *captured; /* DATA/captured, follower; NULL: not there yet */
+    bool captured_known;    /* it is open, or was looked for and is not there */
     struct topics *topics;  /* both stores' topics by name and id */
     struct bound_names *bound_names; /* broker/bound_names.h */
     struct workers *workers;

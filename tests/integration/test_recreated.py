@@ -210,6 +210,32 @@ def test_offsets_in_a_transaction_go_with_a_stream_that_is_made_again_while_the_
         assert committed_offset(w, "g", "t", stable=True) == 5
 
 
+def test_offsets_of_a_captured_stream_stay_where_it_hides_a_topic_of_clients(culex_factory):
+    culex = culex_factory(start=False, streams=[])
+    culex.server.start()
+    with Wire(culex.server.port) as w:
+        make_topic(w, "demo")
+    culex.streams.append({"name": "demo", "filters": ["demo/#"]})
+    culex.write_config()
+    culex.broker.start()
+    culex.server.wait_log("a captured stream hides a topic of clients", 60)
+    with Wire(culex.server.port) as w:
+        _, pid, epoch = init(w, "x")
+        a = w.call("OffsetCommit", 8, GroupId="committed", GenerationIdOrMemberEpoch=-1, Topics=[
+            {"Name": "demo", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": 5}]}])
+        assert a["Topics"][0]["Partitions"][0]["ErrorCode"] == NONE
+        assert commit_offset(w, "x", "in a transaction", pid, epoch, "demo", 7, 5) == NONE
+    for _ in range(2):
+        culex.server.kill9()
+        culex.server.start()
+        culex.server.wait_log("a captured stream hides a topic of clients", 60)
+        with Wire(culex.server.port) as w:
+            assert committed_offset(w, "committed", "demo") == 5
+    with Wire(culex.server.port) as w:
+        assert end(w, "x", pid, epoch, True, 5)[0] == NONE
+        assert committed_offset(w, "in a transaction", "demo") == 7
+
+
 def test_offsets_go_with_a_stream_that_is_made_again_while_the_servers_own_disk_is_full(culex_factory, small_disk):  # noqa: F811
     """The captured streams are there before the offsets are."""
     culex = with_history(culex_factory, small_disk)

@@ -46,9 +46,9 @@ static int teardown(void **state)
     return 0;
 }
 
-static void commit_offset(struct world *w, const char *topic, int64_t offset)
+static void commit_of(struct world *w, const char *topic, int64_t offset, struct uuid id)
 {
-    const struct offset_row row = {.offset = offset, .expire_ms = -1};
+    const struct offset_row row = {.offset = offset, .expire_ms = -1, .topic_id = id};
     struct coordinated *g;
     assert_int_equal(coordinator_commit(w->s.coordinator, slice_str("g"), -1, slice_make(NULL, 0),
                                         slice_make(NULL, 0), true, &g),
@@ -56,6 +56,11 @@ static void commit_offset(struct world *w, const char *topic, int64_t offset)
     assert_int_equal(
         coordinator_commit_put(w->s.coordinator, g, slice_str(topic), 0, &row, -1), KERR_NONE);
     journal_flush(w->s.journal);
+}
+
+static void commit_offset(struct world *w, const char *topic, int64_t offset)
+{
+    commit_of(w, topic, offset, (struct uuid){{0}});
 }
 
 static int64_t offset_of(const struct world *w, const char *topic)
@@ -101,12 +106,34 @@ static void test_a_commit_that_failed_and_landed_counts(void **state)
     assert_int_equal(offset_of(w, "a"), 101);
 }
 
+/* At a start, the own store is there before the captured one, which may hide its topics. */
+static void test_offsets_go_with_another_topic_when_all_topics_are_known(void **state)
+{
+    struct world *w = *state;
+    struct store_topic t = kit_topic(w->s.own, "t", 1);
+    own_state_watch_topics(&w->s);
+    commit_of(w, "t", 5, t.id);
+    commit_of(w, "u", 6, t.id);
+    kit_topic(w->s.own, "u", 1);
+    topics_set_stores(w->s.topics, w->s.own, NULL);
+    journal_flush(w->s.journal);
+    assert_int_equal(offset_of(w, "t"), 5);
+    assert_int_equal(offset_of(w, "u"), 6);
+    w->s.captured_known = true;
+    topics_set_stores(w->s.topics, w->s.own, NULL);
+    journal_flush(w->s.journal);
+    assert_int_equal(offset_of(w, "t"), 5);
+    assert_int_equal(offset_of(w, "u"), -1);
+    topics_set_stores(w->s.topics, NULL, NULL);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_commit_that_failed_and_landed_counts),
+        TEST(test_offsets_go_with_another_topic_when_all_topics_are_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
