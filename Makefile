@@ -228,6 +228,7 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 	    $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
 $(B)/unit/test_link: $(call obj,$(LINK_SRC) $(filter-out %/main.c,$(WRITER_SRC)))
 $(B)/unit/test_own_state: $(call obj,kafka-server/own_state.c)
+$(B)/unit/test_own_state: LDFLAGS += -Wl,--wrap=transactions_open
 # MODE=tsan: RocksDB is not instrumented, so its own locks are not seen; and tests fork to kill a writer.
 unit: export TSAN_OPTIONS ?= ignore_noninstrumented_modules=1 die_after_fork=0
 unit: $(UNIT_BIN)

@@ -190,8 +190,9 @@ static void close_groups(struct server *s)
  * succeeded, and one that failed may have landed all the same (store_commit): groups that went on
  * while the store was away give way to what the rows say. Members see a coordinator that started
  * again. */
-enum err own_state_open(struct server *s, struct errmsg *m)
+static enum err open_all(struct server *s, struct errmsg *m)
 {
+    ASSERT(s->producers == NULL && s->transactions == NULL); /* they hold on to the groups */
     enum err e = find_cluster_id(s, m);
     if (s->journal != NULL) {
         journal_set_store(s->journal, s->own);
@@ -205,11 +206,11 @@ enum err own_state_open(struct server *s, struct errmsg *m)
             coordinator_ask_topics(s->coordinator, tell_topics, s);
         }
     }
-    if (e == OK && s->producers == NULL) {
+    if (e == OK) {
         const struct producers_options o = producers_options_of(&s->config.server);
         e = producers_open(&s->producers, s->journal, &o, m);
     }
-    if (e == OK && s->transactions == NULL) {
+    if (e == OK) {
         const struct transactions_options o = transactions_options_of(&s->config.server);
         e = transactions_open(&s->transactions, s->journal, s->producers, s->coordinator,
                               &o, m);
@@ -220,9 +221,20 @@ enum err own_state_open(struct server *s, struct errmsg *m)
     return e;
 }
 
+enum err own_state_open(struct server *s, struct errmsg *m)
+{
+    enum err e = open_all(s, m);
+    if (e != OK) {
+        own_state_away(s);
+    }
+    return e;
+}
+
 void own_state_away(struct server *s)
 {
-    journal_set_store(s->journal, NULL);
+    if (s->journal != NULL) {
+        journal_set_store(s->journal, NULL);
+    }
     transactions_close(s->transactions);
     s->transactions = NULL;
     producers_close(s->producers);

@@ -8,7 +8,7 @@
 
 #include "kafka-server/server.h"
 
-/* s->own is open: (again) it is where the rows go. Blocks. */
+/* s->own is open: (again) it is where the rows go. Blocks. On failure it is away. */
 enum err own_state_open(struct server *s, struct errmsg *m) MUST_CHECK;
 /* s->own broke and goes away: what a commit that failed may have left there shows when it is open
  * again. */

@@ -165,16 +165,18 @@ static void apply_defaults(struct server *s)
     topic_apply_defaults(&a);
 }
 
-/* s->own is open: what belongs to it, too. */
+/* s->own is open: what belongs to it, too. What is kept of it in memory comes last, and leaves
+ * nothing behind when it fails. */
 static enum err take_own_parts(struct server *s, struct errmsg *m)
 {
-    enum err e = own_state_open(s, m);
-    if (e != OK) {
-        return e;
-    }
-    e = watches_add_store(s->watches, s->own);
+    enum err e = watches_add_store(s->watches, s->own);
     if (e != OK) {
         return err_set(m, e, "cannot watch %s: no thread", s->in->dir_own);
+    }
+    e = own_state_open(s, m);
+    if (e != OK) {
+        watches_remove_store(s->watches, s->own);
+        return e;
     }
     topics_set_stores(s->topics, s->own, s->captured);
     apply_defaults(s);
@@ -186,9 +188,6 @@ static enum err take_own(struct server *s, enum err e, struct errmsg *m)
 {
     e = e == OK ? take_own_parts(s, m) : e;
     if (e != OK && s->own != NULL) {
-        if (s->journal != NULL) {
-            journal_set_store(s->journal, NULL);
-        }
         store_close(s->own);
         s->own = NULL;
     }
@@ -221,7 +220,7 @@ static void say_own_fails(struct server *s, enum err e, const struct errmsg *m)
     }
 }
 
-/* Gives the own store up after a fault; open_own will be tried again. It is closed when nobody on
+/* Gives the own store up after a fault; look_for_own tries it again. It is closed when nobody on
  * another thread is inside any more. */
 static void drop_own(struct server *s)
 {

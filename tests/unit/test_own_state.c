@@ -127,12 +127,51 @@ static void test_offsets_go_with_another_topic_when_all_topics_are_known(void **
     topics_set_stores(w->s.topics, NULL, NULL);
 }
 
+static bool open_fails;
+
+enum err real_open(struct transactions **out, struct journal *j, struct producers *p,
+                   struct coordinator *groups, const struct transactions_options *o,
+                   struct errmsg *m) __asm__("__real_transactions_open");
+enum err wrap_open(struct transactions **out, struct journal *j, struct producers *p,
+                   struct coordinator *groups, const struct transactions_options *o,
+                   struct errmsg *m) __asm__("__wrap_transactions_open");
+
+enum err wrap_open(struct transactions **out, struct journal *j, struct producers *p,
+                   struct coordinator *groups, const struct transactions_options *o,
+                   struct errmsg *m)
+{
+    return open_fails ? err_set(m, ERR_NOMEM, "as the test wants it")
+                      : real_open(out, j, p, groups, o, m);
+}
+
+/* Else transactions would go on with groups that are read again, and producers would be what they
+ * were before the store broke. */
+static void test_an_opening_that_fails_leaves_nothing_of_itself(void **state)
+{
+    struct world *w = *state;
+    commit_offset(w, "a", 50);
+    own_state_away(&w->s);
+    open_fails = true;
+    assert_int_equal(own_state_open(&w->s, &w->kit.m), ERR_NOMEM);
+    open_fails = false;
+    assert_null(w->s.producers);
+    assert_null(w->s.transactions);
+    commit_offset(w, "a", 51); /* into no store */
+    assert_int_equal(offset_of(w, "a"), 50);
+    KIT_OK(own_state_open(&w->s, &w->kit.m));
+    assert_non_null(w->s.producers);
+    assert_non_null(w->s.transactions);
+    commit_offset(w, "a", 52);
+    assert_int_equal(offset_of(w, "a"), 52);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_commit_that_failed_and_landed_counts),
+        TEST(test_an_opening_that_fails_leaves_nothing_of_itself),
         TEST(test_offsets_go_with_another_topic_when_all_topics_are_known),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
