@@ -90,7 +90,7 @@ void fetch_check_aborted(struct fetch *f)
         }
         if (store_offsets(p->store, p->uid, &o) != OK) {
             give_back(f, p, KERR_UNKNOWN_TOPIC_OR_PARTITION);
-        } else if (o.log_start > p->from) {
+        } else if (producers_forgot_aborted(f->producers, p->uid, p->from)) {
             give_back(f, p, KERR_OFFSET_OUT_OF_RANGE);
         }
     }

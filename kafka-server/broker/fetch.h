@@ -69,7 +69,8 @@ void fetch_fail(struct fetch *f, struct fetch_part *p, enum kerr error);
  * given back, for it would keep the store from being opened again. */
 void fetch_lose_store(struct fetch *f, const struct store *store);
 /* Before a reply: committed records that were read a while ago need the list of the transactions
- * that were aborted among them, which goes when the log start passes them. Such partitions fail. */
+ * that were aborted among them. Partitions of which one has been forgotten meanwhile fail; others
+ * are answered with what was read, wherever the log start is now. */
 void fetch_check_aborted(struct fetch *f);
 /* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
 void fetch_read(struct fetch *f);

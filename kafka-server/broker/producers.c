@@ -569,9 +569,10 @@ void producers_sweep(struct producers *p, producers_partition_fn *fn, void *arg)
             continue;
         }
         size_t passed = aborted_from(t, log_start);
+        t->passed = passed > 0 ? t->aborted[passed - 1].last_offset + 1 : t->passed;
         aborted_delete(p, t, passed);
         aborted_remove(p, t, passed);
-        if (t->producers == NULL && t->aborted_count == 0) {
+        if (t->producers == NULL && t->aborted_count == 0 && t->passed == 0) {
             partition_drop(p, t);
         }
     }

@@ -119,6 +119,11 @@ typedef bool producers_aborted_fn(void *arg, const struct producers_aborted *a);
 void producers_each_aborted(const struct producers *p, uint32_t uid, int64_t from, int64_t to,
                             producers_aborted_fn *fn, void *arg);
 
+/* Was an aborted transaction that reaches `from` or what is behind it forgotten, because the log
+ * start has passed it? Then there is no list for records from there on that were read before. p may
+ * be NULL. */
+bool producers_forgot_aborted(const struct producers *p, uint32_t uid, int64_t from);
+
 /* One producer as DescribeProducers shows it. */
 struct producers_view {
     int64_t producer_id;

@@ -13,8 +13,7 @@
 
 #define ABORTED_BYTES 25
 
-bool aborted_push(struct producers *p, struct partition *t,
-                         const struct producers_aborted *a)
+bool aborted_push(struct producers *p, struct partition *t, const struct producers_aborted *a)
 {
     bool ok = list_reserve(&t->aborted, &t->aborted_room, t->aborted_count + 1,
                            sizeof *t->aborted);
@@ -61,6 +60,12 @@ void producers_each_aborted(const struct producers *p, uint32_t uid, int64_t fro
             return; /* those behind it begin behind `to` */
         }
     }
+}
+
+bool producers_forgot_aborted(const struct producers *p, uint32_t uid, int64_t from)
+{
+    const struct partition *t = producers_partition(p, uid);
+    return t != NULL && from < t->passed;
 }
 
 /* --- rows ------------------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ struct partition {
     int64_t unstable; /* first offset of the oldest open transaction that is committed */
     struct producers_aborted *aborted; /* by last offset */
     size_t aborted_count, aborted_room;
+    int64_t passed;         /* all below it are forgotten: the log start has passed them */
     int64_t forget_below;   /* those that ended below it are to go … */
     int64_t forget_at_ms;   /* … not before this */
     size_t forgetting;      /* so many of the first go with this turn's commit */

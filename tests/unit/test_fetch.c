@@ -13,6 +13,7 @@
 #include "kafka-server/broker/fetch.h"
 #include "kafka-server/broker/session.h"
 #include "kafka-server/broker/watch.h"
+#include "tests/unit/memory_rows.h"
 
 /* --- a store of numbers -----------------------------------------------------------------------
  * * Partition uid holds offsets log_start … end in batches of `records` records and `bytes`
@@ -445,32 +446,62 @@ static void test_a_store_that_is_lost_gets_back_what_was_read(void **state)
     fetch_fini(&f);
 }
 
-/* The list of the aborted transactions among them may be gone. */
-static void test_committed_records_that_the_log_start_has_passed_are_not_given_out(void **state)
+/* A transaction of one batch, which is aborted with a marker at this offset. */
+static void abort_at(struct producers *p, struct journal *j, uint32_t uid, int64_t offset)
 {
-    struct fetch f = fetch_of(4, 10, 1 << 20);
-    f.committed = true;
-    for (int i = 0; i < 4; i++) {
+    const struct batch_header h = {.producer_id = 7, .attributes = BATCH_TRANSACTIONAL};
+    const struct producers_marker k = {.producer_id = 7, .offset = offset};
+    producers_append(p, uid, &h, offset - 1, 1);
+    producers_append_marker(p, uid, &k, 1);
+    journal_flush(j);
+}
+
+static bool start_of_fake(void *arg, uint32_t uid, int64_t *log_start)
+{
+    *log_start = fake.of[uid].log_start;
+    return true;
+}
+
+/* The list of the aborted transactions among them is gone. Where none was aborted, the log start
+ * may pass what was read in time. */
+static void test_committed_reads_fail_when_what_was_aborted_is_forgotten(void **state)
+{
+    struct journal *j = memory_journal();
+    const struct producers_options o = {1, 1};
+    struct fetch f = fetch_of(5, 10, 1 << 20);
+    struct producers *p;
+    assert_int_equal(producers_open(&p, j, &o, NULL), OK);
+    for (uint32_t i = 0; i < 5; i++) {
         f.parts[i].transactional = i != 3;
+        if (i != 2) {
+            abort_at(p, j, f.parts[i].uid, i == 0 ? 9 : 12); /* the first: before what is read */
+        }
     }
+    f.producers = p;
+    f.committed = true;
     fetch_look(&f);
-    fake.of[0].log_start = 10;
-    fake.of[1].log_start = fake.of[3].log_start = 11;
-    fake.of[2].there = false;
+    for (int i = 0; i < 4; i++) {
+        fake.of[i].log_start = 50;
+    }
+    fake.of[4].there = false;
+    fetch_check_aborted(&f); /* the lists are there yet */
+    assert_int_equal(f.errors, 1);
+    producers_sweep(p, start_of_fake, NULL);
     f.committed = false;
     fetch_check_aborted(&f);
-    assert_int_equal(f.errors, 0);
+    assert_int_equal(f.errors, 1);
     f.committed = true;
     fetch_check_aborted(&f);
-    assert_int_equal(f.parts[0].error, KERR_NONE);
-    assert_int_equal(fetch_part_bytes(&f.parts[0]), 9000);
-    assert_int_equal(f.parts[1].error, KERR_OFFSET_OUT_OF_RANGE);
-    assert_int_equal(fetch_part_bytes(&f.parts[1]), 0);
-    assert_int_equal(f.parts[2].error, KERR_UNKNOWN_TOPIC_OR_PARTITION);
-    assert_int_equal(fetch_part_bytes(&f.parts[2]), 0);
-    assert_int_equal(f.parts[3].error, KERR_NONE);
-    assert_int_equal(fetch_part_bytes(&f.parts[3]), 9000);
+    static const enum kerr want[] = {KERR_NONE, KERR_OFFSET_OUT_OF_RANGE, KERR_NONE, KERR_NONE,
+                                     KERR_UNKNOWN_TOPIC_OR_PARTITION};
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(f.parts[i].error, want[i]);
+        assert_int_equal(fetch_part_bytes(&f.parts[i]), want[i] == KERR_NONE ? 9000 : 0);
+    }
     fetch_fini(&f);
+    producers_close(p);
+    journal_close(j);
+    memory_clear();
 }
 
 static void test_reading_stays_within_the_limits(void **state)
@@ -753,7 +784,7 @@ int main(void)
         TEST(test_what_cannot_be_copied_is_pinned),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
         TEST(test_a_store_that_is_lost_gets_back_what_was_read),
-        TEST(test_committed_records_that_the_log_start_has_passed_are_not_given_out),
+        TEST(test_committed_reads_fail_when_what_was_aborted_is_forgotten),
         TEST(test_reading_stays_within_the_limits),
         TEST(test_disk_faults_and_gaps_are_told_apart),
         TEST(test_session_counts_its_epochs),
