@@ -26,6 +26,7 @@
  * record batches only where Produce 3 is offered, in zstd where 7 is, and in compression at all
  * where 0 is. Versions 0 to 2 are offered for that reason only, as Kafka itself does; who sends one
  * is disconnected, as by Kafka. */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
@@ -50,7 +51,8 @@ typedef struct produce_request_topic_data_partition_data partition_request;
 struct judging {
     struct work work; /* first: run and done cast back */
     struct judgement *judgement;
-    struct produce *w; /* NULL: the connection is gone */
+    struct produce *w; /* NULL: the connection is gone; loop thread */
+    atomic_bool gone;  /* the same, for the thread that judges */
     struct server *server;
     bool back; /* it is judged */
 };
@@ -232,6 +234,7 @@ static void forget_judging(struct produce *w)
     w->judging = NULL;
     if (x != NULL && !x->back) {
         x->w = NULL;
+        atomic_store(&x->gone, true);
     } else {
         judging_free(x);
     }
@@ -336,9 +339,13 @@ static void on_cancel(struct request *rq)
     forget_judging(w);
 }
 
+/* Whoever waits behind clients that gave up, and maybe sent the same again, waits for none of that. */
 static void run_judging(struct work *work)
 {
-    judgement_run(((struct judging *)work)->judgement);
+    struct judging *x = (struct judging *)work;
+    if (!atomic_load(&x->gone)) {
+        judgement_run(x->judgement);
+    }
 }
 
 static void done_judging(struct work *work)
@@ -380,6 +387,7 @@ static bool judge_elsewhere(struct produce *w)
                           .judgement = j,
                           .w = w,
                           .server = rq->server};
+    atomic_init(&x->gone, false);
     if (workers_submit(rq->server->judges, &x->work) != OK) {
         judging_free(x);
         return false;

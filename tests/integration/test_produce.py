@@ -189,6 +189,36 @@ def test_a_client_that_leaves_while_its_batches_are_judged_leaves_nothing_behind
     assert server.server.running() is False
 
 
+def processor_ticks(culex):
+    """What the server has used so far."""
+    with open(f"/proc/{culex.server.proc.pid}/stat", encoding="ascii") as f:
+        user, system = f.read().rpartition(")")[2].split()[11:13]
+    return int(user) + int(system)
+
+
+def test_batches_of_clients_that_left_are_not_judged(server, wire):
+    """One thread judges: it would be busy with them for long after they gave up. So little is sent that all have left before
+    it is through with the first few."""
+    make_topic(wire, "t")
+    bomb = batch([bytes(64 << 20)], "gzip")
+
+    def judge():
+        before = processor_ticks(server)
+        assert produce(wire, {"t": {0: bomb}})["t"][0]["ErrorCode"] == NONE
+        return processor_ticks(server) - before
+    one = min(judge() for _ in range(3))
+    before = processor_ticks(server)
+    leavers = [Wire(server.server.port) for _ in range(100)]
+    for w in leavers:
+        w.send("Produce", 9, Acks=-1, TimeoutMs=1000, TopicData=[
+            {"Name": "t", "PartitionData": [{"Index": 0, "Records": bomb}]}])
+    for w in leavers:
+        w.s.close()
+    wire.s.settimeout(60)
+    assert produce(wire, {"t": {0: bomb}})["t"][0]["ErrorCode"] == NONE  # behind all of them
+    assert processor_ticks(server) - before < 50 * one
+
+
 @pytest.mark.parametrize("acks", [0, 1, -1])
 def test_acks(server, wire, acks):
     make_topic(wire, "t")
