@@ -249,7 +249,11 @@ static void take_back(struct change *c)
         x->awaited = first_sequence(&x->s.batches[0]);
         x->awaited_epoch = x->s.epoch;
     }
+    int64_t used_ms = x->s.used_ms;
     x->s = c->before;
+    if (x->s.epoch == NO_EPOCH) {
+        x->s.used_ms = used_ms; /* that its first batch failed is known as long as a producer is */
+    }
     if (was_open) {
         open_link(x);
     }

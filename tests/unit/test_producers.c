@@ -232,6 +232,25 @@ static void test_after_a_first_batch_that_failed_the_second_is_out_of_order(void
     assert_int_equal(put(1, batch(7, 0, 5, 5)), KERR_NONE);
 }
 
+static void test_a_first_batch_that_failed_is_remembered_while_idle_producers_are_looked_for(
+    void **state)
+{
+    mem.fail_commit = ERR_FULL;
+    assert_int_equal(put(1, batch(7, 0, 0, 5)), KERR_NONE);
+    mem.fail_commit = OK;
+    producers_tick(p, now_ms);
+    journal_flush(j);
+    assert_int_equal(put(1, batch(7, 0, 5, 5)), KERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    assert_int_equal(put(1, batch(7, 0, 0, 5)), KERR_NONE);
+    mem.fail_commit = ERR_FULL;
+    assert_int_equal(put(1, batch(8, 0, 0, 5)), KERR_NONE);
+    mem.fail_commit = OK;
+    now_ms += DAY_MS + 600000;
+    producers_tick(p, now_ms);
+    journal_flush(j);
+    assert_int_equal(producers_count(p), 0);
+}
+
 static void test_an_idle_producer_expires(void **state)
 {
     assert_int_equal(put(1, batch(7, 0, 0, 1)), KERR_NONE);
@@ -505,6 +524,7 @@ int main(void)
         TEST(test_lies_are_refused),
         TEST(test_a_failed_commit_is_taken_back),
         TEST(test_after_a_first_batch_that_failed_the_second_is_out_of_order),
+        TEST(test_a_first_batch_that_failed_is_remembered_while_idle_producers_are_looked_for),
         TEST(test_an_idle_producer_expires),
         TEST(test_a_clock_that_is_set_makes_nobody_old),
         TEST(test_markers_make_no_more_producers_than_there_may_be),
