@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/fetch.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
@@ -16,8 +17,10 @@
 #include "shared/store/store.h"
 
 #define CLUSTER_ID_KEY "server/cluster.id"
-#define ABORTED_KEEP_MS_MIN 900000 /* of an aborted transaction of which compaction left nothing */
-#define SWEEP_MS       10000 /* between two looks for producers that are to be forgotten */
+/* Of an aborted transaction of which compaction left nothing: fetches that read it before have been
+ * answered since. */
+#define ABORTED_KEEP_MS_MIN (3 * (int64_t)FETCH_WAIT_MS_MAX)
+#define SWEEP_MS            10000 /* between two looks for producers that are to be forgotten */
 
 static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
 {

@@ -733,7 +733,7 @@ void api_fetch(struct request *rq)
         .rq = rq,
         .server = server,
         .names = a.names,
-        .deadline_ms = clock_mono_ms() + (q->max_wait_ms > 0 ? q->max_wait_ms : 0),
+        .deadline_ms = fetch_deadline_ms(clock_mono_ms(), q->max_wait_ms),
         .bytes_min = at_least(q->min_bytes, 0) < bytes_max ? at_least(q->min_bytes, 0) : bytes_max,
         .session_id = session_id,
         .incremental = incremental,

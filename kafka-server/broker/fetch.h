@@ -58,6 +58,15 @@ struct fetch {
     bool again;         /* fetch_read found something that cannot be read yet: try again soon */
 };
 
+/* A fetch waits no longer for more bytes, whatever the client says, which then asks again: the list
+ * of the transactions that were aborted among what it has read is kept for a while only. */
+#define FETCH_WAIT_MS_MAX 300000
+static inline int64_t fetch_deadline_ms(int64_t now_ms, int32_t max_wait_ms)
+{
+    int64_t wait_ms = max_wait_ms < FETCH_WAIT_MS_MAX ? max_wait_ms : FETCH_WAIT_MS_MAX;
+    return wait_ms > 0 ? now_ms + wait_ms : now_ms;
+}
+
 /* parts is taken (malloc); each has store, uid, transactional, next, limits and maybe error; the
  * rest is set here. `producers` and `committed` are the caller's to set. */
 void fetch_init(struct fetch *f, struct fetch_part *parts, int32_t count, size_t bytes_max);

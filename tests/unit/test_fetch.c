@@ -446,6 +446,14 @@ static void test_a_store_that_is_lost_gets_back_what_was_read(void **state)
     fetch_fini(&f);
 }
 
+static void test_a_fetch_waits_for_some_minutes_at_most(void **state)
+{
+    assert_int_equal(fetch_deadline_ms(1000, 500), 1500);
+    assert_int_equal(fetch_deadline_ms(1000, 0), 1000);
+    assert_int_equal(fetch_deadline_ms(1000, -1), 1000);
+    assert_int_equal(fetch_deadline_ms(1000, INT32_MAX), 1000 + FETCH_WAIT_MS_MAX);
+}
+
 /* A transaction of one batch, which is aborted with a marker at this offset. */
 static void abort_at(struct producers *p, struct journal *j, uint32_t uid, int64_t offset)
 {
@@ -784,6 +792,7 @@ int main(void)
         TEST(test_what_cannot_be_copied_is_pinned),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
         TEST(test_a_store_that_is_lost_gets_back_what_was_read),
+        TEST(test_a_fetch_waits_for_some_minutes_at_most),
         TEST(test_committed_reads_fail_when_what_was_aborted_is_forgotten),
         TEST(test_reading_stays_within_the_limits),
         TEST(test_disk_faults_and_gaps_are_told_apart),
