@@ -459,10 +459,30 @@ static bool filter_passes(const struct kstr *list, int32_t count, const char *te
     return count <= 0;
 }
 
+/* What is wanted is found out once: there may be millions of filters, and many groups. */
 struct listing {
-    const struct list_groups_request *q;
     struct list_groups_response *p;
+    unsigned states, consumer_states; /* a bit for each */
+    bool classic, consumer;
 };
+
+static struct listing listing_of(const struct list_groups_request *q,
+                                 struct list_groups_response *p)
+{
+    struct listing l = {.p = p};
+    for (unsigned s = 0; s < GROUP_STATES; s++) {
+        const char *name = group_state_name((enum group_state)s);
+        l.states |= filter_passes(q->states_filter, q->states_filter_count, name) ? 1u << s : 0;
+    }
+    for (unsigned s = 0; s < CGROUP_STATES; s++) {
+        const char *name = cgroup_state_name((enum cgroup_state)s);
+        bool passes = filter_passes(q->states_filter, q->states_filter_count, name);
+        l.consumer_states |= passes ? 1u << s : 0;
+    }
+    l.classic = filter_passes(q->types_filter, q->types_filter_count, "classic");
+    l.consumer = filter_passes(q->types_filter, q->types_filter_count, "consumer");
+    return l;
+}
 
 static bool list_group(void *arg, const struct group *g, const struct cgroup *consumer)
 {
@@ -470,8 +490,10 @@ static bool list_group(void *arg, const struct group *g, const struct cgroup *co
     const char *state = consumer != NULL ? cgroup_state_name(cgroup_state(consumer))
                                          : group_state_name(g->state);
     const char *type = consumer != NULL ? "consumer" : "classic";
-    if (filter_passes(l->q->states_filter, l->q->states_filter_count, state) &&
-        filter_passes(l->q->types_filter, l->q->types_filter_count, type)) {
+    bool wanted = consumer != NULL
+                      ? l->consumer && (l->consumer_states & 1u << cgroup_state(consumer)) != 0
+                      : l->classic && (l->states & 1u << g->state) != 0;
+    if (wanted) {
         struct list_groups_response_groups *out = &l->p->groups[l->p->groups_count++];
         out->group_id = slice_kstr_or_empty(g->id);
         out->protocol_type = consumer != NULL ? kstr_make("consumer")
@@ -495,7 +517,8 @@ void api_list_groups(struct request *rq)
         request_close(rq, no_memory);
         return;
     }
-    coordinator_each(c, list_group, &(struct listing){q, &p});
+    struct listing l = listing_of(q, &p);
+    coordinator_each(c, list_group, &l);
     request_reply(rq, &p);
 }
 

@@ -339,7 +339,7 @@ static void on_cancel(struct request *rq)
     forget_judging(w);
 }
 
-/* Whoever waits behind clients that gave up, and maybe sent the same again, waits for none of that. */
+/* Nobody waits for what clients sent who gave up, and maybe sent the same again. */
 static void run_judging(struct work *work)
 {
     struct judging *x = (struct judging *)work;

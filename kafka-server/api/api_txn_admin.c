@@ -258,6 +258,8 @@ typedef struct list_transactions_response_transaction_states listed;
 struct listing {
     const struct list_transactions_request *q;
     struct topic_regex *pattern; /* NULL: all */
+    unsigned states;             /* a bit for each that is wanted */
+    const int64_t *producer_ids; /* those that are wanted, ascending */
     int64_t now_ms;
     listed *out; /* NULL: they are counted */
     int32_t count;
@@ -277,16 +279,44 @@ static bool state_is_known(struct slice name)
     return false;
 }
 
+static int compare_ids(const void *a, const void *b)
+{
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* There may be millions of filters, and many transactional ids that each would be compared with.
+ * False: no memory. */
+static bool listing_prepare(struct request *rq, struct listing *l)
+{
+    const struct list_transactions_request *q = l->q;
+    for (int32_t i = 0; i < q->state_filters_count; i++) {
+        for (enum txn_state s = TXN_EMPTY; s <= TXN_NEW; s++) {
+            bool wanted = slice_eq(str_slice(q->state_filters[i]), slice_str(txn_state_name(s)));
+            l->states |= wanted ? 1u << s : 0;
+        }
+    }
+    if (q->producer_id_filters_count <= 0) {
+        return true;
+    }
+    size_t count = (size_t)q->producer_id_filters_count;
+    int64_t *ids = arena_array(&rq->arena, count, sizeof *ids);
+    if (ids == NULL) {
+        return false;
+    }
+    memcpy(ids, q->producer_id_filters, count * sizeof *ids);
+    qsort(ids, count, sizeof *ids, compare_ids);
+    l->producer_ids = ids;
+    return true;
+}
+
 static bool is_wanted(const struct listing *l, const struct txn *x)
 {
     const struct list_transactions_request *q = l->q;
-    bool by_id = q->producer_id_filters_count <= 0, by_state = q->state_filters_count <= 0;
-    for (int32_t i = 0; !by_id && i < q->producer_id_filters_count; i++) {
-        by_id = q->producer_id_filters[i] == x->producer_id;
-    }
-    for (int32_t i = 0; !by_state && i < q->state_filters_count; i++) {
-        by_state = slice_eq(str_slice(q->state_filters[i]), slice_str(txn_state_name(x->state)));
-    }
+    bool by_id = q->producer_id_filters_count <= 0 ||
+                 bsearch(&x->producer_id, l->producer_ids, (size_t)q->producer_id_filters_count,
+                         sizeof *l->producer_ids, compare_ids) != NULL;
+    bool by_state = q->state_filters_count <= 0 || (l->states & 1u << x->state) != 0;
     bool by_age = q->duration_filter < 0 || l->now_ms - x->start_ms > q->duration_filter;
     return by_id && by_state && by_age &&
            (l->pattern == NULL || topic_regex_match(l->pattern, x->id));
@@ -353,7 +383,7 @@ void api_list_transactions(struct request *rq)
     } else if (q->transactional_id_pattern.len > 0 && l.pattern == NULL) {
         p.error_code = KERR_INVALID_REGULAR_EXPRESSION;
     } else {
-        ok = list_unknown_states(rq, &p) && list_all(rq, &l, &p);
+        ok = list_unknown_states(rq, &p) && listing_prepare(rq, &l) && list_all(rq, &l, &p);
     }
     topic_regex_free(l.pattern);
     if (!ok) {

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import CLIENTS, ROOT, consumer, kill_pid, wait_until
 from test_clients import tool
-from test_produce import batch, make_topic
+from test_produce import batch, make_topic, processor_ticks
 from test_server_disk import fill, small_disk  # noqa: F401 (a fixture)
 from wire import Wire
 
@@ -320,6 +320,24 @@ def test_a_disk_that_fills_in_a_transaction_loses_nothing_that_was_answered(cule
     assert values(culex, "t") == sent
     with Wire(culex.server.port) as w:
         assert (committed_offset(w, "g", "t"), committed_offset(w, "h", "t")) == (1, 2)
+
+
+def test_many_filters_cost_little_where_there_is_much_to_be_listed(server, wire):
+    """Each compared with each would be a thousand million comparisons in each of the three requests."""
+    many, names = 1000, [f"Stablo{i % 10}" for i in range(1000000)]
+    for i in range(many):
+        assert init(wire, f"x{i}")[0] == NONE
+        wire.call("JoinGroup", 5, GroupId=f"g{i}", SessionTimeoutMs=60000, RebalanceTimeoutMs=60000,
+                  ProtocolType="consumer", Protocols=[{"Name": "range", "Metadata": b""}])
+    before = processor_ticks(server)
+    a = wire.call("ListTransactions", 0, StateFilters=names + ["Empty"])
+    assert len(a["TransactionStates"]) == many and len(a["UnknownStateFilters"]) == len(names)
+    first = min(t["ProducerId"] for t in a["TransactionStates"])
+    a = wire.call("ListTransactions", 0, ProducerIdFilters=[first, *range(1 << 40, (1 << 40) + len(names))])
+    assert [t["ProducerId"] for t in a["TransactionStates"]] == [first]
+    groups = wire.call("ListGroups", 5, StatesFilter=[*names, "empty"], TypesFilter=["CLASSIC"])["Groups"]
+    assert len(groups) == many
+    assert processor_ticks(server) - before < 4 * os.sysconf("SC_CLK_TCK")
 
 
 def test_what_a_transaction_may_yet_change_is_not_told_as_stable_while_it_is_out_of_reach(culex_factory, small_disk):  # noqa: F811
