@@ -15,15 +15,19 @@ struct pending {
     struct offset_row row;      /* metadata is owned */
     struct slice group, topic;  /* owned: in key */
     int32_t partition;
-    struct unstable *unstable;
+    struct held *held;
+    struct pending_key *unstable, *of_topic, *of_group;
+    struct pending *topic_prev, *topic_next, *group_prev, *group_next;
     size_t key_len;
     UT_hash_handle hh; /* of its transaction */
     uint8_t key[];     /* that of the committed offset's row; then the metadata */
 };
 
-/* How many transactions have an offset of this partition. */
-struct unstable {
+/* What offsets in transactions are found by: group, topic and partition; topic; or group. It is
+ * there as long as any is, also one that the commit that is going on takes out. */
+struct pending_key {
     size_t count;
+    struct pending *first; /* of a topic or a group: those that are in their transaction */
     size_t key_len;
     UT_hash_handle hh;
     uint8_t key[];
@@ -61,7 +65,7 @@ struct transactions {
     struct txn_sink sink;
     struct held *table;
     struct held *open; /* those with an open transaction */
-    struct unstable *unstable;
+    struct pending_key *unstable, *topics, *group_ids;
     size_t offset_count;
     struct change *changes;
     size_t change_count, change_room;

@@ -28,35 +28,64 @@ static struct held *find(const struct transactions *t, struct slice id)
     return h;
 }
 
-static void unstable_drop(struct transactions *t, struct unstable *u)
+static void key_drop(struct pending_key **table, struct pending_key *k)
 {
-    if (--u->count == 0) {
-        HASH_DELETE(hh, t->unstable, u);
-        free(u);
+    if (k != NULL && --k->count == 0) {
+        HASH_DELETE(hh, *table, k);
+        free(k);
     }
+}
+
+static struct pending_key *key_find(struct pending_key *table, struct slice key)
+{
+    struct pending_key *k = NULL;
+    HASH_FIND(hh, table, key.data, key.len, k);
+    return k;
+}
+
+static struct pending_key *key_get(struct pending_key **table, struct slice key)
+{
+    struct pending_key *k = key_find(*table, key);
+    if (k == NULL && (k = calloc(1, sizeof *k + key.len)) != NULL) {
+        memcpy(k->key, key.data, key.len);
+        k->key_len = key.len;
+        HASH_ADD_KEYPTR(hh, *table, k->key, k->key_len, k);
+    }
+    if (k != NULL) {
+        k->count++;
+    }
+    return k;
+}
+
+static void keys_drop(struct transactions *t, struct pending *o)
+{
+    key_drop(&t->unstable, o->unstable);
+    key_drop(&t->topics, o->of_topic);
+    key_drop(&t->group_ids, o->of_group);
 }
 
 static void pending_free(struct transactions *t, struct pending *o)
 {
     coordinator_txn_let_go(t->groups, o->group);
-    unstable_drop(t, o->unstable);
+    keys_drop(t, o);
     t->offset_count--;
     free(o);
 }
 
-static struct unstable *unstable_get(struct transactions *t, struct slice key)
+/* Into its transaction, and out of it. */
+static void pending_link(struct held *h, struct pending *o)
 {
-    struct unstable *u = NULL;
-    HASH_FIND(hh, t->unstable, key.data, key.len, u);
-    if (u == NULL && (u = calloc(1, sizeof *u + key.len)) != NULL) {
-        memcpy(u->key, key.data, key.len);
-        u->key_len = key.len;
-        HASH_ADD_KEYPTR(hh, t->unstable, u->key, u->key_len, u);
-    }
-    if (u != NULL) {
-        u->count++;
-    }
-    return u;
+    o->held = h;
+    HASH_ADD_KEYPTR(hh, h->offsets, o->key, o->key_len, o);
+    DL_APPEND2(o->of_topic->first, o, topic_prev, topic_next);
+    DL_APPEND2(o->of_group->first, o, group_prev, group_next);
+}
+
+static void pending_unlink(struct pending *o)
+{
+    HASH_DELETE(hh, o->held->offsets, o);
+    DL_DELETE2(o->of_topic->first, o, topic_prev, topic_next);
+    DL_DELETE2(o->of_group->first, o, group_prev, group_next);
 }
 
 static struct pending *pending_new(struct transactions *t, int64_t producer_id, struct slice group,
@@ -66,7 +95,14 @@ static struct pending *pending_new(struct transactions *t, int64_t producer_id, 
     offset_row_key(&t->key, group, topic, partition);
     struct slice key = buf_slice(&t->key);
     struct pending *o = buf_ok(&t->key) ? calloc(1, sizeof *o + key.len + row->metadata.len) : NULL;
-    if (o == NULL || (o->unstable = unstable_get(t, key)) == NULL) {
+    if (o == NULL) {
+        return NULL;
+    }
+    o->unstable = key_get(&t->unstable, key);
+    o->of_topic = key_get(&t->topics, topic);
+    o->of_group = key_get(&t->group_ids, group);
+    if (o->unstable == NULL || o->of_topic == NULL || o->of_group == NULL) {
+        keys_drop(t, o);
         free(o);
         return NULL;
     }
@@ -117,26 +153,25 @@ void transactions_offsets_done(struct transactions *t, enum err e)
             continue;
         }
         if (c->added != NULL) {
-            HASH_DELETE(hh, c->held->offsets, c->added);
+            pending_unlink(c->added);
             pending_free(t, c->added);
         }
         if (c->removed != NULL) {
-            struct pending *o = c->removed;
-            HASH_ADD_KEYPTR(hh, c->held->offsets, o->key, o->key_len, o);
+            pending_link(c->held, c->removed);
         }
     }
 }
 
 /* --- the end ---------------------------------------------------------------------------------- */
 
-static void take_offset(struct transactions *t, struct held *h, struct pending *o)
+static void take_offset(struct transactions *t, struct pending *o)
 {
     if (!offset_change_room(t)) {
         journal_fail(t->journal, ERR_NOMEM);
         return;
     }
-    HASH_DELETE(hh, h->offsets, o);
-    t->offset_changes[t->offset_change_count++] = (struct offset_change){h, NULL, o};
+    pending_unlink(o);
+    t->offset_changes[t->offset_change_count++] = (struct offset_change){o->held, NULL, o};
     journal_delete(t->journal, pending_key(t, o));
 }
 
@@ -149,7 +184,7 @@ void transactions_offsets_end(struct transactions *t, struct held *h, bool commi
                                                   &o->row) != OK) {
             journal_fail(t->journal, ERR_NOMEM);
         }
-        take_offset(t, h, o);
+        take_offset(t, o);
     }
 }
 
@@ -158,7 +193,7 @@ void transactions_offsets_drop(struct transactions *t, struct held *h)
     struct pending *o, *next;
     HASH_ITER(hh, h->offsets, o, next)
     {
-        HASH_DELETE(hh, h->offsets, o);
+        pending_unlink(o);
         pending_free(t, o);
     }
 }
@@ -196,9 +231,9 @@ enum kerr transactions_commit_put(struct transactions *t, const struct transacti
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     if (old != NULL) {
-        HASH_DELETE(hh, h->offsets, old);
+        pending_unlink(old);
     }
-    HASH_ADD_KEYPTR(hh, h->offsets, o->key, o->key_len, o);
+    pending_link(h, o);
     t->offset_changes[t->offset_change_count++] = (struct offset_change){h, o, old};
     offset_row_encode(row, &t->value);
     journal_fail(t->journal, buf_ok(&t->value) ? OK : ERR_NOMEM);
@@ -213,10 +248,9 @@ bool transactions_unstable(const struct transactions *t, struct slice group_id, 
         return false;
     }
     struct buf key;
-    struct unstable *u = NULL;
     buf_init(&key, ROW_KEY_BYTES_MAX);
     offset_row_key(&key, group_id, topic, partition);
-    HASH_FIND(hh, t->unstable, key.data, key.len, u);
+    const struct pending_key *u = key_find(t->unstable, buf_slice(&key));
     buf_fini(&key);
     return u != NULL;
 }
@@ -224,18 +258,14 @@ bool transactions_unstable(const struct transactions *t, struct slice group_id, 
 /* Of a topic; but: the id that it has now, whose offsets stay. */
 static void take_of_topic(struct transactions *t, struct slice topic, const struct uuid *but)
 {
-    if (t->offset_count == 0) {
-        return;
-    }
-    for (struct held *h = t->open; h != NULL; h = h->next) {
-        struct pending *o, *next;
-        HASH_ITER(hh, h->offsets, o, next)
-        {
-            bool stays = but != NULL && (uuid_is_zero(&o->row.topic_id) ||
-                                         uuid_equal(&o->row.topic_id, but));
-            if (!stays && slice_eq(o->topic, topic)) {
-                take_offset(t, h, o);
-            }
+    const struct pending_key *k = key_find(t->topics, topic);
+    struct pending *next;
+    for (struct pending *o = k != NULL ? k->first : NULL; o != NULL; o = next) {
+        next = o->topic_next;
+        bool stays = but != NULL && (uuid_is_zero(&o->row.topic_id) ||
+                                     uuid_equal(&o->row.topic_id, but));
+        if (!stays) {
+            take_offset(t, o);
         }
     }
 }
@@ -259,21 +289,18 @@ void transactions_offset_gone(struct transactions *t, struct slice group_id, str
     for (struct held *h = t->open; h != NULL; h = h->next) {
         struct pending *o = pending_find(t, h, group_id, topic, partition);
         if (o != NULL) {
-            take_offset(t, h, o);
+            take_offset(t, o);
         }
     }
 }
 
 void transactions_group_gone(struct transactions *t, struct slice group_id)
 {
-    for (struct held *h = t != NULL ? t->open : NULL; h != NULL; h = h->next) {
-        struct pending *o, *next;
-        HASH_ITER(hh, h->offsets, o, next)
-        {
-            if (slice_eq(o->group, group_id)) {
-                take_offset(t, h, o);
-            }
-        }
+    const struct pending_key *k = t != NULL ? key_find(t->group_ids, group_id) : NULL;
+    struct pending *next;
+    for (struct pending *o = k != NULL ? k->first : NULL; o != NULL; o = next) {
+        next = o->group_next;
+        take_offset(t, o);
     }
 }
 
@@ -332,7 +359,7 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
         coordinator_txn_let_go(t->groups, group);
         return false;
     }
-    HASH_ADD_KEYPTR(hh, h->offsets, o->key, o->key_len, o);
+    pending_link(h, o);
     l->e = OK;
     return true;
 }

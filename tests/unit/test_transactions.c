@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -248,6 +249,46 @@ static void test_a_transaction_takes_so_many_offsets(void **state)
     assert_null(coordinator_find(groups, g));
 }
 
+/* Many topics come and go, and many groups, beside many offsets: looked at one by one they would be
+ * ten thousand million. */
+static void test_a_change_of_topics_or_groups_does_not_look_at_all_offsets(void **state)
+{
+    enum { OFFSETS = 2000, CHANGES = 2000000 };
+    const struct offset_row row = {.offset = 7, .expire_ms = -1};
+    const struct slice g = slice_str("g");
+    struct uuid other = {{2}};
+    char name[32];
+    init_x();
+    assert_int_equal(transactions_commit(t, &x0, TXN_CLIENT_ADDS, g, now_ms), KERR_NONE);
+    for (int32_t i = 0; i < OFFSETS; i++) {
+        snprintf(name, sizeof name, "topic-%d", i / 10);
+        assert_int_equal(transactions_commit_put(t, &x0, g, slice_str(name), i % 10, &row),
+                         KERR_NONE);
+    }
+    journal_flush(j);
+    clock_t began = clock();
+    for (int32_t i = 0; i < CHANGES; i++) {
+        snprintf(name, sizeof name, "other-%d", i);
+        transactions_topic_gone(t, slice_str(name));
+        transactions_topic_came(t, slice_str(name), &other);
+        transactions_group_gone(t, slice_str(name));
+    }
+    assert_in_range(clock() - began, 0, 8 * CLOCKS_PER_SEC);
+    assert_false(journal_pending(j));
+    transactions_topic_gone(t, slice_str("topic-7"));
+    journal_flush(j);
+    assert_false(transactions_unstable(t, g, slice_str("topic-7"), 3));
+    assert_true(transactions_unstable(t, g, slice_str("topic-8"), 3));
+    mem.fail_commit = ERR_FULL;
+    transactions_group_gone(t, g);
+    journal_flush(j);
+    mem.fail_commit = OK;
+    assert_true(transactions_unstable(t, g, slice_str("topic-8"), 3));
+    transactions_group_gone(t, g);
+    journal_flush(j);
+    assert_false(transactions_unstable(t, g, slice_str("topic-8"), 3));
+}
+
 static void test_a_turn_that_is_full_aborts_nothing_more(void **state)
 {
     const uint32_t uid = 5;
@@ -465,6 +506,7 @@ int main(void)
         TEST(test_a_clock_that_is_set_makes_nothing_old),
         TEST(test_what_changes_nothing_writes_nothing),
         TEST(test_a_transaction_takes_so_many_offsets),
+        TEST(test_a_change_of_topics_or_groups_does_not_look_at_all_offsets),
         TEST(test_a_turn_that_is_full_aborts_nothing_more),
         TEST(test_offsets_wait_for_the_end_over_a_restart),
         TEST(test_offsets_of_an_aborted_transaction_are_thrown_away),
