@@ -1,6 +1,10 @@
 /* What the server keeps in memory and in rows of its own store: groups and their offsets,
- * producers, transactions. Read each time that the own store is opened; groups go on in memory
- * while it is away.
+ * producers, transactions. Read each time that the own store is opened.
+ *
+ * While it is away, producers and transactions are not there, and who asks for them is told to try
+ * again. Groups stay in memory: heartbeats and committed offsets are answered from there, but what
+ * would have to be stored fails, and offsets are not told as stable, for nobody knows which of them
+ * wait for a transaction. When it is open again, groups are what the rows say, too.
  *
  * The part of server.c that knows all of them; each knows itself. Loop thread only. */
 #ifndef CULEX_OWN_STATE_H

@@ -29,8 +29,8 @@
  * COORDINATOR_NOT_AVAILABLE.
  *
  * Rows of the own store: keys that begin with "server/" belong to server.c; the coordinator's
- * begin with "group/" and "offset/", those of producers with "producer/", those of transactions
- * with "txn/". */
+ * begin with "group/", "offset/" and "groupconf/", those of producers with "producer/", those of
+ * transactions with "txn/". */
 #ifndef CULEX_SERVER_H
 #define CULEX_SERVER_H
 
