@@ -86,8 +86,10 @@ static void *worker_main(void *arg)
         pthread_mutex_lock(&w->lock);
         bool first = w->finished.first == NULL;
         list_push(&w->finished, work);
-        if (first) {
+        if (first) { /* not under the lock: the loop takes it at once */
+            pthread_mutex_unlock(&w->lock);
             w->wake(w->wake_arg);
+            pthread_mutex_lock(&w->lock);
         }
     }
     pthread_mutex_unlock(&w->lock);
@@ -176,9 +178,11 @@ enum err workers_submit(struct workers *w, struct work *work)
     } else {
         list_push(&w->queue, work);
         w->queued++;
-        pthread_cond_signal(&w->more);
     }
     pthread_mutex_unlock(&w->lock);
+    if (e == OK) {
+        pthread_cond_signal(&w->more); /* not under the lock, for which the thread would wait */
+    }
     w->busy += e == OK;
     w->busy_in[w->generation % 2] += e == OK;
     w->submitted += e == OK;
