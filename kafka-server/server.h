@@ -78,6 +78,7 @@ struct server {
     struct fetch_sessions *sessions; /* KIP-227 */
     struct fetch_wait *fetches;      /* in hand: parked, or being read */
     struct fetch_sent *fetches_sent; /* answered, and not all of it has left */
+    bool reading_ahead;              /* a worker has a batch in hand that nobody asked for yet */
     struct net *net;
     struct appender *appender; /* judges what producers send */
     struct journal *journal;

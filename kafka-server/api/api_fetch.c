@@ -13,7 +13,12 @@
  *
  * Memory: what a fetch may read is taken from the connections' common budget before it reads, and
  * given back when the bytes have become a reply, which counts itself. When the budget is short
- * replies get smaller, down to FETCH_FLOOR_BYTES, and never empty. */
+ * replies get smaller, down to FETCH_FLOOR_BYTES, and never empty.
+ *
+ * A reader of long batches takes one a reply, and asks again when it has taken that one apart:
+ * server and reader would wait for each other in turn. So the batch behind it is read meanwhile,
+ * into the store's block cache, which bounds what this holds and forgets what nobody comes for.
+ * One batch for all readers together, and only while no read waits for a worker. */
 #include <stdlib.h>
 
 #include <event2/event.h>
@@ -35,6 +40,8 @@
 #define FETCH_FLOOR_BYTES    (64u << 10)
 #define FETCH_AGAIN_MS       20        /* to the next try, when the disk does not have it yet */
 #define FETCH_PARTITIONS_MAX (1 << 20) /* of one request, its session included */
+#define FETCH_AHEAD_BYTES_MIN (256u << 10) /* batches that are worth the way to a worker … */
+#define FETCH_AHEAD_SHARE     4 /* … and of the cache at most this part, which leaves room */
 
 enum isolation { READ_UNCOMMITTED, READ_COMMITTED };
 
@@ -459,6 +466,69 @@ static void settle(struct fetch_wait *fw)
     }
 }
 
+/* The batch that a reader will ask for next. */
+struct ahead {
+    struct work work;
+    struct server *server;
+    struct store *store;
+    uint32_t uid;
+    int64_t offset;
+};
+
+static void run_ahead(struct work *w)
+{
+    struct ahead *a = (struct ahead *)w;
+    struct store_slices *s = NULL;
+    struct errmsg m;
+    /* So little that it goes through the cache, and one batch at least. Whoever asks for it hears
+     * of an error. */
+    if (store_read(a->store, a->uid, a->offset, 1, true, &s, &m) == OK) {
+        store_slices_free(s);
+    }
+}
+
+static void done_ahead(struct work *w)
+{
+    struct ahead *a = (struct ahead *)w;
+    a->server->reading_ahead = false;
+    free(a);
+}
+
+/* NULL: nothing, or no memory. */
+static struct ahead *ahead_of(const struct fetch_wait *fw)
+{
+    const struct fetch *f = &fw->fetch;
+    size_t bytes_max = (size_t)fw->server->config.store.cache_bytes / FETCH_AHEAD_SHARE;
+    const struct fetch_part *read = NULL;
+    for (int32_t i = 0; i < f->count && read == NULL; i++) {
+        const struct fetch_part *p = &f->parts[i];
+        read = p->pinned != NULL && p->next < p->limit ? p : NULL;
+    }
+    if (read == NULL || f->batch_bytes < FETCH_AHEAD_BYTES_MIN ||
+        f->batch_bytes > bytes_max || fw->server->reading_ahead) {
+        return NULL;
+    }
+    struct ahead *a = malloc(sizeof *a);
+    if (a != NULL) {
+        *a = (struct ahead){.work = {.run = run_ahead, .done = done_ahead},
+                            .server = fw->server,
+                            .store = read->store,
+                            .uid = read->uid,
+                            .offset = read->next};
+    }
+    return a;
+}
+
+static void read_ahead(struct ahead *a)
+{
+    struct server *server = a->server;
+    server->reading_ahead =
+        workers_busy(server->workers) == 0 && workers_submit(server->workers, &a->work) == OK;
+    if (!server->reading_ahead) {
+        free(a);
+    }
+}
+
 static void run_read(struct work *w)
 {
     struct fetch_wait *fw = (struct fetch_wait *)w;
@@ -484,7 +554,11 @@ static void done_read(struct work *w)
     }
     /* What is there goes out, even below min bytes: a reader of the disk has waited long enough. */
     if (fw->fetch.bytes != 0) {
+        struct ahead *a = ahead_of(fw);
         reply(fw);
+        if (a != NULL) {
+            read_ahead(a);
+        }
     } else {
         settle(fw);
     }

@@ -29,7 +29,8 @@
  * uses what the processor has.
  *
  * Blocks of large reads do not enter the cache: the kernel has the file's pages anyway, and the
- * small cache is for meta rows and for the blocks near the end of the log. */
+ * small cache is for meta rows, for the blocks near the end of the log, and for the batch that a
+ * reader of history will ask for next. */
 #include "shared/store/store_int.h"
 
 #include <errno.h>
@@ -143,6 +144,18 @@ static rocksdb_options_t *options_new(void)
     return o;
 }
 
+/* In one piece: RocksDB would cut 8 MB into 16, and a block that holds a batch of 1 MB fits into
+ * none of them. */
+static rocksdb_cache_t *cache_new(uint64_t bytes)
+{
+    rocksdb_lru_cache_options_t *o = rocksdb_lru_cache_options_create();
+    rocksdb_lru_cache_options_set_capacity(o, bytes);
+    rocksdb_lru_cache_options_set_num_shard_bits(o, 0);
+    rocksdb_cache_t *cache = rocksdb_cache_create_lru_opts(o);
+    rocksdb_lru_cache_options_destroy(o);
+    return cache;
+}
+
 static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
 {
     rocksdb_options_t *o = r->options[CF_LOG];
@@ -161,7 +174,7 @@ static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
     rocksdb_options_set_write_buffer_size(o, 4 * s->o.segment_bytes);
 
     uint64_t cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : CACHE_BYTES_DEFAULT;
-    r->cache = rocksdb_cache_create_lru(cache_bytes);
+    r->cache = cache_new(cache_bytes);
     rocksdb_block_based_table_options_t *b = rocksdb_block_based_options_create();
     rocksdb_block_based_options_set_block_size(b, BLOCK_BYTES);
     rocksdb_block_based_options_set_format_version(b, 5);

@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 from harness import api_versions, by_partition, end_offsets, read_all, stored, wait_until
@@ -339,6 +340,14 @@ def test_a_repeated_batch_is_answered_as_the_first_and_stored_once(server, wire)
 # --- transactions, as their readers see them --------------------------------------------------------
 
 
+BATCH = 900_000
+
+
+def bytes_read(pid):
+    """By all reads of files, the kernel's cache included."""
+    return int(Path(f"/proc/{pid}/io").read_text().split()[1])
+
+
 def list_end(w, topic, isolation, timestamp=-1):
     a = w.call("ListOffsets", 6, ReplicaId=-1, IsolationLevel=isolation, Topics=[
         {"Name": topic, "Partitions": [{"PartitionIndex": 0, "Timestamp": timestamp}]}])
@@ -434,6 +443,30 @@ def test_readers_of_committed_records_stop_where_they_should_on_disk_too(culex_f
         p.abort_transaction(60)
         a = fetched(w, "t", 99, 1)()
         assert [x["FirstOffset"] for x in a["AbortedTransactions"]] == [100] and b"behind 0 " in a["Records"]
+
+
+def test_a_reader_of_long_batches_finds_the_next_one_read(culex_factory):
+    """Two batches of 900 kB. To read the first has the server read the second, from where it is answered."""
+    c = culex_factory(start=False, streams=[], server={"store.tail.bytes": 65536})
+    c.server.start()
+    with Wire(c.server.port) as w:
+        make_topic(w, "t")
+        for i in range(2):
+            assert produce(w, {"t": {0: batch([b"%d" % i * BATCH])}})["t"][0]["ErrorCode"] == NONE
+    c.server.stop()
+    c.server.start()  # what was in memory is in a file now
+    asked, begin = 0, bytes_read(c.server.pid)
+    with Wire(c.server.port) as w:
+        def second_is_read():
+            """Each request reads the first again. A worker that has something else to do at that moment reads nothing ahead."""
+            nonlocal asked
+            asked += 1
+            assert fetched(w, "t", 0, 0)()["Records"].count(b"0" * BATCH) == 1
+            return bytes_read(c.server.pid) - begin > (asked + 0.9) * BATCH
+        wait_until("the second batch is read, too", second_is_read, 60, every=0.1)
+        before = bytes_read(c.server.pid)
+        assert fetched(w, "t", 1, 0)()["Records"].count(b"1" * BATCH) == 1
+        assert bytes_read(c.server.pid) - before < BATCH / 2
 
 
 # --- configs of a stream --------------------------------------------------------------------------
