@@ -342,6 +342,11 @@ void plan_remove(struct plan *p, const char *name)
     memmove(&p->own[i], &p->own[i + 1], (p->count - i) * sizeof *p->own);
 }
 
+bool plan_written(const struct plan *p, const char *data)
+{
+    return config_bound_written(data, p->streams, p->count);
+}
+
 enum err plan_write(const struct plan *p, const char *data, struct errmsg *m)
 {
     return config_write_bound(data, p->streams, p->count, m);

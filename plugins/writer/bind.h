@@ -33,6 +33,8 @@ const struct config_stream *plan_find(const struct plan *p, const char *name);
 /* In place of the one of its name, or one more. Takes what `s` has over, also on failure. */
 enum err plan_put(struct plan *p, struct config_stream *s) MUST_CHECK;
 void plan_remove(struct plan *p, const char *name);
+/* Does the file say that already? */
+bool plan_written(const struct plan *p, const char *data);
 /* As config_write_bound. */
 enum err plan_write(const struct plan *p, const char *data, struct errmsg *m) MUST_CHECK;
 

@@ -12,15 +12,22 @@
  * this one, whole, with one set of checks. Commands that come together are one file and one such
  * question.
  *
- * A change that is cut off is made whole, or undone:
+ * Beside the command there is what the writer knows of the broker (enum view):
  *
- *   out of time, or refused    the file is written as it was, and the broker asked to read that
- *   writer killed              the next one asks the broker to read the file, as it is
- *   both killed                the broker reads the file when it starts
+ *   START ──the file is as the configuration──▶ SURE ──a command writes the file──▶ STALE
+ *     └─────────it is not─────────▶ STALE ──asked──▶ ASKED ──read, or refused──▶ SURE
  *
- * A stream that is to be unbound has a row of its own in the store, from before the file is written
- * until its topic is deleted: whoever finds the row, with all configurations in the store, deletes
- * the topic if no configuration names it, and forgets the row otherwise.
+ * Commands begin, and end well, only where it is SURE: file, broker and log are of one mind. So
+ * whatever cuts a change off, the file says which way it goes, and the next look at it ends it:
+ *
+ *   out of time, or refused    the file is written as it was: STALE
+ *   writer killed              the next one finds a file that is not as the configuration: STALE
+ *   broker killed, or both     the next one reads the file, as the old writer has left it; should
+ *                              it be written after that, the next writer finds it
+ *
+ * A topic that may have to go, because its stream is being unbound, or made by a command that can
+ * fail yet, has a row of its own in the store from before the file is written: where the writer is
+ * SURE and no command under way, it deletes the topic if no configuration names it, and the row.
  *
  * One message at a time, and only between ticks: a topic is deleted when no batch of it is on its
  * way. A broker that does not come round (2.0.11 with per_listener_settings has no tick, and comes
@@ -40,15 +47,27 @@
 #define COMMAND_MS      (CONTROL_COMMAND_MS - 1000)
 #define STOPS           "the broker stops"
 #define ACCEPT_PAUSE_US 100000
-#define UNBIND_PREFIX   "unbind/" /* of the rows that say what is being unbound */
-#define FOUND_MAX       64        /* rows looked at in one go */
+#define ROW_PREFIX      "unbind/" /* of the rows that say which topics may have to go */
+#define ROW_BYTES_MAX   (sizeof ROW_PREFIX + STORE_NAME_BYTES_MAX)
+#define ROWS_RETRY_MS   1000
+#define FOUND_MAX       64 /* rows looked at in one go */
 
 enum command_state { COMMAND_NONE, COMMAND_WANTED, COMMAND_ASKED, COMMAND_DONE };
+
+/* Of the broker, and of the file, by the configuration that the writer has. */
+enum view {
+    VIEW_START, /* the file may be as a writer before this one has left it */
+    VIEW_STALE, /* it has changed, and the broker is not asked yet to read it */
+    VIEW_ASKED,
+    VIEW_SURE,  /* all three are the same, but for configurations on their way */
+};
 
 /* One command of a message. */
 struct task {
     const json_t *command;
     bool waits; /* until the broker has read the file */
+    bool makes_stream, makes_topic;
+    bool undone; /* it could not make it: the file is to be without */
     enum err result;
     struct errmsg why;
     int32_t partitions; /* bind: of the stream */
@@ -59,17 +78,19 @@ struct control {
     ino_t inode; /* of its name in the data directory … */
     dev_t device;
     pthread_t thread;
-    pthread_mutex_t lock; /* of stop, state and of how the reload went */
+    pthread_mutex_t lock; /* of stop, state and the broker's answer */
     pthread_cond_t done;
     bool stop;
     enum command_state state;
-    uint32_t asked; /* number of the newest reload; the broker's answer has it, too */
-    bool reloaded;
+    uint32_t asked; /* number of the newest question; the broker's answer has it, too */
+    bool answered;
     enum err reload_result;
     char reload_text[sizeof(((struct errmsg *)0)->text)];
-    bool replaces;     /* another writer of this broker, which may have been at work … */
-    bool settling;     /* … on what is not whole yet, and is not waited for any longer … */
-    int64_t settle_ms; /* … than until then; 0: not begun */
+    /* The writer's own. */
+    enum view view;
+    bool rows; /* there may be some */
+    bool rows_failed;
+    int64_t rows_ms; /* not looked at before then */
     /* The message's own: the thread's while NONE and DONE, the writer's in between. */
     struct task *tasks;
     size_t task_count;
@@ -118,20 +139,20 @@ static void finish_all(struct writer *w, enum err e, const struct errmsg *why)
     finish(w);
 }
 
-/* --- streams that are being unbound ----------------------------------------------------------- */
+/* --- topics that may have to go --------------------------------------------------------------- */
 
-static struct slice unbind_key(const char *name, char key[static sizeof UNBIND_PREFIX +
-                                                               STORE_NAME_BYTES_MAX])
+static struct slice row_key(const char *name, char key[static ROW_BYTES_MAX])
 {
-    int n = snprintf(key, sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX, UNBIND_PREFIX "%s", name);
+    int n = snprintf(key, ROW_BYTES_MAX, ROW_PREFIX "%s", name);
     return slice_make(key, (size_t)n);
 }
 
-static enum err forget_row(struct writer *w, const char *name, struct errmsg *m)
+static enum err note_row(struct writer *w, const char *name, struct errmsg *m)
 {
-    char key[sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX];
-    enum err e = store_delete(w->store, unbind_key(name, key));
-    return e ? err_set(m, e, "%s", err_name(e)) : store_commit(w->store, m);
+    char key[ROW_BYTES_MAX];
+    enum err e = store_put(w->store, row_key(name, key), slice_make("", 0));
+    w->control->rows = true;
+    return e ? err_set(m, e, "%s", err_name(e)) : OK;
 }
 
 /* Of a stream that is not configured any more. */
@@ -153,7 +174,7 @@ struct found {
 static bool row_found(void *arg, struct slice key, struct slice value)
 {
     struct found *f = arg;
-    size_t skip = sizeof UNBIND_PREFIX - 1;
+    size_t skip = sizeof ROW_PREFIX - 1;
     if (key.len > skip && key.len - skip <= STORE_NAME_BYTES_MAX) {
         snprintf(f->names[f->count++], sizeof f->names[0], "%.*s", (int)(key.len - skip),
                  (const char *)key.data + skip);
@@ -172,54 +193,71 @@ static bool is_configured(const struct writer *w, const char *name)
     return false;
 }
 
-/* What was being unbound is gone, or stays. With all configurations in the store. */
-static void end_unbinding(struct writer *w)
+static enum err end_row(struct writer *w, const char *name, struct errmsg *m)
+{
+    char key[ROW_BYTES_MAX];
+    enum err e = is_configured(w, name) ? OK : delete_topic(w, name, m);
+    if (e && e != ERR_NOT_FOUND) {
+        return e;
+    }
+    e = store_delete(w->store, row_key(name, key));
+    return e ? err_set(m, e, "%s", err_name(e)) : OK;
+}
+
+/* What no configuration names goes, the rest stays, and nothing is to be done any more. The disk
+ * may be full: deleting makes room. */
+static enum err end_rows(struct writer *w, struct errmsg *m)
 {
     static struct found f;
-    struct errmsg m;
+    struct control *k = w->control;
     enum err e = OK;
     do {
         f.count = 0;
-        e = store_rows(w->store, slice_str(UNBIND_PREFIX), row_found, &f, &m);
+        e = store_rows(w->store, slice_str(ROW_PREFIX), row_found, &f, m);
         for (size_t i = 0; i < f.count && !e; i++) {
-            e = is_configured(w, f.names[i]) ? OK : delete_topic(w, f.names[i], &m);
-            e = e && e != ERR_NOT_FOUND ? e : forget_row(w, f.names[i], &m);
+            e = end_row(w, f.names[i], m);
         }
+        e = e ? e : store_commit_rows(w->store, m);
     } while (!e && f.count == FOUND_MAX);
     if (e) {
-        log_error("streams that were being unbound are left as they are: %s", m.text);
+        store_rollback(w->store);
+        if (!k->rows_failed) {
+            log_error("streams that were being changed leave topics, trying again: %s", m->text);
+        }
     }
+    k->rows = k->rows_failed = e != OK;
+    k->rows_ms = clock_mono_ms() + ROWS_RETRY_MS;
+    return e;
 }
 
 /* --- streams.json ----------------------------------------------------------------------------- */
 
-static enum err ask_broker(struct writer *w)
+/* A socket that is full takes the question later; one whose broker is gone, never. */
+static void ask_broker(struct writer *w)
 {
     struct control *k = w->control;
     pthread_mutex_lock(&k->lock);
-    k->reloaded = false;
+    k->answered = false;
     uint32_t number = k->asked = (k->asked + 1) & LINK_RELOAD_MAX;
     pthread_mutex_unlock(&k->lock);
-    enum err e = link_send(w->socket, LINK_RELOAD, number, "", -1);
-    if (!e) {
+    if (link_send(w->socket, LINK_RELOAD, number, "", -1) == OK) {
         link_due(w->link, DUE_MESSAGES);
+        k->view = VIEW_ASKED;
     }
-    return e;
 }
 
-/* The file as the configuration that holds has it, without those of these tasks that failed. */
-static void write_back(struct writer *w, bool without_failed)
+/* The file as the configuration that holds has it, without what is undone of the tasks. */
+static void write_back(struct writer *w, const struct task *tasks, size_t count)
 {
-    const struct control *k = w->control;
     struct plan p;
     struct errmsg m;
     enum err e = plan_open(&p, &w->now->config, w->data, &m);
-    for (size_t i = 0; i < k->task_count && !e && without_failed; i++) {
-        if (k->tasks[i].result) {
-            plan_remove(&p, text_of(&k->tasks[i], "name"));
-        }
-    }
     if (!e) {
+        for (size_t i = 0; i < count; i++) {
+            if (tasks[i].undone) {
+                plan_remove(&p, text_of(&tasks[i], "name"));
+            }
+        }
         e = plan_write(&p, w->data, &m);
         plan_close(&p);
     }
@@ -228,13 +266,30 @@ static void write_back(struct writer *w, bool without_failed)
     }
 }
 
-/* The same, and the broker reads it, which nobody waits for: it may have read the other one. */
-static void take_back(struct writer *w, bool without_failed)
+/* The same, and the broker reads it, which nobody waits for: it may have read the other one. An
+ * orphan's broker may have been started again, and its writer will see which file it has read. */
+static void take_back(struct writer *w)
 {
-    write_back(w, without_failed);
-    if (ask_broker(w)) {
-        log_warn("the broker does not listen: it is not told that streams stay as they were");
+    struct control *k = w->control;
+    if (!atomic_load(&w->orphan)) {
+        write_back(w, k->tasks, k->task_count);
+        k->view = VIEW_STALE;
+        ask_broker(w);
     }
+}
+
+/* Is the file what the configuration was made of? One that cannot be read is the broker's to
+ * name. */
+static bool file_differs(struct writer *w)
+{
+    struct plan p;
+    struct errmsg m;
+    if (plan_open(&p, &w->now->config, w->data, &m)) {
+        return true;
+    }
+    bool differs = !plan_written(&p, w->data);
+    plan_close(&p);
+    return differs;
 }
 
 /* --- the commands ----------------------------------------------------------------------------- */
@@ -243,6 +298,7 @@ static void take_back(struct writer *w, bool without_failed)
 struct turn {
     struct plan plan;
     bool opened;
+    bool makes_topics;
     uint32_t left; /* partitions that can still be made */
 };
 
@@ -266,7 +322,7 @@ static enum err check_bound(const struct writer *w, const struct turn *t, const 
 }
 
 /* As the log has the stream, or can take it. */
-static enum err check_partitions(const struct writer *w, struct turn *t, const struct task *task,
+static enum err check_partitions(const struct writer *w, struct turn *t, struct task *task,
                                  struct config_stream *s, struct errmsg *m)
 {
     const struct store_catalog *catalog = store_catalog_ref(w->store);
@@ -284,6 +340,7 @@ static enum err check_partitions(const struct writer *w, struct turn *t, const s
                        t->left, s->partitions);
     }
     t->left -= have ? 0 : (uint32_t)s->partitions;
+    task->makes_topic = !have;
     return OK;
 }
 
@@ -310,7 +367,13 @@ static enum err bind_stream(struct writer *w, struct turn *t, struct task *task)
     }
     e = check_bound(w, t, s.name, replace, &task->why);
     e = e ? e : check_partitions(w, t, task, &s, &task->why);
-    return put_stream(t, task, &s, e);
+    e = put_stream(t, task, &s, e);
+    task->makes_stream = !replace;
+    if (!e && task->waits && task->makes_topic) {
+        t->makes_topics = true;
+        e = note_row(w, text_of(task, "name"), &task->why);
+    }
+    return e;
 }
 
 static enum err alter_stream(struct writer *w, struct turn *t, struct task *task)
@@ -329,8 +392,7 @@ static enum err unbind_stream(struct writer *w, struct turn *t, struct task *tas
     if (e == ERR_NOT_FOUND) { /* of no configuration any more */
         return delete_topic(w, name, &task->why);
     }
-    char key[sizeof UNBIND_PREFIX + STORE_NAME_BYTES_MAX];
-    e = e ? e : store_put(w->store, unbind_key(name, key), slice_make("", 0));
+    e = e ? e : note_row(w, name, &task->why);
     if (!e) {
         task->waits = true;
         plan_remove(&t->plan, name);
@@ -379,6 +441,7 @@ static enum err begin_task(struct writer *w, struct turn *t, struct task *task)
         {"trim", false, trim_stream},
     };
     task->why.text[0] = '\0';
+    task->waits = task->makes_stream = task->makes_topic = task->undone = false;
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         if (!is_command(task, commands[i].name)) {
             continue;
@@ -400,17 +463,16 @@ static enum err begin_task(struct writer *w, struct turn *t, struct task *task)
                    text_of(task, "command"));
 }
 
-/* The rows of what is unbound, the file, and the broker's turn. */
+/* The rows, the file, and the broker's turn. Topics that are made need a disk that is not full;
+ * where streams only go, their rows may be written all the same. */
 static enum err commit_turn(struct writer *w, const struct turn *t, struct errmsg *m)
 {
-    enum err e = store_commit(w->store, m);
+    enum err e = t->makes_topics ? store_has_room(w->store, m) : OK;
+    e = e ? e : store_commit_rows(w->store, m);
     e = e ? e : plan_write(&t->plan, w->data, m);
-    if (!e && ask_broker(w)) {
-        write_back(w, false);
-        e = err_set(m, ERR_AGAIN, "the broker does not listen");
-    }
-    if (e && w->store && store_state(w->store) == STORE_OK) {
-        end_unbinding(w);
+    if (!e) {
+        w->control->view = VIEW_STALE;
+        ask_broker(w);
     }
     return e;
 }
@@ -423,14 +485,17 @@ static void begin(struct writer *w)
     bool any = false;
     for (size_t i = 0; i < k->task_count; i++) {
         struct task *task = &k->tasks[i];
-        task->waits = false;
         task->result = begin_task(w, &t, task);
         task->waits = task->waits && !task->result;
         any = any || task->waits;
     }
+    any = any && !plan_written(&t.plan, w->data); /* what changes nothing is done */
     enum err e = any ? commit_turn(w, &t, &m) : OK;
     if (t.opened) {
         plan_close(&t.plan);
+    }
+    if (e) {
+        store_rollback(w->store);
     }
     if (any && !e) {
         pthread_mutex_lock(&k->lock);
@@ -441,14 +506,27 @@ static void begin(struct writer *w)
     }
 }
 
-/* A stream is bound when the log has it. */
-static enum err check_made(struct writer *w, struct task *task)
+static bool has_topic(struct writer *w, const char *name)
 {
-    const char *name = text_of(task, "name");
     const struct store_catalog *catalog = store_catalog_ref(w->store);
     bool there = catalog && store_catalog_find(catalog, slice_str(name));
     store_catalog_unref(w->store, catalog);
+    return there;
+}
+
+/* A stream is bound when the log has it, and unbound when the log has not; e: what came of
+ * deleting. */
+static enum err result_in_log(struct writer *w, struct task *task, enum err e,
+                              const struct errmsg *m)
+{
+    const char *name = text_of(task, "name");
+    bool there = has_topic(w, name);
+    if (is_command(task, "unbind")) {
+        task->why = *m;
+        return there ? e : OK;
+    }
     if (!there) {
+        task->undone = task->makes_stream;
         return err_set(&task->why, ERR_TOO_LARGE, "the log cannot make stream %.249s", name);
     }
     log_info("stream bound by a Kafka client stream=%s", name);
@@ -460,105 +538,92 @@ static void complete(struct writer *w)
 {
     struct control *k = w->control;
     enum err e = k->reload_result;
-    struct errmsg m;
+    struct errmsg m = {""};
     if (e) {
-        write_back(w, false);
-        end_unbinding(w);
         err_set(&m, e, "the broker refuses the configuration: %.*s",
                 (int)strcspn(k->reload_text, "\n"), k->reload_text);
         finish_all(w, e == ERR_INVALID || e == ERR_NOT_FOUND ? ERR_INVALID : ERR_AGAIN, &m);
         return;
     }
-    bool failed = false;
+    e = end_rows(w, &m);
+    bool undone = false;
     for (size_t i = 0; i < k->task_count; i++) {
         struct task *task = &k->tasks[i];
-        if (!task->waits) {
-            continue;
-        }
-        task->waits = false;
-        if (is_command(task, "unbind")) {
-            e = delete_topic(w, text_of(task, "name"), &task->why);
-            e = e && e != ERR_NOT_FOUND ? e : forget_row(w, text_of(task, "name"), &task->why);
-            task->result = e;
-        } else {
-            task->result = check_made(w, task);
-            failed = failed || task->result;
+        if (task->waits) {
+            task->waits = false;
+            task->result = result_in_log(w, task, e, &m);
+            undone = undone || task->undone;
         }
     }
-    if (failed) {
-        take_back(w, true);
+    if (undone) {
+        take_back(w);
     }
     finish(w);
 }
 
 /* --- the writer's turns ----------------------------------------------------------------------- */
 
-/* A writer before this one may have been killed in the middle of a command: then the broker reads
- * the file as that one left it. Not before the store is open: a writer that is killed again and
- * again would only make configurations that nobody takes. */
-static void settle(struct writer *w, bool ready)
+/* Not before the store is open: a writer that is killed again and again would only make
+ * configurations that nobody takes. */
+static void look_at_broker(struct writer *w)
 {
     struct control *k = w->control;
-    if (!ready) {
-        return;
+    bool all_here = !orders_wait(w) && !orders_under_way(w);
+    if (k->view == VIEW_START && w->store && all_here) {
+        k->view = file_differs(w) ? VIEW_STALE : VIEW_SURE;
     }
-    bool begins = k->settle_ms == 0;
-    if (begins) {
-        k->settle_ms = clock_mono_ms() + COMMAND_MS;
-    }
-    if (begins && k->replaces && ask_broker(w) == OK) {
-        return;
+    if (k->view == VIEW_STALE) {
+        ask_broker(w);
     }
     pthread_mutex_lock(&k->lock);
-    bool reloaded = k->reloaded || !k->replaces;
+    bool answered = k->answered; /* its configuration came before its word about it */
     pthread_mutex_unlock(&k->lock);
-    bool late = clock_mono_ms() > k->settle_ms;
-    if (!late && (!reloaded || orders_wait(w))) {
-        return;
-    }
-    k->settling = false;
-    if (k->replaces && reloaded && k->reload_result) {
-        write_back(w, false);
-    }
-    if (!late) {
-        end_unbinding(w);
+    if (k->view == VIEW_ASKED && answered && all_here) {
+        k->view = VIEW_SURE;
+        if (k->reload_result) {
+            write_back(w, NULL, 0);
+        }
     }
 }
 
-void control_work(struct writer *w, bool ready)
+static void give_up(struct writer *w, enum command_state state)
+{
+    struct errmsg m;
+    if (state == COMMAND_ASKED) {
+        take_back(w);
+    }
+    err_set(&m, ERR_AGAIN, w->store ? "the broker does not come round to it"
+                                    : "the log cannot be written");
+    finish_all(w, ERR_AGAIN, &m);
+}
+
+void control_work(struct writer *w)
 {
     struct control *k = w->control;
     if (!k) {
         return;
     }
+    look_at_broker(w);
     pthread_mutex_lock(&k->lock);
     enum command_state state = k->state;
-    bool reloaded = k->reloaded;
     pthread_mutex_unlock(&k->lock);
-    if (k->settling) {
-        settle(w, ready);
+    bool sure = k->view == VIEW_SURE && w->store && !orders_wait(w) && !orders_under_way(w);
+    struct errmsg m;
+    if (sure && k->rows && state != COMMAND_ASKED && clock_mono_ms() >= k->rows_ms) {
+        (void)end_rows(w, &m); /* says what went wrong, and is tried again */
     }
     if (state == COMMAND_NONE || state == COMMAND_DONE) {
         return;
     }
-    struct errmsg m;
-    if (state == COMMAND_WANTED && ready && !k->settling) {
+    if (state == COMMAND_WANTED && sure) {
         begin(w);
-    } else if (state == COMMAND_WANTED && !ready) {
+    } else if (state == COMMAND_WANTED && !w->store) {
         err_set(&m, ERR_AGAIN, "the log cannot be written: %.400s", w->link->error);
         finish_all(w, ERR_AGAIN, &m);
-    } else if (state == COMMAND_ASKED && reloaded && ready && !orders_wait(w)) {
-        complete(w); /* the configuration came before the broker's word about it */
+    } else if (sure) {
+        complete(w);
     } else if (clock_mono_ms() > k->deadline_ms) {
-        if (state == COMMAND_ASKED) {
-            take_back(w, false);
-        }
-        if (state == COMMAND_ASKED && ready) {
-            end_unbinding(w);
-        }
-        err_set(&m, ERR_AGAIN, ready ? "the broker does not come round to it"
-                                     : "the log cannot be written");
-        finish_all(w, ERR_AGAIN, &m);
+        give_up(w, state);
     }
 }
 
@@ -569,8 +634,8 @@ bool control_waits(struct writer *w)
         return false;
     }
     pthread_mutex_lock(&k->lock);
-    bool asked = k->state == COMMAND_ASKED || k->settling;
-    bool waits = (k->state == COMMAND_WANTED && !k->settling) || (asked && k->reloaded);
+    bool waits = k->view == VIEW_START || (k->view == VIEW_ASKED && k->answered) ||
+                 (k->view == VIEW_SURE && k->state == COMMAND_WANTED);
     pthread_mutex_unlock(&k->lock);
     return waits;
 }
@@ -583,7 +648,7 @@ void control_reloaded(struct writer *w, uint32_t number, enum err e, const char 
     }
     pthread_mutex_lock(&k->lock);
     if (number == k->asked) { /* else it is about a command that ran out of time */
-        k->reloaded = true;
+        k->answered = true;
         k->reload_result = e;
         snprintf(k->reload_text, sizeof k->reload_text, "%s", mistakes);
     }
@@ -720,8 +785,9 @@ static void control_start(struct writer *w)
         note_name(w, k);
         pthread_mutex_init(&k->lock, NULL);
         pthread_cond_init(&k->done, NULL);
-        k->settling = !w->control_begun;
-        k->replaces = k->settling && atomic_load(&w->link->opened);
+        k->view = w->control_begun ? VIEW_SURE : VIEW_START;
+        k->rows = true;
+        k->asked = (uint32_t)clock_wall_ms() & LINK_RELOAD_MAX; /* none of another writer's */
         w->control = k;
         e = pthread_create(&k->thread, NULL, control_main, w) == 0
                 ? OK
@@ -753,8 +819,8 @@ void control_stop(struct writer *w)
     enum command_state state = k->state;
     pthread_mutex_unlock(&k->lock);
     (void)shutdown(k->socket, SHUT_RDWR); /* wakes accept */
-    if (state == COMMAND_ASKED && !atomic_load(&w->orphan)) {
-        take_back(w, false); /* an orphan's broker may have been started again, and read the file */
+    if (state == COMMAND_ASKED) {
+        take_back(w);
     }
     if (state == COMMAND_WANTED || state == COMMAND_ASKED) {
         struct errmsg m;

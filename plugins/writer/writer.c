@@ -508,9 +508,7 @@ static void writer_loop(struct writer *w)
     while (!atomic_load(&l->stop)) {
         writer_housekeeping(w);
         bool ready = writer_ready(w);
-        if (!ready || !(orders_under_way(w) || orders_wait(w))) {
-            control_work(w, ready); /* of what the broker has, not of what it had */
-        }
+        control_work(w);
         if (!ready) {
             link_wait_us(&l->stop, 0, STORE_POLL_US);
             continue;

@@ -139,8 +139,8 @@ void control_watch(struct writer *w);
 void control_stop(struct writer *w);
 /* Is there something to do for the writer's thread? */
 bool control_waits(struct writer *w);
-/* Does it, between ticks; `ready`: the store is open and has seen each configuration. */
-void control_work(struct writer *w, bool ready);
+/* Does it, between ticks. */
+void control_work(struct writer *w);
 /* What came of asking the broker to read its configuration again. Any thread. */
 void control_reloaded(struct writer *w, uint32_t number, enum err e, const char *mistakes);
 

@@ -219,3 +219,27 @@ enum err config_write_bound(const char *data, const struct config_stream *stream
     }
     return e;
 }
+
+bool config_bound_written(const char *data, const struct config_stream *streams, size_t count)
+{
+    char path[PATH_MAX];
+    size_t bound = 0;
+    for (size_t i = 0; i < count; i++) {
+        bound += streams[i].bound;
+    }
+    int n = snprintf(path, sizeof path, "%s/" CONFIG_BOUND_FILE, data);
+    FILE *f = n > 0 && (size_t)n < sizeof path ? fopen(path, "re") : NULL;
+    if (!f) {
+        return bound == 0 && errno == ENOENT;
+    }
+    char *text = bound_text(streams, count);
+    const char *next = text;
+    int c = EOF;
+    while (next && (c = getc(f)) != EOF && *next && c == (unsigned char)*next) {
+        next++;
+    }
+    bool same = next && !*next && c == '\n';
+    free(text);
+    (void)fclose(f);
+    return same;
+}

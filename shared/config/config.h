@@ -194,6 +194,8 @@ enum err config_add_bound(struct config *c) MUST_CHECK;
  * again. ERR_FULL, ERR_IO with a sentence; ERR_NOMEM. Blocks. */
 enum err config_write_bound(const char *data, const struct config_stream *streams, size_t count,
                             struct errmsg *m) MUST_CHECK;
+/* Does the file say just that already? */
+bool config_bound_written(const char *data, const struct config_stream *streams, size_t count);
 void config_fini(struct config *c);
 
 /* Appends a checked configuration to out (a buf of CONFIG_PACKED_BYTES_MAX is enough), for a

@@ -134,6 +134,11 @@ enum err store_delete(struct store *s, struct slice key) MUST_CHECK;
  * may succeed. With STORE_BROKEN the WriteBatch may yet turn out to be in the log, whole, when the
  * store is opened again: the owner's rows in it say so. Nothing pending: OK at once. */
 enum err store_commit(struct store *s, struct errmsg *m) MUST_CHECK;
+/* The same for a few rows, and without appends, of what is going to make room: also where the disk
+ * is so full that nothing else is taken. */
+enum err store_commit_rows(struct store *s, struct errmsg *m) MUST_CHECK;
+/* ERR_FULL: not for topics that are made, nor for appends. */
+enum err store_has_room(struct store *s, struct errmsg *m) MUST_CHECK;
 void store_rollback(struct store *s);
 /* Bytes pending. */
 size_t store_pending_bytes(const struct store *s);

@@ -511,7 +511,7 @@ static void publish_ends(struct store *s, struct page *page)
     }
 }
 
-enum err store_commit(struct store *s, struct errmsg *m)
+static enum err commit(struct store *s, bool makes_room, struct errmsg *m)
 {
     if (store_state(s) != STORE_OK) {
         store_rollback(s);
@@ -522,7 +522,8 @@ enum err store_commit(struct store *s, struct errmsg *m)
         return OK;
     }
     enum err e = OK;
-    if (s->no_space || s->appended_since_space + bytes > SPACE_CHECK_BYTES) {
+    bool due = s->no_space || s->appended_since_space + bytes > SPACE_CHECK_BYTES;
+    if (due && !makes_room) {
         e = space_check(s, m);
     }
     if (e == OK && !uid_list_reserve(&s->active, s->touched.count)) {
@@ -545,4 +546,19 @@ enum err store_commit(struct store *s, struct errmsg *m)
     sync_request(s, &s->touched);
     pending_clear(s);
     return OK;
+}
+
+enum err store_commit(struct store *s, struct errmsg *m)
+{
+    return commit(s, false, m);
+}
+
+enum err store_commit_rows(struct store *s, struct errmsg *m)
+{
+    return commit(s, true, m);
+}
+
+enum err store_has_room(struct store *s, struct errmsg *m)
+{
+    return space_check(s, m);
 }

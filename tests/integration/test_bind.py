@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -60,6 +61,21 @@ def together(c, *commands):
 def bound(c):
     path = c.data / "streams.json"
     return {s["name"]: s for s in json.loads(path.read_text())["streams"]} if path.exists() else {}
+
+
+def catalog(c):
+    """Names of the topics that the log has, while it is written; None when one goes meanwhile."""
+    got = subprocess.run([TOOLS / "storecat", "-c", c.data / "captured"], capture_output=True, text=True, timeout=60)
+    return {line.split("\t")[0] for line in got.stdout.splitlines()} if got.returncode == 0 else None
+
+
+def check_catalog(c, names):
+    """The log has what is bound, and nothing else."""
+    held = []
+    try:
+        wait_until("the log has what is bound", lambda: held.append(catalog(c)) or held[-1] == names, 60)
+    except AssertionError:
+        raise AssertionError(f"the log has {held[-1]}, bound are {names}\n{c.broker.log()}") from None
 
 
 def test_a_bound_stream_captures_at_once_and_after_restarts(make):
@@ -319,6 +335,11 @@ def test_a_log_that_can_take_no_more_partitions_refuses_them_and_goes_on(make):
     c.broker.reload()
     c.broker.wait_log("a stream cannot be made, .* stream=many")
     assert together(c, order("one", 1))[0]["error"] == "OK"
+    # The operator's takes the last partition before the client's can have it; a command that was refused undoes nothing.
+    c.configure([stream(partitions=1), stream("many", partitions=1024), stream("few", partitions=3), stream("last", partitions=1)])
+    got = together(c, order("none-left", 1), order("one", 1))
+    assert [r["error"] for r in got] == ["ERR_TOO_LARGE", "ERR_EXISTS"] and "cannot make" in got[0]["message"], got
+    assert {"big", "fits", "one"} == set(bound(c))
     with c.mqtt() as m:
         m.publish_all([("demo/x", b"1"), ("few/x", b"2"), ("one/x", b"3")])
     c.stop()
@@ -373,6 +394,93 @@ def test_a_log_that_cannot_be_written_answers_to_try_again(make):
     assert answer["error"] == "ERR_AGAIN" and "cannot be written" in answer["message"] and bound(c) == {}
     c.mend_store()
     wait_until("it can", lambda: bind(c, "s", "s/#")["error"] == "OK")
+
+
+def test_what_changes_nothing_is_done_at_once(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "s/#")["error"] == "OK"
+    c.broker.kill_writer()
+    c.broker.wait_log("the writer runs again")
+    wait_until("commands are taken", lambda: answers(c), 60)
+    c.broker.signal(signal.SIGSTOP)  # it need not be asked
+    assert alter(c, "s", ("set", "mqtt.filter", "s/#"), ("append", "mqtt.filter", "s/#"))["error"] == "OK"
+    c.broker.signal(signal.SIGCONT)
+    assert c.broker.log().count("configuration read again") == 1
+
+
+def test_what_an_older_writer_wrote_after_the_broker_had_read_is_read_again(make):
+    """The writer of a broker that was killed may still be at work when the next broker starts."""
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "s/#")["error"] == "OK"
+    c.stop()
+    late = (c.data / "streams.json").read_text()
+    (c.data / "streams.json").unlink()
+    shutil.rmtree(c.data / "captured")
+    c.break_store()
+    c.start()
+    (c.data / "streams.json").write_text(late)
+    c.mend_store()
+    c.broker.wait_log("configuration read again", 60)
+    with c.mqtt() as m:
+        m.publish("s/x", b"1")
+    c.stop()
+    assert c.values("s") == ["1"]
+
+
+def almost_fill(disk):
+    """So that the log takes nothing more; small files have room."""
+    with open(disk / "ballast", "wb", buffering=0) as f:
+        while os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize > 6 << 20:
+            f.write(bytes(1 << 18))
+
+
+@pytest.fixture
+def small(make):
+    c = make()
+    c.data.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(c.data)], capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield c.configure([stream(on_full="reject")], store={"ring.bytes": 1 << 20, "tail.bytes": 1 << 20})
+    c.broker.kill9()
+    subprocess.run(["umount", "-l", str(c.data)], check=True)
+
+
+def test_a_stream_that_the_log_had_no_room_for_in_time_leaves_nothing(small):
+    c = small.start()
+    assert bind(c, "s", "s/#")["error"] == "OK"
+    got = []
+    c.broker.signal(signal.SIGSTOP)
+    t = threading.Thread(target=lambda: got.append(bind(c, "new", "new/#")))
+    t.start()
+    wait_until("the file has it", lambda: "new" in bound(c), 60)
+    almost_fill(c.data)
+    c.broker.signal(signal.SIGCONT)
+    t.join(60)
+    assert got[0]["error"] == "ERR_AGAIN" and list(bound(c)) == ["s"]
+    (c.data / "ballast").unlink()
+    c.broker.wait_log("stream made stream=new", 60)
+    c.broker.wait_log("stream unbound and deleted stream=new", 60)
+    check_catalog(c, {"demo", "s"})
+    assert bind(c, "new", "new/#", partitions=3)["error"] == "OK"
+
+
+def test_a_full_disk_takes_what_makes_room(small):
+    c = small.start()
+    assert bind(c, "s", "s/#")["error"] == "OK" and bind(c, "keeps", "keeps/#")["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish_all([("s/x", b"1"), ("keeps/x", b"2"), ("keeps/x", b"3")])
+        wait_until("all is stored", lambda: command(c, command="trim", name="keeps", partition=0, offset=1)["error"] == "OK")
+        almost_fill(c.data)
+        wait_until("the log cannot be written", lambda: fill(m, "demo/x", 50) and "capture is degraded" in c.broker.log(),
+                   every=0.05)
+        assert bind(c, "new", "new/#")["error"] == "ERR_FULL"
+        for offset in range(1, 3):
+            assert command(c, command="trim", name="keeps", partition=0, offset=offset)["error"] == "OK"
+        assert command(c, command="unbind", name="s")["error"] == "OK"
+        check_catalog(c, {"demo", "keeps"})
+        (c.data / "ballast").unlink()
+        c.broker.wait_log("capture runs again", 60)
+    assert set(bound(c)) == {"keeps"}
 
 
 def test_a_bound_stream_is_captured_before_the_log_can_be_opened(make):
