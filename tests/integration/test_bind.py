@@ -356,6 +356,7 @@ def test_more_names_than_a_broker_counts_for_are_refused_with_the_reason(make):
     c.configure(many("b", 4000))
     c.broker.reload()
     c.broker.wait_log("configuration read again")
+    wait_until("all are made", lambda: "b3999" in (catalog(c) or ()), 5 * START_SECONDS, every=1)
     assert {r["error"] for r in together(c, *binds("c", 90))} == {"OK"}
     assert {r["error"] for r in together(c, *[dict(command="unbind", name=f"c{i}") for i in range(90)])} == {"OK"}
     got = together(c, *binds("d", 13))
