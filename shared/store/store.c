@@ -540,8 +540,10 @@ void store_close(struct store *s)
     struct page *page = atomic_load(&s->page);
     if (s->o.role == STORE_WRITER && s->rocks) {
         if (page && s->opened) {
+            tick_last(s);
             writer_finish(s);
         }
+        cleaner_free(s);
         /* Slices may keep the database beyond us: nothing of it may call back into us. */
         rocksdb_cancel_all_background_work(s->rocks->db, 1);
     }

@@ -30,6 +30,7 @@ struct cleaner {
     _Atomic bool stop;
     struct clean_job job;
     uint32_t drop_to; /* files of segments below are to be dropped; 0: none are */
+    struct clean_changes changes; /* sizes that no tick has taken yet */
     struct compaction *done; /* until ticks have made rows of it */
 };
 
@@ -241,6 +242,43 @@ bool cleaner_idle(struct store *s)
     return idle;
 }
 
+enum err cleaner_hand_over(struct store *s, struct clean_changes *changes)
+{
+    struct cleaner *c = s->cleaner;
+    enum err e = OK;
+    pthread_mutex_lock(&c->lock);
+    if (c->changes.count == 0) {
+        struct clean_changes empty = c->changes;
+        c->changes = *changes;
+        *changes = empty;
+    } else {
+        size_t cap = c->changes.count + changes->count;
+        struct clean_change *grown = realloc(c->changes.all, cap * sizeof *grown);
+        e = grown ? OK : ERR_NOMEM;
+        if (grown && changes->count > 0) {
+            memcpy(grown + c->changes.count, changes->all, changes->count * sizeof *grown);
+            c->changes = (struct clean_changes){.all = grown, .count = cap, .cap = cap};
+        }
+    }
+    changes->count = e == OK ? 0 : changes->count;
+    pthread_mutex_unlock(&c->lock);
+    return e;
+}
+
+bool cleaner_take_changes(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    if (s->changes.applied < s->changes.count) {
+        return true;
+    }
+    free(s->changes.all);
+    pthread_mutex_lock(&c->lock);
+    s->changes = c->changes;
+    c->changes = (struct clean_changes){0};
+    pthread_mutex_unlock(&c->lock);
+    return s->changes.count > 0;
+}
+
 struct compaction *cleaner_done(struct store *s)
 {
     struct cleaner *c = s->cleaner;
@@ -310,6 +348,16 @@ void cleaner_stop(struct store *s)
     pthread_mutex_unlock(&c->lock);
     rocksdb_disable_manual_compaction(s->rocks->db); /* ends a rewrite that is under way */
     pthread_join(c->thread, NULL);
+}
+
+void cleaner_free(struct store *s)
+{
+    struct cleaner *c = s->cleaner;
+    if (!c) {
+        return;
+    }
+    free(s->changes.all);
+    free(c->changes.all);
     free(c->job.dead);
     compaction_free(c->job.compaction);
     compaction_free(c->done);

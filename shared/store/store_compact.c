@@ -38,9 +38,9 @@
  * the value in it, and they are left alone for a while. The others go on. (No run is
  * rewritten that cannot be read whole: store_clean.c.)
  *
- * What was done becomes rows with the next ticks. A kill before that makes the same work be done
- * again, which then finds nothing to do; so what is said of a run is not what was taken from it but
- * what is left. */
+ * What was done becomes rows with the next ticks: sizes of segments as soon as they are rewritten,
+ * the rest when the job has ended. A kill before that makes the same work be done again, which then
+ * finds nothing to do; so what is said of a run is not what was taken from it but what is left. */
 #include "shared/store/store_int.h"
 
 #include "shared/base/log.h"
@@ -167,6 +167,7 @@ struct cleaning {
     struct store *s;
     struct compaction *c;
     struct tally *tallies; /* of c->parts */
+    struct clean_changes changes; /* of the run */
     struct key_map *map;
     struct plan *plan;
     struct held held;
@@ -231,18 +232,18 @@ static void count_left(struct cleaning *c, size_t bytes)
     t->left += bytes;
 }
 
-static enum err change_add(struct compaction *k, const struct clean_change *change)
+static enum err change_add(struct clean_changes *k, const struct clean_change *change)
 {
-    if (k->change_count == k->change_cap) {
-        size_t cap = k->change_cap ? k->change_cap * 2 : 64;
-        struct clean_change *grown = realloc(k->changes, cap * sizeof *grown);
+    if (k->count == k->cap) {
+        size_t cap = k->cap ? k->cap * 2 : 64;
+        struct clean_change *grown = realloc(k->all, cap * sizeof *grown);
         if (!grown) {
             return ERR_NOMEM;
         }
-        k->changes = grown;
-        k->change_cap = cap;
+        k->all = grown;
+        k->cap = cap;
     }
-    k->changes[k->change_count++] = *change;
+    k->all[k->count++] = *change;
     return OK;
 }
 
@@ -489,10 +490,13 @@ static enum err note_changes(struct cleaning *c)
         const struct clean_part *p = part_from(k, entries[i].uid);
         const struct tally *t = p ? &c->tallies[p - k->parts] : NULL;
         if (t && p->uid == entries[i].uid && t->seen && t->left != entries[i].bytes) {
-            e = change_add(k, &(struct clean_change){c->run->number, p->uid, t->left});
+            e = change_add(&c->changes, &(struct clean_change){c->run->number, p->uid, t->left});
         }
     }
     free(entries);
+    if (e == OK && c->changes.count > 0) {
+        e = cleaner_hand_over(c->s, &c->changes);
+    }
     return e == ERR_NOT_FOUND ? OK : e; /* dropped meanwhile */
 }
 
@@ -551,7 +555,10 @@ static enum err clean_run(struct cleaning *c)
     e = e == OK ? iter_error(it, c->s->dir, &c->m) : e;
     e = e == OK ? release(c) : e;
     rocksdb_iter_destroy(it);
-    e = e == OK && !cleaner_stopping(c->s) ? apply(c) : e;
+    if (e == OK && cleaner_stopping(c->s)) {
+        return ERR_AGAIN; /* it has not been read to its end */
+    }
+    e = e == OK ? apply(c) : e;
     return e == OK ? note_changes(c) : e;
 }
 
@@ -694,7 +701,6 @@ void compaction_free(struct compaction *k)
         }
         free(k->parts);
         free(k->runs);
-        free(k->changes);
         free(k);
     }
 }
@@ -722,6 +728,7 @@ void compaction_run(struct store *s, struct compaction *k)
     buf_fini(&c.out);
     buf_fini(&c.held.bytes);
     free(c.tallies);
+    free(c.changes.all);
     plan_unref(c.plan);
     key_map_free(c.map);
     rocksdb_readoptions_destroy(c.read);

@@ -387,15 +387,15 @@ static void end_memtables_of_followers(struct store *s, rocksdb_writebatch_t *b)
     rocksdb_writebatch_delete_cf(b, s->rocks->cf[CF_LOG], (const char *)key, sizeof key);
 }
 
-enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     struct compaction *k, int64_t now_ms, bool *all)
+enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b, bool *all)
 {
     enum err e = OK;
     size_t entries = 0;
-    while (k->applied < k->change_count && entries < APPLY_ENTRIES_MAX && e == OK) {
-        const struct clean_change *first = &k->changes[k->applied];
+    struct clean_changes *c = &s->changes;
+    while (entries < APPLY_ENTRIES_MAX && e == OK && cleaner_take_changes(s)) {
+        const struct clean_change *first = &c->all[c->applied];
         size_t n = 1, count = 0;
-        while (k->applied + n < k->change_count && first[n].number == first->number) {
+        while (c->applied + n < c->count && first[n].number == first->number) {
             n++;
         }
         struct segment *g = segment_find(s, first->number);
@@ -403,14 +403,17 @@ enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebat
             e = resize_segment(s, rows, b, g, first, n, &count);
         }
         entries += count;
-        k->applied += n;
+        c->applied += n;
     }
-    *all = k->applied == k->change_count;
-    for (size_t i = 0; i < k->found_count && e == OK && *all && k->failed == OK; i++) {
+    *all = !cleaner_take_changes(s);
+    return e;
+}
+
+void dirty_done(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                struct compaction *k, int64_t now_ms)
+{
+    for (size_t i = 0; i < k->found_count && k->failed == OK; i++) {
         part_cleaned(s, rows, b, &k->parts[i], now_ms);
     }
-    if (e == OK && *all) {
-        end_memtables_of_followers(s, b);
-    }
-    return e;
+    end_memtables_of_followers(s, b);
 }

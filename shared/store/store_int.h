@@ -228,6 +228,17 @@ struct segment {
     int64_t closed_ms;
 };
 
+/* What compaction has left of a partition in a run of segments that it has looked through. */
+struct clean_change {
+    uint32_t number, uid;
+    uint64_t left;
+};
+struct clean_changes {
+    struct clean_change *all; /* by number, in the order of its row */
+    size_t count, cap;
+    size_t applied; /* of them: these are rows */
+};
+
 /* --- the catalog ------------------------------------------------------------------------------ */
 
 #define STORE_FORMAT_OLDEST 1 /* read, and changed into the newest by a writer */
@@ -307,6 +318,7 @@ struct store {
     uint32_t dropped_below; /* segments below have gone, or are on their way */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
     int64_t dirty_look_ms; /* not before that: the next look for something to compact */
+    struct clean_changes changes; /* from the cleaner, on their way into rows */
     store_stability_fn *stability;
     void *stability_arg;
     struct plan *plan; /* of the rewrite that is under way; under lock */
@@ -427,10 +439,6 @@ struct clean_part {
 struct clean_run { /* segments that share a row, and so a file */
     uint32_t from, number;
 };
-struct clean_change { /* what is left of a partition in a run that was looked through */
-    uint32_t number, uid;
-    uint64_t left;
-};
 struct compaction {
     int64_t now_ms;
     struct clean_part *parts; /* dirtiest first; then mapped ones first, by uid */
@@ -438,9 +446,6 @@ struct compaction {
     size_t part_count; /* mapped ones */
     struct clean_run *runs;
     size_t run_count;
-    struct clean_change *changes; /* by number, in the order of its row */
-    size_t change_count, change_cap;
-    size_t applied; /* of the changes: they are rows */
     enum err failed;
 };
 void compaction_free(struct compaction *k);
@@ -457,9 +462,12 @@ enum plan_verdict plan_of(const struct plan *p, const char *key, struct slice *v
  * over meta, as of now */
 enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                     struct compaction **out) MUST_CHECK;
-/* A bounded part of it at a time. *all: there is no more to come. */
+/* A bounded part of the sizes of segments at a time. *all: there are no more by now. */
 enum err dirty_apply(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
-                     struct compaction *k, int64_t now_ms, bool *all) MUST_CHECK;
+                     bool *all) MUST_CHECK;
+/* When all of it is. */
+void dirty_done(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t *b,
+                struct compaction *k, int64_t now_ms);
 /* Bytes from a row on to the end, for retention; start: the log's. */
 uint64_t dirty_bytes_from(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t start,
                           const struct index_row *row);
@@ -473,6 +481,9 @@ enum err dirty_load(struct store *s, rocksdb_iterator_t *it, struct errmsg *m) M
 enum err segment_load(rocksdb_iterator_t *rows, uint32_t number, struct segment_entry **out,
                       size_t *count) MUST_CHECK;
 
+/* store_retention.c: after the cleaner has stopped, what it found out becomes rows. */
+void tick_last(struct store *s);
+
 /* store_clean.c: one job at a time, on a thread of its own */
 struct clean_job {
     uint32_t from, to;   /* segments [from, to) */
@@ -482,6 +493,10 @@ struct clean_job {
     struct compaction *compaction; /* this instead. Owned */
 };
 bool cleaner_idle(struct store *s); /* and nothing is left to be taken */
+/* The cleaner's thread: sizes that are right by now; taken over and left empty. ERR_NOMEM: kept. */
+enum err cleaner_hand_over(struct store *s, struct clean_changes *changes) MUST_CHECK;
+/* Puts what was handed over where s->changes is used up. False: there is none. */
+bool cleaner_take_changes(struct store *s);
 /* What the last compaction did; NULL: none has ended. Until it is dropped there is no other. */
 struct compaction *cleaner_done(struct store *s);
 void cleaner_drop_done(struct store *s);
@@ -497,6 +512,7 @@ void cleaner_drop_wanted(struct store *s);
 /* Only when idle. Takes job->dead over. */
 void cleaner_post(struct store *s, const struct clean_job *job);
 enum err cleaner_start(struct store *s, struct errmsg *m) MUST_CHECK;
-void cleaner_stop(struct store *s);
+void cleaner_stop(struct store *s); /* what it has handed over can still be taken */
+void cleaner_free(struct store *s);
 
 #endif

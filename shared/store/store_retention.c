@@ -605,17 +605,21 @@ static enum err find_work(struct tick *t, struct clean_job *job)
     return e;
 }
 
-/* What the cleaner has compacted becomes rows, which this tick does not see yet: *applied. */
+/* What the cleaner has compacted becomes rows, which this tick does not see yet: *applied. Sizes of
+ * segments do before the job ends, which may take an hour, so that no limit counts what is gone. */
 static enum err take_done(struct tick *t, bool *applied)
 {
     struct store *s = t->s;
-    struct compaction *k = cleaner_done(s);
+    struct compaction *k = cleaner_done(s); /* first: all that it found has been handed over */
+    bool all = true;
+    enum err e = cleaner_take_changes(s) ? dirty_apply(s, rows(t), t->batch, &all) : OK;
     *applied = k != NULL;
     if (!k) {
-        return OK;
+        return e;
     }
-    bool all;
-    enum err e = dirty_apply(s, rows(t), t->batch, k, t->now_ms, &all);
+    if (e == OK && all) {
+        dirty_done(s, rows(t), t->batch, k, t->now_ms);
+    }
     if (e != OK || all) {
         /* There may be more; or it will not be better at once. */
         s->dirty_look_ms = t->now_ms + (k->failed == OK ? 0 : DIRTY_PAUSE_MS);
@@ -684,6 +688,19 @@ out:
     compaction_free(job.compaction);
     tick_close(&t);
     return e;
+}
+
+void tick_last(struct store *s)
+{
+    bool all = !cleaner_take_changes(s);
+    enum err e = OK;
+    while (!all && e == OK && store_state(s) == STORE_OK) {
+        struct tick t;
+        tick_open(&t, s, 0);
+        e = dirty_apply(s, rows(&t), t.batch, &all);
+        e = e == OK ? tick_write(&t, NULL) : e; /* else the next job finds out again */
+        tick_close(&t);
+    }
 }
 
 enum err store_trim(struct store *s, uint32_t uid, int64_t log_start, struct errmsg *m)
