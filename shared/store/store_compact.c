@@ -43,12 +43,16 @@
  * finds nothing to do; so what is said of a run is not what was taken from it but what is left. */
 #include "shared/store/store_int.h"
 
+#include <time.h>
+
 #include "shared/base/log.h"
 #include "shared/record/control.h"
 #include "shared/record/rewrite.h"
 
 #define MAP_READ_BYTES (1u << 20)
 #define APPLY_TRIES    5
+#define START_TRIES    50
+#define START_PAUSE_NS 10000000
 #define PLAN_BYTES_MAX (32u << 20) /* new values and ops; then what is planned is applied */
 #define BATCH_KEEP_BYTES (4u << 20) /* what buffers of one batch keep for the next one */
 
@@ -614,6 +618,13 @@ static int64_t log_start(struct store *s, uint32_t uid)
     return atomic_load(&atomic_load(&s->page)->entries[uid].log_start);
 }
 
+/* There was nothing to be read: rows below a new log start go a moment before the page has it. */
+static bool start_moves(int *tries)
+{
+    nanosleep(&(struct timespec){.tv_nsec = START_PAUSE_NS}, NULL);
+    return ++*tries < START_TRIES;
+}
+
 /* The dirty keys of c->part. Ends where the map is full: *full; or where it cannot be read, and
  * fails when that is at once. ERR_NOMEM, ERR_AGAIN: the job is over. */
 static enum err map_part(struct cleaning *c, bool *full)
@@ -621,6 +632,7 @@ static enum err map_part(struct cleaning *c, bool *full)
     struct clean_part *p = c->part;
     int64_t at = p->from;
     bool was_empty = key_map_empty(c->map);
+    int tries = 0;
     enum err e = OK;
     while (e == OK && at < p->end && !*full) {
         struct store_slices *x;
@@ -642,7 +654,7 @@ static enum err map_part(struct cleaning *c, bool *full)
             e = e == OK ? map_batch(c, batch, &h, full) : e;
             at = e == OK && !*full ? batch_next_offset(&h) : at;
         }
-        if (x->count == 0 && e == OK) {
+        if (x->count == 0 && e == OK && !start_moves(&tries)) {
             e = err_set(&c->m, ERR_NOT_FOUND, "there is nothing at %lld", (long long)at);
         }
         store_slices_free(x);
