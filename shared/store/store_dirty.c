@@ -14,6 +14,10 @@
 
 #define CLEAN_PARTS_MAX    1024 /* of one job */
 #define LAG_ROWS_MAX       1024 /* index rows looked at for the lags of one partition */
+#define LATE_READS_MAX     16 /* of first batches in one look: a disk may take 10 ms for each */
+#define LATE_READ_BYTES    (16u << 10)
+#define LATE_ROWS_MAX      64
+#define LATE_AGAIN_MS      60000
 #define APPLY_ENTRIES_MAX  65536 /* entries of segments written anew in one tick, or one segment */
 #define UNCLEAN_MS         600000 /* a partition that failed is left alone; doubles each time */
 #define UNCLEAN_MS_MAX     86400000
@@ -151,26 +155,62 @@ static void end_by_lag(struct dirty *d, rocksdb_iterator_t *rows, uint32_t uid, 
     d->end = end;
 }
 
-/* Has its first dirty batch waited for longer than max.compaction.lag.ms? The batch is read once;
- * what cannot be read is not late. */
-static bool is_late(struct store *s, struct part *p, uint32_t uid, int64_t from, int64_t late_ms)
+/* The time of the first batch from `from` on that has one. Kafka goes by the first ones of
+ * segments; what compaction has emptied has none, so the next one counts, or, where many have none,
+ * a bound of what lies behind them. INT64_MAX: there is none. */
+static enum err first_time(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t from,
+                           int64_t *ts)
 {
     struct store_slices *x;
     struct batch_header h;
+    struct index_row row;
     enum read_gap gap;
-    if (p->dirty_from != from + 1) {
-        p->dirty_from = from + 1;
-        p->dirty_ts = INT64_MAX;
-        if (read_once(s, s->rocks, uid, from, p->now.end, 1, true, &x, &gap, NULL) == OK) {
-            if (x->count > 0 &&
-                batch_read_header(slice_make(x->iov[0].iov_base, x->iov[0].iov_len), &h) == OK &&
-                h.max_timestamp > 0) {
-                p->dirty_ts = h.max_timestamp;
-            }
-            store_slices_free(x);
-        }
+    uint8_t key[INDEX_KEY_BYTES];
+    const struct part *p = part_get(s, uid);
+    *ts = INT64_MAX;
+    enum err e =
+        read_once(s, s->rocks, uid, from, p->now.end, LATE_READ_BYTES, true, &x, &gap, NULL);
+    if (e != OK) {
+        return e;
     }
-    return p->dirty_ts < late_ms;
+    size_t count = x->count;
+    for (size_t i = 0; i < count && *ts == INT64_MAX; i++) {
+        e = batch_read_header(slice_make(x->iov[i].iov_base, x->iov[i].iov_len), &h);
+        *ts = e == OK && h.max_timestamp > 0 ? h.max_timestamp : INT64_MAX;
+    }
+    store_slices_free(x);
+    index_key_put(key, uid, from + 1);
+    iter_seek(rows, key, sizeof key);
+    for (int i = 0; i < LATE_ROWS_MAX && *ts == INT64_MAX && rocksdb_iter_valid(rows); i++) {
+        if (!index_row_get(&row, iter_key(rows), iter_value(rows), uid)) {
+            break;
+        }
+        *ts = row.max_ts > 0 ? row.max_ts : INT64_MAX;
+        rocksdb_iter_next(rows);
+    }
+    return count > 0 ? OK : ERR_NOT_FOUND;
+}
+
+/* Has its first dirty batch waited for longer than max.compaction.lag.ms? It is read once, and of
+ * few partitions in one look, for this thread has others to serve; what cannot be read is not late,
+ * and is tried again after a while. */
+static bool is_late(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t from,
+                    int64_t now_ms)
+{
+    struct part *p = part_get(s, uid);
+    bool known = p->dirty_from == from + 1;
+    bool rests = p->dirty_ts == INT64_MAX && now_ms < p->dirty_again_ms &&
+                 p->dirty_again_ms - now_ms <= LATE_AGAIN_MS;
+    if (!(known && (p->dirty_ts != INT64_MAX || rests)) && s->late_reads < LATE_READS_MAX) {
+        s->late_reads++;
+        p->dirty_from = from + 1;
+        if (first_time(s, rows, uid, from, &p->dirty_ts) != OK) {
+            p->dirty_ts = INT64_MAX;
+        }
+        p->dirty_again_ms = now_ms + LATE_AGAIN_MS;
+        known = true;
+    }
+    return known && p->dirty_ts < now_ms - settings_of(p)->max_compaction_lag_ms;
 }
 
 /* Cleaning it has failed a while ago, by a clock that has not gone back since. */
@@ -194,7 +234,7 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
     uint64_t live = p->clean.to > p->start ? p->clean.live : 0;
     double ratio = (double)d.bytes / (double)(d.bytes + live);
     bool late = c->max_compaction_lag_ms < INT64_MAX &&
-                is_late(s, p, uid, d.from, now_ms - c->max_compaction_lag_ms);
+                is_late(s, rows, uid, d.from, now_ms);
     if (ratio <= c->min_cleanable_dirty_ratio && !late) {
         return false;
     }
@@ -294,7 +334,11 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
         return ERR_NOMEM;
     }
     k->now_ms = now_ms;
+    s->late_reads = 0;
     enum err e = find_parts(s, rows, now_ms, k);
+    if (s->late_reads == LATE_READS_MAX) {
+        s->dirty_look_ms = now_ms; /* there are more: with the next tick */
+    }
     if (e == OK && k->found_count > 0) {
         k->runs = calloc(s->segment_count + 1, sizeof *k->runs);
         e = k->runs ? OK : ERR_NOMEM;

@@ -189,7 +189,8 @@ struct part {
     int64_t low_row;             /* no index row below this offset */
     struct index_row first;      /* retention: a row above log start; offset -1: not known */
     struct clean_state clean;
-    int64_t dirty_from, dirty_ts; /* the first dirty offset + 1, and the time of its batch */
+    int64_t dirty_from, dirty_ts; /* the first dirty offset + 1, and the time of its batch … */
+    int64_t dirty_again_ms;      /* … which is looked for again then, when it has none */
     int64_t unclean_until_ms;    /* cleaning it has failed: not before that */
     int64_t unclean_ms;          /* for how long it is left alone; 0: it did not fail */
     bool touched;                /* in store.touched */
@@ -317,6 +318,7 @@ struct store {
     uint32_t drop_below;   /* segments below may go */
     uint32_t dropped_below; /* segments below have gone, or are on their way */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
+    int late_reads;        /* in this look */
     int64_t dirty_look_ms; /* not before that: the next look for something to compact */
     struct clean_changes changes; /* from the cleaner, on their way into rows */
     store_stability_fn *stability;

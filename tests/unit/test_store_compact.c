@@ -564,6 +564,71 @@ static void test_max_lag_says_what_is_too_old(void **state)
     kit_fini(&k);
 }
 
+/* What has no time, as what compaction has emptied, does not hide what lies behind it. */
+static void test_max_lag_goes_by_the_first_time_there_is(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", 2);
+    struct model *m = model_new(t.uid), *other = model_new(t.uid + 1);
+    const int32_t keys[] = {1, 2};
+    t.compaction = (struct store_compaction){true, 1, 0, 60000, 1000};
+    KIT_OK(store_topic_alter(s, &t, &k.m));
+    put(&k, s, m, keys, 2, false, -1, 10);
+    put(&k, s, m, keys, 2, false, 10000, 10);
+    put(&k, s, other, keys, 2, false, -1, 100000); /* only its index rows say more */
+    put(&k, s, other, keys, 2, false, 10000, 10);
+    kit_commit(&k, s);
+    KIT_OK(segment_switch(s, 40020, &k.m));
+    assert_int_equal(clean_at(&k, s, t.uid, 69000), 0);
+    assert_int_equal(part_get(s, other->uid)->clean.to, 0);
+    assert_int_equal(clean_at(&k, s, t.uid, 70010), 4);
+    assert_int_equal(part_get(s, other->uid)->clean.to, 4);
+    assert_int_equal(check(&k, s, m, 4, 1 << 20).dead, 0);
+    free(other);
+    free(m);
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* Few batches are read for it at a time, and all in the end. */
+static void test_max_lag_of_many_partitions_is_found_bit_by_bit(void **state)
+{
+    enum { MANY = 100 };
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = compacted(&k, s, "a", MANY);
+    const int32_t keys[] = {1, 2};
+    struct rocks *r = s->rocks;
+    t.compaction = (struct store_compaction){true, 1, 0, 60000, 1000};
+    KIT_OK(store_topic_alter(s, &t, &k.m));
+    for (uint32_t i = 0; i < MANY; i++) {
+        struct model *m = model_new(t.uid + i);
+        put(&k, s, m, keys, 2, false, 10000, 10);
+        free(m);
+    }
+    kit_commit(&k, s);
+    KIT_OK(segment_switch(s, 40020, &k.m));
+    size_t before = 0;
+    for (int looks = 1; before < MANY; looks++) {
+        struct compaction *c = NULL;
+        rocksdb_iterator_t *rows =
+            rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+        s->dirty_look_ms = 5000000;
+        KIT_OK(dirty_find(s, rows, 4000000, &c));
+        rocksdb_iter_destroy(rows);
+        assert_non_null(c);
+        assert_true(c->found_count > before && c->found_count <= before + 20);
+        before = c->found_count;
+        assert_true(s->dirty_look_ms == 4000000 || before == MANY);
+        compaction_free(c);
+    }
+    store_close(s);
+    kit_fini(&k);
+}
+
 /* With both policies, retention.bytes counts what compaction has left, not what was written. */
 static void test_retention_counts_what_is_left(void **state)
 {
@@ -608,6 +673,8 @@ int main(void)
         cmocka_unit_test(test_transactions_are_cleaned_as_their_owner_says),
         cmocka_unit_test(test_min_lag_says_what_is_too_young),
         cmocka_unit_test(test_max_lag_says_what_is_too_old),
+        cmocka_unit_test(test_max_lag_goes_by_the_first_time_there_is),
+        cmocka_unit_test(test_max_lag_of_many_partitions_is_found_bit_by_bit),
         cmocka_unit_test(test_retention_counts_what_is_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
