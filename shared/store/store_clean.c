@@ -90,7 +90,8 @@ void cleaner_drop_wanted(struct store *s)
 }
 
 /* A compaction that meets a damaged block, of whatever stream, ends RocksDB's taking of writes. */
-static enum err read_whole(struct store *s, uint32_t from, uint32_t to, struct errmsg *m)
+static enum err read_whole(struct store *s, uint32_t from, uint32_t to, uint64_t *bytes,
+                           struct errmsg *m)
 {
     uint8_t key[LOG_KEY_BYTES];
     struct rocks *r = s->rocks;
@@ -102,6 +103,7 @@ static enum err read_whole(struct store *s, uint32_t from, uint32_t to, struct e
     log_key_put(key, from, 0, 0);
     iter_seek(it, key, sizeof key);
     while (rocksdb_iter_valid(it) && be32_get(iter_key(it).data) < to && !cleaner_stopping(s)) {
+        *bytes += iter_value(it).len;
         rocksdb_iter_next(it);
     }
     enum err e = iter_error(it, s->dir, m);
@@ -160,9 +162,9 @@ static enum err bring_down(struct store *s, uint32_t from, uint32_t to, struct e
 }
 
 enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct plan *p,
-                         struct errmsg *m)
+                         uint64_t *bytes, struct errmsg *m)
 {
-    enum err e = read_whole(s, from, to, m);
+    enum err e = read_whole(s, from, to, bytes, m);
     e = e == OK && p ? bring_down(s, from, to, m) : e;
     if (e == OK && !cleaner_stopping(s)) {
         plan_publish(s, p);
@@ -175,13 +177,14 @@ enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct pla
 static void rewrite(struct store *s, const struct clean_job *job)
 {
     struct errmsg m;
+    uint64_t bytes = 0;
     for (size_t i = 0; i < job->dead_count; i++) {
         struct part *p = part_get(s, job->dead[i].uid);
         if (job->dead[i].end > atomic_load(&p->drop_below)) {
             atomic_store_explicit(&p->drop_below, job->dead[i].end, memory_order_release);
         }
     }
-    if (cleaner_rewrite(s, job->from, job->to, NULL, &m) != OK) {
+    if (cleaner_rewrite(s, job->from, job->to, NULL, &bytes, &m) != OK) {
         log_error("store cannot rewrite segments from=%u to=%u why=\"%s\"", job->from, job->to - 1,
                   m.text);
     }

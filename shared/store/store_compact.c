@@ -219,7 +219,8 @@ static enum err apply(struct cleaning *c)
     bool done = false;
     enum err e = OK;
     for (int i = 0; i < APPLY_TRIES && !done && e == OK && !cleaner_stopping(c->s); i++) {
-        e = cleaner_rewrite(c->s, c->run->from, c->run->number + 1, p, &c->m);
+        e = cleaner_rewrite(c->s, c->run->from, c->run->number + 1, p, &c->c->rewritten,
+                            &c->m);
         done = e == OK && store_state(c->s) == STORE_OK && is_applied(c, p);
     }
     c->plan = next;
@@ -494,6 +495,7 @@ static enum err note_changes(struct cleaning *c)
         const struct clean_part *p = part_from(k, entries[i].uid);
         const struct tally *t = p ? &c->tallies[p - k->parts] : NULL;
         if (t && p->uid == entries[i].uid && t->seen && t->left != entries[i].bytes) {
+            k->gained += t->left < entries[i].bytes ? entries[i].bytes - t->left : 0;
             e = change_add(&c->changes, &(struct clean_change){c->run->number, p->uid, t->left});
         }
     }

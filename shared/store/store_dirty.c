@@ -9,11 +9,20 @@
  * index rows, a megabyte each), or is not stable yet (store_set_stability) is left alone.
  *
  * One job takes many partitions, because rewriting a segment costs the same for one or for all that
- * have something in it. */
+ * have something in it. And because a segment is everybody's, one dead record in it makes all of it
+ * be written again: a small table beside a large stream would keep the disk as busy as the stream
+ * does. So a job that has written much for little is followed by a rest, until enough has come
+ * together, or time has passed. What is late does not wait. (To leave such a segment out is not an
+ * answer: a value would stay that a tombstone deletes, which goes one day.) */
 #include "shared/store/store_int.h"
 
 #define CLEAN_PARTS_MAX    1024 /* of one job */
 #define LAG_ROWS_MAX       1024 /* index rows looked at for the lags of one partition */
+#define LATE               2 /* as a ratio */
+#define REST_GAIN          4 /* a job may write so much for a byte that goes */
+#define REST_BYTES_PER_MS  4096
+#define REST_MS_MIN        1000
+#define REST_MS_MAX        86400000
 #define LATE_READS_MAX     16 /* of first batches in one look: a disk may take 10 ms for each */
 #define LATE_READ_BYTES    (16u << 10)
 #define LATE_ROWS_MAX      64
@@ -250,7 +259,8 @@ static bool dirty_of(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, in
                                .from = d.from,
                                .end = d.end,
                                .delete_retention_ms = c->delete_retention_ms,
-                               .ratio = late ? 2 : ratio};
+                               .dirty = d.bytes,
+                               .ratio = late ? LATE : ratio};
     return true;
 }
 
@@ -307,6 +317,19 @@ static enum err find_dirty(struct store *s, rocksdb_iterator_t *rows, int64_t no
     return OK;
 }
 
+/* A job has written much for little a while ago, and what has come together since is little,
+ * too. */
+static bool rests(const struct store *s, const struct clean_part *parts, size_t count,
+                  int64_t now_ms)
+{
+    uint64_t dirty = 0;
+    for (size_t i = 0; i < count; i++) {
+        dirty += parts[i].dirty;
+    }
+    return now_ms < s->rest_until_ms && s->rest_until_ms - now_ms <= s->rest_ms &&
+           dirty * REST_GAIN < s->rest_bytes;
+}
+
 /* The dirtiest parts of which something is stable, in k->parts. */
 static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
                            struct compaction *k)
@@ -316,8 +339,12 @@ static enum err find_parts(struct store *s, rocksdb_iterator_t *rows, int64_t no
     if (count > 0 && space_check(s, NULL) != OK) {
         return e; /* a rewrite needs room for a segment */
     }
+    bool rest = rests(s, k->parts, count, now_ms);
     for (size_t i = 0; i < count && e == OK && k->found_count < CLEAN_PARTS_MAX; i++) {
         struct clean_part p = k->parts[i];
+        if (rest && p.ratio < LATE) {
+            break;
+        }
         if (stable_part(s, &p)) {
             p.start_bytes = bytes_at(rows, p.uid, p.start);
             k->parts[k->found_count++] = p;
@@ -460,4 +487,9 @@ void dirty_done(struct store *s, rocksdb_iterator_t *rows, rocksdb_writebatch_t 
         part_cleaned(s, rows, b, &k->parts[i], now_ms);
     }
     end_memtables_of_followers(s, b);
+    uint64_t worth = k->gained * REST_GAIN;
+    s->rest_bytes = k->rewritten > worth ? k->rewritten - worth : 0;
+    uint64_t ms = s->rest_bytes / REST_BYTES_PER_MS;
+    s->rest_ms = ms < REST_MS_MIN ? 0 : ms < REST_MS_MAX ? (int64_t)ms : REST_MS_MAX;
+    s->rest_until_ms = now_ms + s->rest_ms;
 }

@@ -319,6 +319,8 @@ struct store {
     uint32_t dropped_below; /* segments below have gone, or are on their way */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
     int late_reads;        /* in this look */
+    int64_t rest_ms, rest_until_ms; /* after a job that gained little: for how long … */
+    uint64_t rest_bytes;            /* … and what it wrote in vain */
     int64_t dirty_look_ms; /* not before that: the next look for something to compact */
     struct clean_changes changes; /* from the cleaner, on their way into rows */
     store_stability_fn *stability;
@@ -433,6 +435,7 @@ struct clean_part {
     int64_t delete_retention_ms;
     struct store_aborted *aborted;
     size_t aborted_count;
+    uint64_t dirty; /* bytes */
     double ratio;   /* how dirty */
     bool mapped;    /* the keys of [from, end) are in the map */
     bool failed;    /* out: it is no cleaner than before, for a reason that may last */
@@ -448,6 +451,7 @@ struct compaction {
     size_t part_count; /* mapped ones */
     struct clean_run *runs;
     size_t run_count;
+    uint64_t rewritten, gained; /* bytes of files that were written anew, and that went thereby */
     enum err failed;
 };
 void compaction_free(struct compaction *k);
@@ -504,9 +508,10 @@ struct compaction *cleaner_done(struct store *s);
 void cleaner_drop_done(struct store *s);
 bool cleaner_stopping(struct store *s);
 /* Rewrites the files of segments [from, to), through the filter, by a plan in one step (NULL: there
- * is none); not on an error, which is that they cannot be read. The cleaner's thread. Blocks. */
+ * is none); not on an error, which is that they cannot be read. *bytes grows by what they had. The
+ * cleaner's thread. Blocks. */
 enum err cleaner_rewrite(struct store *s, uint32_t from, uint32_t to, struct plan *p,
-                         struct errmsg *m) MUST_CHECK;
+                         uint64_t *bytes, struct errmsg *m) MUST_CHECK;
 /* Drops the files of segments below `to`, which are dead, soon: also while a job runs. */
 void cleaner_drop(struct store *s, uint32_t to);
 /* The cleaner's thread, between two steps of a job: drops what is to be dropped. Blocks. */

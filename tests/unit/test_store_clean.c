@@ -678,6 +678,51 @@ static void test_start_that_moves_is_no_damage(void **state)
     kit_fini(&k);
 }
 
+static bool finds_work(struct store *s, int64_t now_ms)
+{
+    struct rocks *r = s->rocks;
+    struct compaction *c = NULL;
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    KIT_OK(dirty_find(s, rows, now_ms, &c));
+    rocksdb_iter_destroy(rows);
+    compaction_free(c);
+    return c != NULL;
+}
+
+/* Files of a large stream are not rewritten for each few records of a table, but when they wait. */
+static void test_much_written_for_little_is_followed_by_a_rest(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = compacted(&k, s, "a", 1000);
+    uint32_t plain = kit_topic(s, "plain", 1).uid;
+    put(&k, s, a.uid, 0, 10, 100);
+    put(&k, s, a.uid, 0, 10, 100);
+    for (int i = 0; i < 6; i++) {
+        put(&k, s, plain, 0, 1, 1 << 20);
+    }
+    clean(&k, s, a.uid, 1000000);
+    put(&k, s, a.uid, 0, 10, 100);
+    put(&k, s, a.uid, 0, 10, 100);
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    assert_false(finds_work(s, 1000000));
+    assert_false(finds_work(s, 1001000));
+    assert_true(finds_work(s, 1002000));
+    assert_true(finds_work(s, 900000)); /* the clock has gone back */
+    a.compaction.max_compaction_lag_ms = 5000;
+    KIT_OK(store_topic_alter(s, &a, &k.m));
+    assert_true(finds_work(s, 1000000));
+    a.compaction.max_compaction_lag_ms = INT64_MAX;
+    KIT_OK(store_topic_alter(s, &a, &k.m));
+    assert_false(finds_work(s, 1000000));
+    put(&k, s, a.uid, 20, 2, 1 << 20); /* enough */
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    assert_true(finds_work(s, 1000000));
+    store_close(s);
+    kit_fini(&k);
+}
+
 /* Of more than a job takes, the dirtiest come first, wherever in the catalog they are. */
 static void test_dirtiest_of_many_partitions_come_first(void **state)
 {
@@ -728,6 +773,7 @@ int main(void)
         cmocka_unit_test(test_sizes_are_right_before_a_job_ends),
         cmocka_unit_test(test_start_that_moves_under_a_job_takes_its_share),
         cmocka_unit_test(test_start_that_moves_is_no_damage),
+        cmocka_unit_test(test_much_written_for_little_is_followed_by_a_rest),
         cmocka_unit_test(test_dirtiest_of_many_partitions_come_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
