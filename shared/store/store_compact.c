@@ -171,13 +171,14 @@ struct cleaning {
     struct store *s;
     struct compaction *c;
     struct tally *tallies; /* of c->parts */
+    bool seen;             /* in the run is something of one of them */
     struct clean_changes changes; /* of the run */
     struct key_map *map;
     struct plan *plan;
     struct held held;
     struct clean_part *part; /* of what is held */
     struct clean_run *run;
-    rocksdb_readoptions_t *read; /* pins nothing: a run may be large */
+    rocksdb_readoptions_t *read; /* pins nothing, and nothing stays in the cache: there is much */
     struct buf plain, out;
     struct errmsg m;
 };
@@ -233,7 +234,7 @@ static enum err apply(struct cleaning *c)
 static void count_left(struct cleaning *c, size_t bytes)
 {
     struct tally *t = &c->tallies[c->part - c->c->parts];
-    t->seen = true;
+    c->seen = t->seen = true;
     t->left += bytes;
 }
 
@@ -478,7 +479,7 @@ static bool next_of_ours(struct cleaning *c, rocksdb_iterator_t *it, uint32_t *s
 static enum err load_entries(struct cleaning *c, struct segment_entry **entries, size_t *count)
 {
     struct rocks *r = c->s->rocks;
-    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, r->read_cached, r->cf[CF_META]);
+    rocksdb_iterator_t *rows = rocksdb_create_iterator_cf(r->db, c->read, r->cf[CF_META]);
     enum err e = segment_load(rows, c->run->number, entries, count);
     rocksdb_iter_destroy(rows);
     return e;
@@ -490,6 +491,9 @@ static enum err note_changes(struct cleaning *c)
     struct compaction *k = c->c;
     struct segment_entry *entries;
     size_t count;
+    if (!c->seen) {
+        return OK;
+    }
     enum err e = load_entries(c, &entries, &count);
     for (size_t i = 0; i < count && e == OK; i++) {
         const struct clean_part *p = part_from(k, entries[i].uid);
@@ -544,6 +548,7 @@ static enum err clean_run(struct cleaning *c)
     struct rocks *r = c->s->rocks;
     rocksdb_iterator_t *it = rocksdb_create_iterator_cf(r->db, c->read, r->cf[CF_LOG]);
     memset(c->tallies, 0, c->c->part_count * sizeof *c->tallies);
+    c->seen = false;
     log_key_put(key, c->run->from, 0, 0);
     iter_seek(it, key, sizeof key);
     enum err e = OK;
