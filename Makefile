@@ -168,8 +168,9 @@ ecosystem-short: $(ECO)/classes/.done all
 	PYTHONDONTWRITEBYTECODE=1 BUILD=$(B) build/venv/bin/python tests/ecosystem/run.py --short connect streams
 .PHONY: ecosystem-run ecosystem-deps ecosystem-short
 
-# --- fuzzing: make fuzz [FUZZ_SECONDS=20]; clang, in a build of its own -------------------------
+# --- fuzzing: make fuzz [FUZZ_SECONDS=20] [FUZZ_SEED=0, which is another one each time]; clang, in a build of its own -------------------------
 FUZZ_SECONDS ?= 20
+FUZZ_SEED    ?= 0
 FUZZ_FLAGS   := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 fuzz:
 	@packaging/install-packages build fuzz
@@ -179,7 +180,7 @@ $(B)/fuzz_codec: tests/fuzz/fuzz_codec.c $(CODEC_O)
 fuzz-run: $(B)/fuzz_codec $(B)/codec_peer
 	@mkdir -p $(B)/corpus
 	$(B)/codec_peer write 2 $(CODEC_SEED) $(B)/corpus.bin && $(B)/codec_peer corpus $(B)/corpus.bin $(B)/corpus
-	$(B)/fuzz_codec -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -rss_limit_mb=1024 -print_final_stats=1 \
+	$(B)/fuzz_codec -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) -max_len=2048 -rss_limit_mb=1024 -print_final_stats=1 \
 	    -artifact_prefix=$(B)/ $(B)/corpus
 .PHONY: fuzz fuzz-run
 
@@ -190,12 +191,12 @@ $(B)/fuzz_record $(B)/fuzz_validate: $(B)/fuzz_%: tests/fuzz/fuzz_%.c $(RECORD_O
 fuzz-record: $(B)/fuzz_record
 	tests/fuzz/record_corpus.py $(B)/record_golden
 	@mkdir -p $(B)/record_corpus
-	$(B)/fuzz_record -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
+	$(B)/fuzz_record -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
 	    -artifact_prefix=$(B)/ $(B)/record_corpus $(B)/record_golden
 fuzz-validate: $(B)/fuzz_validate
 	tests/fuzz/record_corpus.py $(B)/validate_golden 0000
 	@mkdir -p $(B)/validate_corpus
-	$(B)/fuzz_validate -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
+	$(B)/fuzz_validate -seed=$(FUZZ_SEED) -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -rss_limit_mb=512 -print_final_stats=1 \
 	    -artifact_prefix=$(B)/ $(B)/validate_corpus $(B)/validate_golden
 fuzz-run: fuzz-record fuzz-validate
 .PHONY: fuzz-record fuzz-validate
@@ -231,7 +232,8 @@ $(B)/unit/test_own_state: $(call obj,kafka-server/own_state.c)
 $(B)/unit/test_own_state: LDFLAGS += -Wl,--wrap=transactions_open
 # MODE=tsan: RocksDB is not instrumented, so its own locks are not seen; and tests fork to kill a writer.
 unit: export TSAN_OPTIONS ?= ignore_noninstrumented_modules=1 die_after_fork=0
-unit: $(UNIT_BIN)
+unit-built: $(UNIT_BIN)
+unit: unit-built
 	@set -e; for t in $(UNIT_BIN); do echo "== $$t"; $$t; done
 
 # --- simulations: seeded lives of the coordinators; SIM_SEEDS=… for a long run, SIM_FIRST=… to begin elsewhere ---
@@ -243,15 +245,17 @@ $(B)/sim/%: tests/sim/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(B)/libserver.a $(B)/libculex.a $(LDLIBS_STORE) $(LDLIBS_SERVER)
 SIM_BIN := $(addprefix $(B)/sim/sim_,groups consumer_groups txn)
-sim: $(SIM_BIN)
+sim-built: $(SIM_BIN)
+sim: sim-built
 	$(B)/sim/sim_groups $(SIM_SEEDS) $(SIM_FIRST)
 	$(B)/sim/sim_consumer_groups $(SIM_SEEDS) $(SIM_FIRST)
 	$(B)/sim/sim_txn $(SIM_TXN_SEEDS) $(SIM_FIRST)
 	@set -e; for s in $(SIM_BIN); do $$s each $(SIM_EACH_SEEDS) $(SIM_FIRST); done
-# Ten thousand lives of each, and ten thousand short ones in which each step is the last before a death.
+# Ten thousand lives of each, and ten thousand short ones in which each step is the last before a death: some 45
+# minutes of one processor.
 sim-long:
 	$(MAKE) sim SIM_SEEDS=10000 SIM_TXN_SEEDS=10000 SIM_EACH_SEEDS=10000
-.PHONY: sim sim-long
+.PHONY: sim sim-built sim-long
 
 # --- torture: programs that kill, fill and spoil; each has a short form without arguments ------------------
 TORTURE_BIN := $(patsubst tests/torture/%.c,$(B)/torture/%,$(wildcard tests/torture/*.c))
@@ -431,6 +435,6 @@ $(BY_HAND):
 clean:
 	rm -rf build
 
-.PHONY: all unit clean
+.PHONY: all unit unit-built clean
 .SECONDARY:
 -include $(shell find $(B) -name '*.d' 2>/dev/null)

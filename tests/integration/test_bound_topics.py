@@ -101,6 +101,7 @@ def test_it_survives_restarts_of_both(culex):
     assert configs(culex, "new")["mqtt.filter"].value == "new/#"
 
 
+@pytest.mark.sanitized
 def test_altering_it_reaches_the_broker(culex):
     create(culex, "s", "a/#")
     alter(culex, "s", (SET, "mqtt.filter", "b/#"), (SET, "retention.ms", "60000"), (SET, "mqtt.headers", "none"))
@@ -117,6 +118,7 @@ def test_altering_it_reaches_the_broker(culex):
     assert said["retention.ms"].value == "60000"
 
 
+@pytest.mark.sanitized
 def test_deleting_it_ends_it_and_made_again_it_is_another(culex):
     create(culex, "s", "s/#")
     culex.publish("s/1", ["1", "2"])
@@ -141,6 +143,7 @@ def test_what_clients_may_do_with_it_is_told(culex):
     assert operations("demo") == {read, describe, describe_configs}
 
 
+@pytest.mark.sanitized
 def test_what_a_request_names_twice_is_neither_made_nor_deleted(culex):
     def ask(name, version, **what):
         return wire.ask(culex.server.port, name, version, **what)
@@ -166,6 +169,7 @@ def test_a_topic_without_a_name_is_unknown_beside_one_that_is_bound(culex):
     assert culex.server.running()
 
 
+@pytest.mark.sanitized
 def test_records_are_deleted_of_streams_of_the_file_and_of_clients(culex):
     create(culex, "s", "s/#", partitions=1)
     culex.publish("s/x", [str(i) for i in range(10)])
@@ -199,6 +203,7 @@ def test_a_stream_of_the_file_is_changed_in_the_file(culex):
     assert refused(create, culex, "demo", "x/#")[0] == "TOPIC_ALREADY_EXISTS"
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("config, error, says", [
     ({"mqtt.filter": "a/#/b"}, "INVALID_CONFIG", "mqtt.filter: .*goes on after '#'"),
     ({"mqtt.filter": "x", "mqtt.key": "colour"}, "INVALID_CONFIG", "mqtt.key: .*is no key"),
@@ -239,6 +244,7 @@ def test_without_the_broker_it_is_to_be_tried_again(culex):
     assert values(culex, "t", 1) == ["1"]
 
 
+@pytest.mark.sanitized
 def test_the_rest_of_a_request_is_done_all_the_same(culex):
     made = admin(culex).create_topics([NewTopic("free", 2, 1), NewTopic("bound", 2, 1, config={"mqtt.filter": "b/#"}),
                                        NewTopic("bad", 2, 1, config={"mqtt.filter": "#/#"})])
@@ -271,6 +277,7 @@ def test_the_answer_of_a_bound_stream_has_its_configs(culex):
     assert said == {n: c.value for n, c in configs(culex, "s").items() if n in said}
 
 
+@pytest.mark.sanitized
 def test_a_bound_stream_is_compacted_as_its_configs_say(culex):
     create(culex, "s", "s/#", partitions=1, cleanup_policy="compact,delete", min_compaction_lag_ms="1000",
            max_compaction_lag_ms="60000", delete_retention_ms="0", retention_ms="3600000")

@@ -102,6 +102,7 @@ def test_produce_is_offered_from_version_0_as_librdkafka_asks_for(culex):
 # --- streams of clients --------------------------------------------------------------------------
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("version", range(3, 14))
 def test_every_version_stores_and_answers(server, wire, version):
     ids = make_topic(wire, "t")
@@ -113,6 +114,7 @@ def test_every_version_stores_and_answers(server, wire, version):
     assert [r.value for r in read_all(server.bootstrap, "t")] == [b"a", b"b"] * 2
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("codec", CODECS)
 def test_records_come_back_as_they_were_written(server, codec):
     from confluent_kafka import Producer
@@ -177,6 +179,7 @@ def test_batches_that_get_another_codec_hold_up_nobody_else(server, wire):
     assert [r.value for r in read_all(server.bootstrap, "t")[:4]] == [b"%d" % k + text for k in range(4)]
 
 
+@pytest.mark.sanitized
 def test_a_client_that_leaves_while_its_batches_are_judged_leaves_nothing_behind(server, wire):
     make_topic(wire, "t")
     bomb = batch([bytes(12 << 20)], "gzip")
@@ -239,6 +242,7 @@ def test_other_acks_are_refused(server, wire):
     assert stored(server.bootstrap, "t") == 0
 
 
+@pytest.mark.sanitized
 def test_each_partition_has_its_own_answer(server, wire):
     ids = make_topic(wire, "t", "u")
     good = batch([b"x"])
@@ -263,6 +267,7 @@ def test_each_partition_has_its_own_answer(server, wire):
     None, b"", batch([b"x"])[:-1], batch([b"x"]) * 2,
     struct.pack(">q", 1) + batch([b"x"])[8:],  # a base offset that is not 0
 ], ids=["null", "empty", "cut off", "two batches", "base offset"])
+@pytest.mark.sanitized
 def test_what_is_not_one_whole_batch_is_an_invalid_record(server, wire, records):
     make_topic(wire, "t")
     assert produce(wire, {"t": {0: records}})["t"][0]["ErrorCode"] == INVALID_RECORD
@@ -373,6 +378,7 @@ def committed_values(bootstrap, topic, count, isolation):
         c.close()
 
 
+@pytest.mark.sanitized
 def test_readers_of_committed_records_wait_for_the_end_of_a_transaction_and_skip_aborted_ones(server, wire):
     from confluent_kafka import Producer
     make_topic(wire, "t")
@@ -403,6 +409,7 @@ def test_readers_of_committed_records_wait_for_the_end_of_a_transaction_and_skip
     assert committed_values(server.bootstrap, "t", 4, "read_uncommitted") == [b"before", b"open", b"behind", b"committed"]
 
 
+@pytest.mark.sanitized
 def test_a_transactional_batch_needs_its_transaction(server, wire):
     make_topic(wire, "t")
     r = batch([b"x"], is_transactional=1, producer_id=4711, producer_epoch=0, base_sequence=0)

@@ -146,6 +146,7 @@ def test_sequences_are_checked_and_duplicates_answered_over_a_kill(server, wire)
 # --- transactions on the wire -------------------------------------------------------------------
 
 
+@pytest.mark.sanitized
 @pytest.mark.parametrize("version", range(6))
 def test_a_transaction_in_every_version(server, wire, version):
     make_topic(wire, "t", "u")
@@ -180,6 +181,7 @@ def test_a_transaction_in_every_version(server, wire, version):
         assert values(server, topic, "read_uncommitted") == [b"yes", b"no", b"yes"]
 
 
+@pytest.mark.sanitized
 def test_what_is_wrong_is_said(server, wire):
     make_topic(wire, "t")
     assert init(wire, "")[0] == INVALID_REQUEST
@@ -206,6 +208,7 @@ def test_what_is_wrong_is_said(server, wire):
     assert values(server, "t", "read_uncommitted") == []
 
 
+@pytest.mark.sanitized
 def test_a_new_instance_fences_the_old_one(server, wire):
     make_topic(wire, "t")
     _, pid, epoch = init(wire, "x")
@@ -268,6 +271,7 @@ def test_tools_see_transactions_and_abort_a_hanging_one(server, wire):
     assert values(server, "t") == []
 
 
+@pytest.mark.sanitized
 def test_a_topic_is_deleted_and_made_anew_under_an_open_transaction(server, wire):
     make_topic(wire, "t", "u")
     _, pid, epoch = init(wire, "x")
@@ -369,6 +373,7 @@ def test_what_a_transaction_may_yet_change_is_not_told_as_stable_while_it_is_out
         assert committed_offset(w, "g", "t", stable=True) == 2
 
 
+@pytest.mark.sanitized
 def test_a_transaction_is_described_with_all_its_partitions_as_often_as_asked(server, wire):
     made = wire.call("CreateTopics", 5, timeoutMs=10000, Topics=[
         {"Name": n, "NumPartitions": 200, "ReplicationFactor": 1} for n in ("b", "a", "deleted", "other")])
