@@ -252,7 +252,7 @@ sim: sim-built
 	$(B)/sim/sim_txn $(SIM_TXN_SEEDS) $(SIM_FIRST)
 	@set -e; for s in $(SIM_BIN); do $$s each $(SIM_EACH_SEEDS) $(SIM_FIRST); done
 # Ten thousand lives of each, and ten thousand short ones in which each step is the last before a death: some 45
-# minutes of one processor.
+# minutes of one processor. README's list of known defects says where it ends now.
 sim-long:
 	$(MAKE) sim SIM_SEEDS=10000 SIM_TXN_SEEDS=10000 SIM_EACH_SEEDS=10000
 .PHONY: sim sim-built sim-long
