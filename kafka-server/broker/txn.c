@@ -156,11 +156,12 @@ static void change(struct txn *x, int64_t now_ms)
 }
 
 /* Ends the open transaction, or one without partitions, and takes the next epoch where bumps is
- * set. next_id: a fresh producer where the epochs are used up, -1 otherwise. */
+ * set and there is one: after INT16_MAX comes a fresh producer, never a negative epoch. next_id: a
+ * fresh producer where the epochs are used up, -1 otherwise. */
 static void finish(struct txn *x, bool commits, bool bumps, int64_t next_id,
                    const struct txn_sink *sink, int64_t now_ms)
 {
-    int16_t epoch = bumps ? (int16_t)(x->epoch + 1) : x->epoch;
+    int16_t epoch = bumps && x->epoch < INT16_MAX ? (int16_t)(x->epoch + 1) : x->epoch;
     sink->end(sink->arg, x, commits, x->producer_id, epoch);
     change(x, now_ms);
     if (bumps) {
@@ -175,7 +176,7 @@ static void finish(struct txn *x, bool commits, bool bumps, int64_t next_id,
     forget_members(x);
 }
 
-static bool exhausted(int16_t epoch)
+static bool exhausted(int32_t epoch)
 {
     return epoch >= TXN_EPOCH_LAST;
 }
@@ -211,7 +212,7 @@ enum kerr txn_on_init(struct txn *x, int32_t timeout_ms, int64_t expected_id,
     }
     bool expects = expected_id != NULL_PRODUCER && x->state != TXN_NEW;
     bool open = x->state == TXN_ONGOING;
-    int16_t epoch = open ? (int16_t)(x->epoch + 1) : x->epoch; /* after it is aborted */
+    int32_t epoch = open ? x->epoch + 1 : x->epoch; /* after it is aborted */
     /* Its request is repeated, or the server has aborted its transaction: it gets what there is. */
     bool repeats =
         expects && (open || expected_id != x->producer_id || expected_epoch != x->epoch);
@@ -304,7 +305,7 @@ static enum kerr end_v2(struct txn *x, int64_t producer_id, int16_t epoch, bool 
                         const struct txn_sink *sink, int64_t now_ms)
 {
     bool complete = x->state == TXN_COMPLETE_COMMIT || x->state == TXN_COMPLETE_ABORT;
-    bool wrapped = complete && x->previous_id == producer_id && epoch == TXN_EPOCH_LAST &&
+    bool wrapped = complete && x->previous_id == producer_id && exhausted(epoch) &&
                    x->epoch == 0 && x->producer_id != producer_id;
     if (x->state == TXN_NEW || (x->producer_id != producer_id && !wrapped)) {
         return KERR_INVALID_PRODUCER_ID_MAPPING;

@@ -158,6 +158,37 @@ static void test_used_up_epochs_give_a_fresh_producer(void **state)
     expect(103, 0, TXN_EMPTY);
 }
 
+/* The server aborts a transaction for its age, and its producer takes that for its own abort. */
+static void at_the_highest_epoch(int64_t id)
+{
+    x.epoch = TXN_EPOCH_LAST;
+    add();
+    txn_on_timeout(&x, &sink, 0);
+    assert_int_equal(end(id, TXN_EPOCH_LAST, false, true), KERR_NONE);
+    expect(id, INT16_MAX, TXN_COMPLETE_ABORT);
+    add();
+}
+
+static void test_no_epoch_follows_the_highest(void **state)
+{
+    assert_int_equal(init(-1, -1), KERR_NONE);
+    at_the_highest_epoch(100);
+    assert_int_equal(init(-1, -1), KERR_NONE);
+    assert_int_equal(ended.epoch, INT16_MAX);
+    expect(101, 0, TXN_EMPTY);
+    at_the_highest_epoch(101);
+    assert_int_equal(init(101, INT16_MAX), KERR_NONE);
+    expect(102, 0, TXN_EMPTY);
+    at_the_highest_epoch(102);
+    assert_int_equal(end(102, INT16_MAX, true, true), KERR_NONE);
+    assert_int_equal(ended.epoch, INT16_MAX);
+    expect(103, 0, TXN_COMPLETE_COMMIT);
+    assert_int_equal(end(102, INT16_MAX, true, true), KERR_NONE); /* repeated */
+    at_the_highest_epoch(103);
+    txn_on_timeout(&x, &sink, 0);
+    expect(103, INT16_MAX, TXN_COMPLETE_ABORT);
+}
+
 static void test_without_a_producer_id_nothing_changes(void **state)
 {
     next_id = -1;
@@ -283,6 +314,7 @@ int main(void)
         TEST(test_a_new_instance_aborts_what_is_open),
         TEST(test_a_fenced_instance_aborts_nothing),
         TEST(test_used_up_epochs_give_a_fresh_producer),
+        TEST(test_no_epoch_follows_the_highest),
         TEST(test_without_a_producer_id_nothing_changes),
         TEST(test_the_end_in_protocol_1),
         TEST(test_the_end_in_protocol_2),
