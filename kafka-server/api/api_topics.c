@@ -394,8 +394,15 @@ static bool read_deletion(struct deletion *d)
     return true;
 }
 
-/* Streams that clients have bound, or that culex.json has no more, and that are named once, in one
- * manner: all else is refused. */
+/* Has a client bound it, or does culex.json have it no more? That reads the topic's attributes,
+ * which may be long. */
+static bool clients_delete(const struct config *c, const struct topic *t)
+{
+    return bound_by_client(t) || !topic_is_configured(c, slice_str(t->row->name));
+}
+
+/* Of captured streams, those that are named once, in one manner, and that clients may delete: all
+ * else is refused. First what is repeated, because a request has room for a million names. */
 static bool collect_deleted(struct request *rq, struct bound_calls *calls, void *arg)
 {
     const struct delete_topics_request *q = rq->body;
@@ -412,22 +419,22 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
         const struct topic *t = both            ? NULL
                                 : name.len >= 0 ? topics_find(topics, kstr_slice(name))
                                                 : topics_find_id(topics, &in->topic_id);
-        if (t != NULL && t->captured &&
-            (bound_by_client(t) || !topic_is_configured(c, slice_str(t->row->name)))) {
+        if (t != NULL && t->captured) {
             ids[count] = slice_make(t->row->id.b, sizeof t->row->id.b);
             found[count++] = t;
         }
     }
     enum name_seen *seen = ids != NULL ? names_seen(rq, ids, count) : NULL;
-    for (int32_t i = 0; i < count && seen != NULL; i++) {
-        struct bound_call *call =
-            seen[i] == NAME_ONCE ? bound_add(calls, i, 0, slice_str(found[i]->row->name)) : NULL;
-        if (call != NULL) {
-            call->id = found[i]->row->id;
-            call->command = json_pack("{s:s, s:s}", "command", "unbind", "name", call->name);
-        } else if (seen[i] == NAME_ONCE) {
+    for (int32_t i = 0; i < count && seen != NULL && found != NULL; i++) {
+        if (seen[i] != NAME_ONCE || !clients_delete(c, found[i])) {
+            continue;
+        }
+        struct bound_call *call = bound_add(calls, i, 0, slice_str(found[i]->row->name));
+        if (call == NULL) {
             return false;
         }
+        call->id = found[i]->row->id;
+        call->command = json_pack("{s:s, s:s}", "command", "unbind", "name", call->name);
     }
     return seen != NULL && found != NULL;
 }
