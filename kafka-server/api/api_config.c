@@ -4,10 +4,10 @@
  * Connect, Streams and Schema Registry refuse to start when a topic's cleanup policy is missing,
  * and UIs read the broker's version and whether topics can be deleted out of its settings. A
  * topic's configs are the rows of broker/topic_config.c. A topic that the plugin captures has its
- * retention and cleanup from culex.json, and its owner's attributes as well, as `mqtt.…`: those
- * are read-only here. Broker settings are the rows of the option table under their own names, the
- * defaults of topics' configs under Kafka's, and some that tools look for; all are read-only,
- * because culex.json says them. */
+ * retention and cleanup from culex.json or from who has bound it, and its owner's attributes as
+ * well, as `mqtt.…`: of those that culex.json has, all are read-only here. Broker settings are the
+ * rows of the option table under their own names, the defaults of topics' configs under Kafka's,
+ * and some that tools look for; all are read-only, because culex.json says them. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,8 +150,10 @@ json_t *api_config_captured(const struct store_topic *row)
 {
     bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
     bool delete = row->cleanup & STORE_CLEANUP_DELETE;
+    char ratio[32];
     const char *policy = !compact ? "delete" : delete ? "compact,delete" : "compact";
-    json_t *configs = json_object();
+    json_t *configs = json_object(), *attributes = json_loads(row->attributes, 0, NULL);
+    const json_t *largest = json_object_get(attributes, "max.message.bytes");
     const struct store_compaction *c = &row->compaction;
     json_object_set_new(configs, "cleanup.policy", json_string(policy));
     put_number(configs, "retention.ms", row->retention_ms);
@@ -160,8 +162,35 @@ json_t *api_config_captured(const struct store_topic *row)
         put_number(configs, "min.compaction.lag.ms", c->min_compaction_lag_ms);
         put_number(configs, "max.compaction.lag.ms", c->max_compaction_lag_ms);
         put_number(configs, "delete.retention.ms", c->delete_retention_ms);
+        snprintf(ratio, sizeof ratio, "%.6g", c->min_cleanable_dirty_ratio);
+        bool whole = strpbrk(ratio, ".e") == NULL; /* Java writes 1 as 1.0 */
+        json_object_set_new(configs, "min.cleanable.dirty.ratio",
+                            json_sprintf("%s%s", ratio, whole ? ".0" : ""));
     }
+    if (json_is_integer(largest)) {
+        put_number(configs, "max.message.bytes", json_integer_value(largest));
+    }
+    json_decref(attributes);
     return configs;
+}
+
+enum config_source api_config_source(const json_t *attributes, const char *name)
+{
+    const json_t *said = json_object_get(attributes, "said");
+    if (strcmp(name, "max.message.bytes") == 0) {
+        return CONFIG_SOURCE_STATIC_BROKER; /* it follows from ring.bytes */
+    }
+    bool found = !json_is_array(said); /* a row of before: who knows */
+    for (size_t i = 0; i < json_array_size(said) && !found; i++) {
+        const char *one = json_string_value(json_array_get(said, i));
+        found = one != NULL && strcmp(one, name) == 0;
+    }
+    return found ? CONFIG_SOURCE_TOPIC : CONFIG_SOURCE_DEFAULT;
+}
+
+bool api_config_is_note(const char *attribute)
+{
+    return strcmp(attribute, "said") == 0 || strcmp(attribute, "max.message.bytes") == 0;
 }
 
 /* What the server's settings say, behind what is told already. */
@@ -172,6 +201,19 @@ static int32_t tell_synonyms(struct told *told, int32_t n, const struct topic_co
         told[n++] = (struct told){of[i].name, of[i].value, of[i].source};
     }
     return n;
+}
+
+/* What a captured topic's row says. */
+static void add_captured_config(struct listing *l, const struct topic_config *row,
+                                const char *value, enum config_source source, bool read_only)
+{
+    const char *usual = row->synonym_unset ? NULL : row->synonym;
+    const struct told told[] = {
+        {source == CONFIG_SOURCE_TOPIC ? row->name : usual, value, source},
+        {usual, row->usual, CONFIG_SOURCE_DEFAULT},
+    };
+    add_config(l, row->name, row->type, read_only, told, source == CONFIG_SOURCE_DEFAULT ? 1 : 2,
+               row->doc);
 }
 
 /* c: NULL of a topic that the server's settings do not concern. */
@@ -232,13 +274,16 @@ static void add_attributes(struct listing *l, json_t *attributes, bool by_client
     json_object_foreach(attributes, key, value)
     {
         char name[256];
+        if (api_config_is_note(key)) {
+            continue;
+        }
         if (++count > ATTRIBUTES_MAX) {
             break;
         }
         snprintf(name, sizeof name, "%s%s", starts_with(key, "mqtt.") ? "" : "mqtt.", key);
         buf_reset(&text);
         api_config_text(value, &text);
-        const struct told told = {name, buf_text(&text), CONFIG_SOURCE_TOPIC};
+        const struct told told = {name, buf_text(&text), api_config_source(attributes, name)};
         if (is_wanted(l, name)) {
             bool fixed = !by_client || strcmp(name, "mqtt.bound.by") == 0;
             add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, fixed, &told, 1,
@@ -254,7 +299,7 @@ static bool is_of_captured(const char *name)
 {
     static const char *const names[] = {
         "retention.ms",          "retention.bytes",     "cleanup.policy", "min.compaction.lag.ms",
-        "max.compaction.lag.ms", "delete.retention.ms",
+        "max.compaction.lag.ms", "delete.retention.ms", "min.cleanable.dirty.ratio",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         if (strcmp(names[i], name) == 0) {
@@ -283,10 +328,14 @@ static void describe_topic(struct listing *l)
     if (make_room(l, topic_config_count + ATTRIBUTES_MAX)) {
         for (size_t i = 0; i < topic_config_count; i++) {
             const char *row = topic_configs[i].name;
-            if (is_wanted(l, row)) {
+            const char *own = json_string_value(json_object_get(configs, row));
+            bool fixed = t->captured && !(by_client && is_of_captured(row));
+            if (is_wanted(l, row) && t->captured && own != NULL) {
+                add_captured_config(l, &topic_configs[i], own, api_config_source(attributes, row),
+                                    fixed);
+            } else if (is_wanted(l, row)) {
                 add_topic_config(l, &topic_configs[i], configs,
-                                 t->captured ? NULL : &l->rq->server->config,
-                                 t->captured && !(by_client && is_of_captured(row)));
+                                 t->captured ? NULL : &l->rq->server->config, fixed);
             }
         }
         if (t->captured) {

@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/broker/topic_config.h"
 
 /* Kafka's numbers (ConfigResource.Type). */
 enum {
@@ -18,9 +19,13 @@ enum {
 #define LOGGER_NAME "root"
 
 struct store_topic;
-/* A captured topic's configs that Kafka has, too, as explicit ones: what the plugin was told of it.
+/* A captured topic's configs that Kafka has, too, with what its writer says: {"name": "value"}.
  * NULL: no memory. */
 json_t *api_config_captured(const struct store_topic *row);
+/* Where the value of a captured topic's config comes from, by the attributes of its row. */
+enum config_source api_config_source(const json_t *attributes, const char *name);
+/* Attributes that are no configs. */
+bool api_config_is_note(const char *attribute);
 /* A JSON value as text: lists of strings with commas, everything else as JSON writes it. */
 void api_config_text(const json_t *v, struct buf *out);
 /* Is it a whole number; is it this one? */

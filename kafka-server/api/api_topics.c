@@ -185,16 +185,17 @@ static bool collect_created(struct request *rq, struct bound_calls *calls, void 
 }
 
 static bool add_bound_config(struct request *rq, const char *name, const char *value,
+                             enum config_source source,
                              struct create_topics_response_topics *out)
 {
     struct create_topics_response_topics_configs *x = &out->configs[out->configs_count++];
     x->name = names_keep(rq, name);
     x->value = names_keep(rq, value);
-    x->config_source = CONFIG_SOURCE_TOPIC;
+    x->config_source = (int8_t)source;
     return x->name.data != NULL && x->value.data != NULL;
 }
 
-/* What its writer says of it, all of it explicit: see api_config_captured. */
+/* What its writer says of it: see api_config_captured. */
 static bool tell_bound_configs(struct request *rq, const struct store_topic *row,
                                struct create_topics_response_topics *out)
 {
@@ -203,6 +204,8 @@ static bool tell_bound_configs(struct request *rq, const struct store_topic *row
     struct buf text;
     const char *name;
     json_t *value;
+    json_t *notes = json_copy(all); /* with what is no config of its own */
+    json_object_del(all, "said");
     json_object_update(all, more);
     json_decref(more);
     buf_init(&text, STORE_ATTRIBUTES_BYTES_MAX);
@@ -213,9 +216,10 @@ static bool tell_bound_configs(struct request *rq, const struct store_topic *row
     {
         buf_reset(&text);
         api_config_text(value, &text);
-        ok = ok && add_bound_config(rq, name, buf_text(&text), out);
+        ok = ok && add_bound_config(rq, name, buf_text(&text), api_config_source(notes, name), out);
     }
     buf_fini(&text);
+    json_decref(notes);
     json_decref(all);
     return ok;
 }

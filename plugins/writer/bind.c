@@ -89,7 +89,7 @@ static const char *setting_of(const char *config)
 {
     static const char *const plain[] = {
         "retention.ms",          "retention.bytes",     "cleanup.policy", "min.compaction.lag.ms",
-        "max.compaction.lag.ms", "delete.retention.ms",
+        "max.compaction.lag.ms", "delete.retention.ms", "min.cleanable.dirty.ratio",
     };
     size_t skip = sizeof CONFIG_PREFIX - 1;
     if (strncmp(config, CONFIG_PREFIX, skip) == 0) {
@@ -135,14 +135,12 @@ static enum err reset_config(struct config_stream *s, const char *config, struct
         filters_clear(s);
         return OK;
     }
-    for (size_t i = 0; setting && i < option_count(); i++) {
-        struct option_view v;
-        option_view(i, &v);
-        if (strcmp(v.section, "stream") == 0 && strcmp(v.name, setting) == 0) {
-            return set_config(s, config, v.default_text, m);
-        }
+    struct errmsg why;
+    enum err e = setting ? config_stream_reset(s, setting, &why) : ERR_NOT_FOUND;
+    if (e == ERR_NOT_FOUND) {
+        return no_setting(config, m);
     }
-    return no_setting(config, m);
+    return e ? err_set(m, e, "%s: %.400s", config, why.text) : OK;
 }
 
 /* What must hold of all of them together. */

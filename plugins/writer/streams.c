@@ -10,16 +10,24 @@
  *                                    the key and headers that its attributes remember
  *
  * Attributes are the stream's settings as JSON, each under "mqtt." and its name (the filters under
- * mqtt.filter): what the server shows as the topic's configuration. */
+ * mqtt.filter): what the server shows as the topic's configuration. Two more are for the server:
+ * "said" lists the topic's configs that somebody has set, and "max.message.bytes" is more than any
+ * batch that the writer makes. */
 #include "plugins/writer/writer.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 
 #define ATTRIBUTE_PREFIX      "mqtt."
 #define FILTERS_NAME          ATTRIBUTE_PREFIX "filter" /* one setting, as mqtt.key; a list */
 #define BOUND_NAME            ATTRIBUTE_PREFIX "bound.by" /* who may change it */
-#define DIRTY_RATIO           0.5 /* Kafka's min.cleanable.dirty.ratio, where nothing is said */
+#define SAID_NAME             "said"
+#define LARGEST_NAME          "max.message.bytes"
+#define RATIO_EXACT           1e-6 /* a row keeps no more of min.cleanable.dirty.ratio */
+/* What a record may have beside the frame in the ring, which is a quarter of it at most: key and
+ * header with the topic again, 64 KB each, names, lengths. A batch of several is less. */
+#define RECORD_MORE_BYTES     (256u << 10)
 #define ATTRIBUTE_BYTES_MAX   (64u << 10) /* of one value as text */
 #define FILTERS_BYTES_MAX     (48u << 10) /* of the filters in attributes, as JSON … */
 #define FILTERS_TEXT_MAX      32767 /* … and with commas: what Kafka's older answers can hold */
@@ -31,6 +39,7 @@ static bool is_attribute(const struct option_view *v)
         "name",           "filters",               "partitions",
         "retention.ms",   "retention.bytes",       "delete.retention.ms",
         "cleanup.policy", "min.compaction.lag.ms", "max.compaction.lag.ms",
+        "min.cleanable.dirty.ratio",
     };
     if (strcmp(v->section, "stream") != 0) {
         return false;
@@ -62,13 +71,32 @@ static void put_filters(json_t *object, const struct config_stream *s)
     json_object_set_new(object, FILTERS_NAME, filters);
 }
 
+/* Under the names of the topic's configs. */
+static json_t *said_configs(const struct config_stream *s)
+{
+    json_t *said = json_array();
+    json_array_append_new(said, json_string(FILTERS_NAME));
+    for (size_t i = 0; i < option_count(); i++) {
+        struct option_view v;
+        char name[128];
+        option_view(i, &v);
+        if (strcmp(v.section, "stream") == 0 && config_stream_said(s, v.name)) {
+            snprintf(name, sizeof name, "%s%s", is_attribute(&v) ? ATTRIBUTE_PREFIX : "", v.name);
+            json_array_append_new(said, json_string(name));
+        }
+    }
+    return said;
+}
+
 /* JSON text, malloc'd; NULL without memory. */
-static char *stream_attributes(const struct config_stream *s)
+static char *stream_attributes(const struct config_stream *s, int64_t ring_bytes)
 {
     json_t *object = json_object();
     struct buf text;
     buf_init(&text, ATTRIBUTE_BYTES_MAX);
     put_filters(object, s);
+    json_object_set_new(object, SAID_NAME, said_configs(s));
+    json_object_set_new(object, LARGEST_NAME, json_integer(ring_bytes / 4 + RECORD_MORE_BYTES));
     json_object_set_new(object, BOUND_NAME, json_string(s->bound ? "kafka" : "configuration"));
     for (size_t i = 0; i < option_count(); i++) {
         struct option_view v;
@@ -118,6 +146,7 @@ static void stream_from_topic(struct config_stream *s, const struct store_topic 
         s->min_compaction_lag_ms = t->compaction.min_compaction_lag_ms;
         s->max_compaction_lag_ms = t->compaction.max_compaction_lag_ms;
         s->delete_retention_ms = t->compaction.delete_retention_ms;
+        s->min_cleanable_dirty_ratio = t->compaction.min_cleanable_dirty_ratio;
     }
 }
 
@@ -247,7 +276,7 @@ static void topic_fill(struct store_topic *t, const struct config_stream *s, cha
                  (s->cleanup != CLEANUP_COMPACT ? STORE_CLEANUP_DELETE : 0);
     t->compaction = (struct store_compaction){
         .given = true,
-        .min_cleanable_dirty_ratio = DIRTY_RATIO,
+        .min_cleanable_dirty_ratio = s->min_cleanable_dirty_ratio,
         .min_compaction_lag_ms = s->min_compaction_lag_ms,
         .max_compaction_lag_ms = s->max_compaction_lag_ms,
         .delete_retention_ms = s->delete_retention_ms,
@@ -257,7 +286,9 @@ static void topic_fill(struct store_topic *t, const struct config_stream *s, cha
 
 static bool same_compaction(const struct store_compaction *a, const struct store_compaction *b)
 {
-    return a->given == b->given && a->min_compaction_lag_ms == b->min_compaction_lag_ms &&
+    return a->given == b->given &&
+           fabs(a->min_cleanable_dirty_ratio - b->min_cleanable_dirty_ratio) < RATIO_EXACT &&
+           a->min_compaction_lag_ms == b->min_compaction_lag_ms &&
            a->max_compaction_lag_ms == b->max_compaction_lag_ms &&
            a->delete_retention_ms == b->delete_retention_ms;
 }
@@ -272,10 +303,11 @@ static bool topic_same(const struct store_topic *a, const struct store_topic *b)
 /* The topic of a configured stream, made or altered. *topic's attributes are freed by the
  * caller. */
 static enum err topic_apply(struct store *s, const struct config_stream *config,
-                            const struct store_topic *found, struct store_topic *topic,
+                            int64_t ring_bytes, const struct store_topic *found,
+                            struct store_topic *topic,
                             struct errmsg *m)
 {
-    char *attributes = stream_attributes(config);
+    char *attributes = stream_attributes(config, ring_bytes);
     if (!attributes) {
         return err_set(m, ERR_NOMEM, "no memory for stream %s", config->name);
     }
@@ -307,7 +339,7 @@ static enum err sync_configured(struct link *l, struct store *s, struct writer_s
         const struct config_stream *config = &c->streams[i];
         const struct store_topic *found = store_catalog_find(catalog, slice_str(config->name));
         struct store_topic topic = {0};
-        enum err e = topic_apply(s, config, found, &topic, m);
+        enum err e = topic_apply(s, config, c->store.ring_bytes, found, &topic, m);
         bool made;
         struct writer_stream *w = e ? NULL : entry_of(l, by_id, &topic, &made);
         free(topic.attributes);

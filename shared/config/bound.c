@@ -1,7 +1,7 @@
 /* DATA/streams.json: streams that Kafka clients have bound to MQTT filters.
  *
- * A file like culex.json, with "streams" alone and every setting said, because they were made from
- * a client's settings and no "defaults" of another file may change them later. culex.json is the
+ * A file like culex.json, with "streams" alone and of each what a client has said; no "defaults" of
+ * another file concern it. The number of partitions always is, for it is fixed. culex.json is the
  * operator's, and wins where both have a name. The file is in the data directory and not in the
  * log, so that a broker whose log cannot be opened still knows what to capture. */
 #include "shared/config/config.h"
@@ -114,7 +114,8 @@ static json_t *stream_json(const struct config_stream *s)
     for (size_t i = 0; i < option_row_count; i++) {
         struct option_view v;
         option_view(i, &v);
-        if (option_rows[i].section != SECTION_STREAM || !option_rows[i].width) {
+        if (option_rows[i].section != SECTION_STREAM || !option_rows[i].width ||
+            !(config_stream_said(s, v.name) || strcmp(v.name, "partitions") == 0)) {
             continue;
         }
         buf_reset(&text);

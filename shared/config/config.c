@@ -313,6 +313,7 @@ static void walk_stream_keys(struct walk *w, const struct place *at, struct conf
             size_t before = w->mistakes;
             walk_value(w, at, row, s, v);
             enum err e = OK;
+            s->said |= w->mistakes == before ? option_said_bit(row) : 0;
             if (w->mistakes == before && row->offset == offsetof(struct config_stream, key_text)) {
                 e = option_parse_key(s, &m);
             }

@@ -72,9 +72,11 @@ struct config_stream {
     int64_t retention_bytes; /* per partition, as in Kafka; -1: no limit */
     enum config_cleanup cleanup;
     int64_t min_compaction_lag_ms, max_compaction_lag_ms, delete_retention_ms;
+    double min_cleanable_dirty_ratio;
     enum config_on_full on_full;
     int32_t on_full_block_ms;
     enum config_durability durability;
+    uint64_t said; /* which settings somebody has set: ask config_stream_said */
     int line;   /* in the file, for later sentences */
     bool bound; /* by a Kafka client: the file is DATA/streams.json */
 };
@@ -214,6 +216,12 @@ void config_stream_fini(struct config_stream *s);
 enum err config_stream_copy(struct config_stream *to, const struct config_stream *from) MUST_CHECK;
 enum err config_stream_set(struct config_stream *s, const char *name, const char *value,
                            struct errmsg *m) MUST_CHECK;
+
+/* Was it set by the file, its "defaults" or a client, be it to the default? filters always are. */
+bool config_stream_said(const struct config_stream *s, const char *name);
+/* Back to what it is where nothing is said. ERR_NOT_FOUND, ERR_NOMEM. */
+enum err config_stream_reset(struct config_stream *s, const char *name,
+                             struct errmsg *m) MUST_CHECK;
 
 /* The same for one more filter. ERR_INVALID: it is none, or one too many. */
 enum err config_stream_add_filter(struct config_stream *s, const char *text, struct errmsg *m);

@@ -168,6 +168,9 @@ const struct option_row option_rows[] = {
     {STREAM(delete_retention_ms), .name = "delete.retention.ms", .type = OPTION_LONG,
      .max = INT64_MAX, .default_text = "86400000", .reload = true,
      .doc = "How long compaction keeps tombstones."},
+    {STREAM(min_cleanable_dirty_ratio), .name = "min.cleanable.dirty.ratio",
+     .type = OPTION_DOUBLE, .min = 0, .max = 1, .default_text = "0.5", .reload = true,
+     .doc = "Compaction begins when this part of a partition's closed segments is not compacted."},
     {STREAM(on_full), .name = "on_full", .type = OPTION_CHOICE, .default_text = "block",
      .choices = on_full_choices, .reload = true,
      .doc = "What happens to a publish when the capture ring is full (the disk is full, broken "
@@ -415,6 +418,15 @@ void option_variable_name(const struct option_row *row, char *out, size_t size)
     for (char *p = out; *p; p++) {
         *p = *p >= 'a' && *p <= 'z' ? (char)(*p - 'a' + 'A') : *p;
     }
+}
+
+uint64_t option_said_bit(const struct option_row *row)
+{
+    unsigned n = 0;
+    for (const struct option_row *r = option_rows; r < row; r++) {
+        n += r->section == SECTION_STREAM;
+    }
+    return UINT64_C(1) << n;
 }
 
 bool option_is_string(const struct option_row *row)

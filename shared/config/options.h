@@ -51,6 +51,8 @@ enum err option_set_defaults(enum option_section section, void *base) MUST_CHECK
 /* Copies every row's value of the section; strings are duplicated. */
 enum err option_copy(enum option_section section, void *to, const void *from) MUST_CHECK;
 void option_free_strings(enum option_section section, void *base);
+/* A stream's row, in config_stream.said. */
+uint64_t option_said_bit(const struct option_row *row);
 /* Is the field a char pointer? (A list of filters is not: config.c keeps those.) */
 bool option_is_string(const struct option_row *row);
 

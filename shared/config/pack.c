@@ -3,7 +3,8 @@
  *     flags (PACKED_…)  [path]
  *     the values of the rows of "" and `store`, in the order of the table
  *     number of streams, and of each:
- *         the values of the rows of `stream`, its line, is it bound, number of filters, the filters
+ *         the values of the rows of `stream`, which of them were said, its line, is it bound,
+ *         number of filters, the filters
  *
  * Every text ends with a NUL; numbers are varints. A value is the text that the row shows, and goes
  * back through the row's own setter: a new row travels without a line here, what the setter makes
@@ -37,6 +38,7 @@ static void pack_stream(const struct config_stream *s, struct buf *out)
             buf_put_u8(out, 0);
         }
     }
+    buf_put_be64(out, s->said);
     buf_put_varint(out, s->line);
     buf_put_u8(out, s->bound);
     buf_put_uvarint(out, s->filter_count);
@@ -118,6 +120,7 @@ static enum err unpack_stream(struct config_stream *s, struct reader *r)
             e = text ? config_stream_set(s, option_rows[i].name, text, NULL) : ERR_CORRUPT;
         }
     }
+    s->said = reader_be64(r);
     s->line = reader_varint32(r);
     s->bound = reader_u8(r) == 1;
     return e ? e : unpack_filters(s, r);

@@ -36,6 +36,7 @@ enum err config_stream_copy(struct config_stream *to, const struct config_stream
     }
     to->line = from->line;
     to->bound = from->bound;
+    to->said = from->said;
     e = option_copy(SECTION_STREAM, to, from);
     e = e ? e : option_parse_key(to, NULL);
     if (e) {
@@ -53,7 +54,22 @@ enum err config_stream_set(struct config_stream *s, const char *name, const char
     }
     enum err e = option_set_text(row, s, value, m);
     bool is_key = row->offset == offsetof(struct config_stream, key_text);
+    s->said |= e ? 0 : option_said_bit(row);
     return !e && is_key ? option_parse_key(s, m) : e;
+}
+
+bool config_stream_said(const struct config_stream *s, const char *name)
+{
+    const struct option_row *row = option_find(SECTION_STREAM, name);
+    return row && (!row->width || s->said & option_said_bit(row));
+}
+
+enum err config_stream_reset(struct config_stream *s, const char *name, struct errmsg *m)
+{
+    const struct option_row *row = option_find(SECTION_STREAM, name);
+    enum err e = config_stream_set(s, name, row ? row->default_text : "", m);
+    s->said &= e ? s->said : ~option_said_bit(row);
+    return e;
 }
 
 /* Capture sees what clients publish; the broker's own trees it never sees. */

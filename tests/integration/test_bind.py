@@ -129,7 +129,7 @@ def test_changes_say_what_is_set_taken_back_appended_and_removed(make):
     assert alter(c, "s", ("append", "mqtt.filter", '["c,d","a/#"]'), ("subtract", "mqtt.filter", "b/#"),
                  ("delete", "mqtt.key"), ("set", "retention.bytes", "77"))["error"] == "OK"
     s = bound(c)["s"]
-    assert s["filters"] == ["a/#", "c,d"] and s["key"] == "topic"
+    assert s["filters"] == ["a/#", "c,d"] and "key" not in s
     assert (s["retention.ms"], s["retention.bytes"]) == (5000, 77)
     for changes, says in (([("delete", "mqtt.filter")], "needs a filter"), ([("append", "mqtt.key", "x")], "only mqtt.filter"),
                           ([("twist", "mqtt.key", "x")], "no such change"), ([("set", "mqtt.name", "x")], "no setting"),

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import wire
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
                                    OffsetSpec, ResourceType)
-from harness import ROOT, read_all, settled_ends, wait_until
+from harness import ROOT, consumer, read_all, settled_ends, wait_until
 
 STOP_SECONDS = 8  # less than what a writer is waited for
 SECONDS_FOR_MANY = 60
@@ -278,8 +278,8 @@ def test_the_answer_of_a_bound_stream_has_its_configs(culex):
 
 
 @pytest.mark.sanitized
-def test_a_bound_stream_is_compacted_as_its_configs_say(culex):
-    create(culex, "s", "s/#", partitions=1, cleanup_policy="compact,delete", min_compaction_lag_ms="1000",
+def test_what_a_bound_stream_is_compacted_by_is_kept_and_told(culex):
+    create(culex, "s", "s/#", partitions=1, cleanup_policy=" compact , delete", min_compaction_lag_ms="1000",
            max_compaction_lag_ms="60000", delete_retention_ms="0", retention_ms="3600000")
     want = {"cleanup.policy": "compact,delete", "min.compaction.lag.ms": "1000", "max.compaction.lag.ms": "60000",
             "delete.retention.ms": "0", "retention.ms": "3600000"}
@@ -294,6 +294,84 @@ def test_a_bound_stream_is_compacted_as_its_configs_say(culex):
     culex.kill()
     culex.start()
     wait_until("it is told as before", lambda: configs(culex, "s")["max.compaction.lag.ms"].value == "2000")
+
+
+def left(culex, name):
+    """What is in the only partition now: keys and values."""
+    c = consumer(culex.bootstrap, **{"enable.partition.eof": True})
+    c.assign([TopicPartition(name, 0, 0)])
+    out = []
+    while True:
+        m = c.poll(60)
+        assert m is not None
+        if m.error():
+            assert m.error().code() == KafkaError._PARTITION_EOF, m.error()
+            c.close()
+            return out
+        out.append((m.key(), m.value()))
+
+
+def test_a_bound_stream_is_compacted_as_its_configs_say(culex_factory):
+    """Old records of a key go, and a tombstone at once after that; with a lag both stay; and what is old is deleted, too."""
+    culex = culex_factory(store={"segment.ms": 1000})
+    usual = {"partitions": 1, "cleanup_policy": "compact, delete", "min_cleanable_dirty_ratio": "0", "delete_retention_ms": "0"}
+    create(culex, "s", "x/#", **usual)
+    create(culex, "late", "x/#", **usual, min_compaction_lag_ms="3600000")
+    assert configs(culex, "s")["min.cleanable.dirty.ratio"].value == "0.0"
+    with culex.mqtt() as m:
+        for topic, value in [("x/gone", b"1"), ("x/gone", b""), *(("x/kept", b"%d" % i) for i in range(5))]:
+            m.client.publish(topic, value, qos=1, retain=True).wait_for_publish(60)
+    published = 7
+
+    def cleaned():
+        nonlocal published
+        culex.publish("x/kept", ["new"])  # only what is in closed segments is compacted
+        published += 1
+        keys = [k for k, _ in left(culex, "s")]
+        return b"x/gone" not in keys and keys.count(b"x/kept") < published - 4
+    wait_until("one record of each key is left, and no tombstone", cleaned, 90, every=0.3)
+    settled_ends(culex.bootstrap, "late", published)
+    late = left(culex, "late")
+    assert len(late) == published and late[:2] == [(b"x/gone", b"1"), (b"x/gone", None)]
+    alter(culex, "late", (SET, "retention.ms", "1000"))
+    wait_until("what is old is deleted", lambda: len(left(culex, "late")) < published, 90, every=0.3)
+
+
+KAFKA_SAYS, FILE_SAYS, TOPIC_SAYS = 5, 4, 1
+
+
+def sources(culex, name, keys):
+    said = configs(culex, name)
+    return {k: (said[k].value, said[k].source) for k in keys}
+
+
+def test_what_nobody_has_set_is_told_as_a_default(culex):
+    create(culex, "s", "s/#", retention_ms="604800000", mqtt_key="topic")  # said is said, be it the default
+    want = {"mqtt.filter": ("s/#", TOPIC_SAYS), "mqtt.key": ("topic", TOPIC_SAYS), "retention.ms": ("604800000", TOPIC_SAYS),
+            "mqtt.headers": ("full", KAFKA_SAYS), "retention.bytes": ("-1", KAFKA_SAYS), "cleanup.policy": ("delete", KAFKA_SAYS),
+            "min.cleanable.dirty.ratio": ("0.5", KAFKA_SAYS), "segment.ms": ("604800000", KAFKA_SAYS)}
+    assert sources(culex, "s", want) == want
+    alter(culex, "s", (DELETE, "retention.ms", ""), (SET, "min.cleanable.dirty.ratio", "0.125"))
+    want.update({"retention.ms": ("604800000", KAFKA_SAYS), "min.cleanable.dirty.ratio": ("0.125", TOPIC_SAYS)})
+    assert sources(culex, "s", want) == want
+    name, sentence = refused(alter, culex, "s", (SET, "min.cleanable.dirty.ratio", "1.5"))
+    assert name == "INVALID_CONFIG" and "1.5 is too large" in sentence, sentence
+    culex.streams[0]["retention.bytes"] = -1
+    culex.write_config()
+    culex.kill()
+    culex.start()
+    wait_until("it is told as before", lambda: sources(culex, "s", want) == want)
+    assert sources(culex, "demo", ("retention.bytes", "retention.ms")) == {
+        "retention.bytes": ("-1", TOPIC_SAYS), "retention.ms": ("604800000", KAFKA_SAYS)}
+
+
+def test_the_largest_publish_is_not_more_than_is_told(culex):
+    create(culex, "s", "s/#", partitions=1)
+    value, source = sources(culex, "s", ["max.message.bytes"])["max.message.bytes"]
+    payload = "x" * ((4 << 20) - 4096)  # a quarter of the ring, with all that is beside it
+    culex.publish("s/x", [payload])
+    assert values(culex, "s", 1) == [payload]
+    assert source == FILE_SAYS and len(payload) < int(value) < len(payload) + (1 << 20)
 
 
 def test_a_compacted_stream_is_not_cut(culex):

@@ -46,6 +46,7 @@ static void fill(struct config_stream *s, const char *name)
         {"username.header", "true"}, {"retention.ms", "1000"},    {"retention.bytes", "5000"},
         {"cleanup.policy", "compact,delete"}, {"min.compaction.lag.ms", "5"},
         {"max.compaction.lag.ms", "9"}, {"delete.retention.ms", "8"},
+        {"min.cleanable.dirty.ratio", "0.25"},
         {"on_full", "drop"},         {"on_full.block.ms", "7"},   {"durability", "fsync"},
     };
     struct errmsg m;
@@ -108,6 +109,32 @@ static void test_what_was_written_comes_back(void **state)
     for (int i = 0; i < 3; i++) {
         config_stream_fini(&s[i]);
     }
+}
+
+static void test_what_nobody_has_said_is_not_said_when_it_comes_back(void **state)
+{
+    struct config_stream s;
+    struct config c;
+    struct errmsg m;
+    assert_int_equal(config_stream_init(&s), OK);
+    assert_int_equal(config_stream_set(&s, "name", "one", &m), OK);
+    assert_int_equal(config_stream_set(&s, "key", "topic", &m), OK);
+    assert_int_equal(config_stream_set(&s, "retention.ms", "5", &m), OK);
+    assert_int_equal(config_stream_reset(&s, "retention.ms", &m), OK);
+    assert_int_equal(config_stream_reset(&s, "nothing", &m), ERR_NOT_FOUND);
+    assert_int_equal(config_stream_add_filter(&s, "a/#", &m), OK);
+    s.bound = true;
+    assert_int_equal(config_write_bound(dir, &s, 1, &m), OK);
+    config_in_dir(&c);
+    assert_int_equal(config_add_bound(&c), OK);
+    assert_same(&c.streams[0], &s);
+    assert_true(config_stream_said(&c.streams[0], "key"));
+    assert_true(config_stream_said(&c.streams[0], "filters"));
+    assert_false(config_stream_said(&c.streams[0], "retention.ms"));
+    assert_false(config_stream_said(&c.streams[0], "min.cleanable.dirty.ratio"));
+    assert_false(config_stream_said(&c.streams[0], "nothing"));
+    config_fini(&c);
+    config_stream_fini(&s);
 }
 
 static void test_the_configuration_is_before_it(void **state)
@@ -249,6 +276,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_no_file_adds_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_was_written_comes_back, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_what_nobody_has_said_is_not_said_when_it_comes_back,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(test_the_configuration_is_before_it, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_mistake_in_the_file_is_named_and_nothing_is_added,
                                         setup, teardown),

@@ -24,6 +24,7 @@ static const char everything[] =
     "  \"username.header\": true, \"retention.ms\": -1, \"retention.bytes\": 1,\n"
     "  \"cleanup.policy\": \"compact\", \"on_full\": \"drop\", \"on_full.block.ms\": 0,\n"
     "  \"min.compaction.lag.ms\": 5, \"max.compaction.lag.ms\": 9, \"delete.retention.ms\": 7,\n"
+    "  \"min.cleanable.dirty.ratio\": 0.25,\n"
     "  \"durability\": \"fsync\"},\n"
     " {\"name\": \"b\", \"filters\": [\"b\"], \"headers\": \"minimal\", \"on_full\": \"reject\"},\n"
     " {\"name\": \"c\", \"filters\": [\"c\"], \"key\": \"topic\"},\n"
@@ -107,6 +108,7 @@ static void assert_same(const struct config *a, const struct config *b)
         assert_int_equal(s->key_to, t->key_to);
         assert_same_text(s->key_name, t->key_name);
         assert_int_equal(s->line, t->line);
+        assert_int_equal(s->said, t->said);
         assert_int_equal(s->bound, t->bound);
         assert_int_equal(s->filter_count, t->filter_count);
         for (uint32_t j = 0; j < s->filter_count; j++) {
