@@ -335,6 +335,7 @@ static enum err fill_row(struct store_topic *row, const json_t *configs, const s
     row->retention_bytes = s.retention_bytes;
     row->cleanup = s.cleanup;
     row->segment_ms = s.segment_ms;
+    row->segment_bytes = s.segment_bytes;
     row->compaction = (struct store_compaction){
         .given = true,
         .min_cleanable_dirty_ratio = s.min_cleanable_dirty_ratio,
@@ -527,7 +528,8 @@ static bool same_row(const struct store_topic *a, const struct store_topic *b)
 {
     const struct store_compaction *x = &a->compaction, *y = &b->compaction;
     return a->retention_ms == b->retention_ms && a->retention_bytes == b->retention_bytes &&
-           a->cleanup == b->cleanup && a->segment_ms == b->segment_ms && x->given == y->given &&
+           a->cleanup == b->cleanup && a->segment_ms == b->segment_ms &&
+           a->segment_bytes == b->segment_bytes && x->given == y->given &&
            fabs(x->min_cleanable_dirty_ratio - y->min_cleanable_dirty_ratio) < RATIO_EXACT &&
            x->min_compaction_lag_ms == y->min_compaction_lag_ms &&
            x->max_compaction_lag_ms == y->max_compaction_lag_ms &&

@@ -86,7 +86,7 @@ const struct topic_config topic_configs[] = {
      .synonym_unset = true, LONG_FROM(-1),
      .doc = "How long records are kept, where cleanup.policy has delete. -1: for ever."},
     {"segment.bytes", CONFIG_INT, "1073741824", .synonym = "log.segment.bytes", INT_FROM(1 << 20),
-     .doc = "Without effect: segments are the store's, of all topics together, and close at "
+     .doc = "A segment is closed when a partition of the topic has this much in it, or all have "
             "store.segment.bytes; see below."},
     {"segment.index.bytes", CONFIG_INT, "10485760", .synonym = "log.index.size.max.bytes",
      INT_FROM(4), .doc = "Without effect: the store has its own index."},

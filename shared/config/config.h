@@ -132,7 +132,7 @@ struct config_server {
     int64_t log_cleaner_min_compaction_lag_ms, log_cleaner_max_compaction_lag_ms;
     int64_t log_cleaner_delete_retention_ms;
     double log_cleaner_min_cleanable_ratio;
-    int64_t log_roll_ms, log_roll_hours;
+    int64_t log_segment_bytes, log_roll_ms, log_roll_hours;
     enum config_timestamp_type log_message_timestamp_type;
     int64_t log_message_timestamp_before_max_ms, log_message_timestamp_after_max_ms;
     enum config_compression compression_type;

@@ -75,6 +75,7 @@ struct store_topic {
     int64_t retention_ms;    /* -1: for ever */
     int64_t retention_bytes; /* per partition; -1: no limit */
     int64_t segment_ms;      /* a segment that holds some of it lives no longer; 0: the store's */
+    int64_t segment_bytes;   /* nor holds much more of one of its partitions; 0: the store's */
     uint32_t cleanup;        /* set of enum store_cleanup */
     struct store_compaction compaction;
     char *attributes;        /* owner's JSON text, opaque here; never NULL */
@@ -109,8 +110,8 @@ uint32_t store_partitions_left(const struct store *s);
  * ERR_NOT_FOUND, ERR_INVALID (not more than it has, or too many), ERR_FULL, ERR_IO. */
 enum err store_topic_grow(struct store *s, struct slice name, int32_t count,
                           struct errmsg *m) MUST_CHECK;
-/* Writer. Changes retention, segment_ms, cleanup, compaction and attributes (not name, id, uids,
- * partition_count). */
+/* Writer. Changes retention, segment_ms, segment_bytes, cleanup, compaction and attributes (not
+ * name, id, uids, partition_count). */
 enum err store_topic_alter(struct store *s, const struct store_topic *t,
                            struct errmsg *m) MUST_CHECK;
 /* Writer. What is pending for the topic is still written by the next commit, which succeeds as if

@@ -213,6 +213,7 @@ static void topic_encode(struct buf *b, const struct store_topic *t)
     buf_put_be64(b, (uint64_t)c->min_compaction_lag_ms);
     buf_put_be64(b, (uint64_t)c->max_compaction_lag_ms);
     buf_put_be64(b, (uint64_t)c->delete_retention_ms);
+    buf_put_be64(b, (uint64_t)t->segment_bytes);
 }
 
 /* Into *uids, which stays NULL for a single extent. */
@@ -261,6 +262,7 @@ static enum err topic_decode_rest(struct reader *r, struct store_topic *t, uint3
     c->min_compaction_lag_ms = (int64_t)reader_be64(r);
     c->max_compaction_lag_ms = (int64_t)reader_be64(r);
     c->delete_retention_ms = (int64_t)reader_be64(r);
+    t->segment_bytes = reader_left(r) > 0 ? (int64_t)reader_be64(r) : 0; /* rows of 0.1 end here */
     return r->failed ? ERR_CORRUPT : OK;
 }
 
@@ -408,7 +410,7 @@ static enum err topic_check(const struct store_topic *t, struct errmsg *m)
         return err_set(m, ERR_INVALID, "topic %s: retention is -1 (none) or more", t->name);
     }
     const struct store_compaction *c = &t->compaction;
-    if (t->segment_ms < 0 ||
+    if (t->segment_ms < 0 || t->segment_bytes < 0 ||
         (c->given && (!(c->min_cleanable_dirty_ratio >= 0 && c->min_cleanable_dirty_ratio <= 1) ||
                       c->min_compaction_lag_ms < 0 || c->max_compaction_lag_ms < 1 ||
                       c->delete_retention_ms < 0))) {

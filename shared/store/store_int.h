@@ -304,6 +304,7 @@ struct store {
     struct ring ring;
     uint32_t segment;        /* the open one */
     uint64_t segment_bytes;  /* written into it */
+    bool segment_full;       /* a partition's part of it is as long as its topic wants */
     uint64_t wal_bytes;      /* written since the last switch, rows included */
     int64_t segment_since_ms;
     struct segment *segments; /* closed ones, oldest first */

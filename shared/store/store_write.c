@@ -257,6 +257,7 @@ enum err segment_switch(struct store *s, int64_t now_ms, struct errmsg *m)
     s->active.count = 0;
     s->segment++;
     s->segment_bytes = 0;
+    s->segment_full = false;
     s->segment_since_ms = -1;
     struct page *page = atomic_load(&s->page);
     atomic_store_explicit(&page->h->segment_now, s->segment, memory_order_relaxed);
@@ -307,7 +308,8 @@ enum err space_check(struct store *s, struct errmsg *m)
 /* Before the first batch of a commit: is it time for the next segment? */
 static enum err begin_commit(struct store *s)
 {
-    bool full = s->segment_bytes >= s->o.segment_bytes || s->wal_bytes >= 2 * s->o.segment_bytes;
+    bool full = s->segment_bytes >= s->o.segment_bytes || s->segment_full ||
+                s->wal_bytes >= 2 * s->o.segment_bytes;
     return full ? segment_switch(s, clock_wall_ms(), NULL) : OK;
 }
 
@@ -500,6 +502,9 @@ static void publish_ends(struct store *s, struct page *page)
         uint32_t uid = s->touched.uids[i];
         struct part *p = part_get(s, uid);
         p->now = p->next;
+        s->segment_full |= p->topic && p->topic->segment_bytes > 0 &&
+                           p->now.bytes - p->now.segment_bytes_at >=
+                               (uint64_t)p->topic->segment_bytes;
         if (!p->active) {
             p->active = true;
             s->active.uids[s->active.count++] = uid;

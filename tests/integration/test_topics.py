@@ -462,6 +462,20 @@ def test_configs_of_a_topic_mean_what_they_say(w):
     assert produce(w, {"dated": {0: batch([b"x"] * 50)}})["dated"][0]["ErrorCode"] == 32
 
 
+def first_offset(w, topic):
+    a = w.call("ListOffsets", 6, ReplicaId=-1, IsolationLevel=0, Topics=[
+        {"Name": topic, "Partitions": [{"PartitionIndex": 0, "CurrentLeaderEpoch": -1, "Timestamp": -2}]}])
+    return a["Topics"][0]["Partitions"][0]["Offset"]
+
+
+def test_segments_of_a_topic_are_as_long_as_it_says(w):
+    """Only what is in closed segments goes; the store's own are of 16 MB, and live for an hour."""
+    made(w, "short", segment_bytes=str(1 << 20), retention_bytes=str(1 << 20))
+    for _ in range(5):
+        assert produce(w, {"short": {0: batch([os.urandom(900_000)])}})["short"][0]["ErrorCode"] == NONE
+    wait_until("the first records are gone", lambda: first_offset(w, "short") > 0, 60)
+
+
 def test_settings_of_the_server_are_read_only_and_say_where_they_are(server, w):
     code, says = alter(w, "1", ("message.max.bytes", SET, "5"), kind=BROKER)
     assert code == REQUEST and "message.max.bytes" in says and "culex.json" in says

@@ -452,12 +452,54 @@ static void test_directory_that_was_removed_ends_a_store(void **state)
     kit_fini(&k);
 }
 
+static uint64_t segments_of(struct store *s)
+{
+    struct store_stats st;
+    store_get_stats(s, &st);
+    return st.segments;
+}
+
+/* By the next commit, whatever that one writes. */
+static void test_segment_bytes_of_a_topic_close_the_segment(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    k.writer.segment_bytes = 16 << 20;
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic t = kit_topic(s, "small", 2), u = kit_topic(s, "other", 1);
+    t.segment_bytes = 4096;
+    KIT_OK(store_topic_alter(s, &t, &k.m));
+    uint64_t before = segments_of(s);
+    int64_t end[2] = {0, 0}, other = 0;
+    for (uint32_t p = 0; p < 2; p++) { /* 3 KB in each: no partition is full */
+        end[p] = kit_append(&k, s, store_topic_uid(&t, (int32_t)p), 0, 3, 1000, 1000);
+        other = kit_append(&k, s, u.uid, other, 3, 1000, 4000);
+        kit_commit(&k, s);
+    }
+    assert_int_equal(segments_of(s), before);
+    end[1] = kit_append(&k, s, store_topic_uid(&t, 1), end[1], 2, 1000, 1000);
+    kit_commit(&k, s);
+    other = kit_append(&k, s, u.uid, other, 1, 1000, 10);
+    kit_commit(&k, s);
+    assert_int_equal(segments_of(s), before + 1);
+    for (int i = 0; i < 20; i++) { /* the new one is as long as any, until small is full again */
+        other = kit_append(&k, s, u.uid, other, 1, 1000, 4000);
+        kit_commit(&k, s);
+    }
+    assert_int_equal(segments_of(s), before + 1);
+    kit_read_all(&k, s, store_topic_uid(&t, 1), 0, end[1], 1 << 20);
+    kit_read_all(&k, s, u.uid, 0, other, 1 << 20);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commit_makes_records_readable),
         cmocka_unit_test(test_rollback_leaves_no_trace),
         cmocka_unit_test(test_reads_cross_segments_and_reopening),
+        cmocka_unit_test(test_segment_bytes_of_a_topic_close_the_segment),
         cmocka_unit_test(test_read_begins_inside_a_batch_and_stops_at_limits),
         cmocka_unit_test(test_slices_outlive_the_store),
         cmocka_unit_test(test_tail_gives_the_newest_batches),

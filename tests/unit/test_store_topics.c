@@ -101,6 +101,7 @@ static void test_settings_survive_reopening(void **state)
     struct store_topic t = kit_topic(w, "a", 2);
     t.cleanup = STORE_CLEANUP_COMPACT;
     t.segment_ms = 77;
+    t.segment_bytes = 78;
     t.compaction = (struct store_compaction){true, 0.25, 5, 6, 7};
     KIT_OK(store_topic_alter(w, &t, &k.m));
     KIT_OK(store_topic_grow(w, slice_str("a"), 3, &k.m));
@@ -113,6 +114,7 @@ static void test_settings_survive_reopening(void **state)
     assert_int_equal(t.partition_count, 3);
     assert_null(t.uids); /* one extent */
     assert_int_equal(t.segment_ms, 77);
+    assert_int_equal(t.segment_bytes, 78);
     assert_true(t.compaction.given);
     assert_float_equal(t.compaction.min_cleanable_dirty_ratio, 0.25, 0);
     assert_int_equal(t.compaction.min_compaction_lag_ms, 5);
@@ -216,6 +218,7 @@ static void check_first(struct kit *k, struct store *s, const struct store_topic
     assert_int_equal(found.retention_ms, 5678);
     assert_string_equal(found.attributes, "{}");
     assert_int_equal(found.segment_ms, 0);
+    assert_int_equal(found.segment_bytes, 0);
     assert_false(found.compaction.given);
     assert_int_equal(store_topic_uid(&found, 1), store_topic_uid(t, 1));
     check_partitions(k, s, &found);
