@@ -17,8 +17,9 @@
  *   START ──the file is as the configuration──▶ SURE ──a command writes the file──▶ STALE
  *     └─────────it is not─────────▶ STALE ──asked──▶ ASKED ──read, or refused──▶ SURE
  *
- * Commands begin, and end well, only where it is SURE: file, broker and log are of one mind. So
- * whatever cuts a change off, the file says which way it goes, and the next look at it ends it:
+ * Commands begin, and end well, only where it is SURE: file, broker and log are of one mind (trims
+ * are the log's alone, and begin at once). So whatever cuts a change off, the file says which way
+ * it goes, and the next look at it ends it:
  *
  *   out of time, or refused    the file is written as it was: STALE
  *   writer killed              the next one finds a file that is not as the configuration: STALE
@@ -586,6 +587,15 @@ static void look_at_broker(struct writer *w)
     }
 }
 
+static bool are_trims(const struct control *k)
+{
+    size_t i = 0;
+    while (i < k->task_count && is_command(&k->tasks[i], "trim")) {
+        i++;
+    }
+    return i == k->task_count;
+}
+
 static void give_up(struct writer *w, enum command_state state)
 {
     struct errmsg m;
@@ -615,7 +625,7 @@ void control_work(struct writer *w)
     if (state == COMMAND_NONE || state == COMMAND_DONE) {
         return;
     }
-    if (state == COMMAND_WANTED && sure) {
+    if (state == COMMAND_WANTED && w->store && (sure || are_trims(k))) {
         begin(w);
     } else if (state == COMMAND_WANTED && !w->store) {
         err_set(&m, ERR_AGAIN, "the log cannot be written: %.400s", w->link->error);
@@ -635,7 +645,7 @@ bool control_waits(struct writer *w)
     }
     pthread_mutex_lock(&k->lock);
     bool waits = k->view == VIEW_START || (k->view == VIEW_ASKED && k->answered) ||
-                 (k->view == VIEW_SURE && k->state == COMMAND_WANTED);
+                 (k->state == COMMAND_WANTED && (k->view == VIEW_SURE || are_trims(k)));
     pthread_mutex_unlock(&k->lock);
     return waits;
 }

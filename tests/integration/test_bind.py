@@ -375,6 +375,7 @@ def test_what_ran_out_of_time_is_as_if_nobody_had_asked(make):
     c.broker.signal(signal.SIGSTOP)
     got = together_once(c, dict(command="bind", name="new", configs={"mqtt.filter": "new/#"}), dict(command="unbind", name="old"))
     assert [r["error"] for r in got] == ["ERR_AGAIN"] * 2 and list(bound(c)) == ["old"]
+    assert command(c, command="trim", name="old", partition=0, offset=0)["error"] == "OK"  # nothing of the broker's
     c.broker.signal(signal.SIGCONT)
     assert bind(c, "next", "next/#")["error"] == "OK"
     with c.mqtt() as m:
@@ -479,6 +480,10 @@ def test_a_full_disk_takes_what_makes_room(small):
             assert command(c, command="trim", name="keeps", partition=0, offset=offset)["error"] == "OK"
         assert command(c, command="unbind", name="s")["error"] == "OK"
         check_catalog(c, {"demo", "keeps"})
+        c.configure([stream(on_full="reject"), stream("later")], store={"ring.bytes": 1 << 20, "tail.bytes": 1 << 20})
+        c.broker.signal(signal.SIGHUP)  # and that waits for room
+        c.broker.wait_log("configuration read again")
+        assert command(c, command="trim", name="keeps", partition=0, offset=2)["error"] == "OK"
         (c.data / "ballast").unlink()
         c.broker.wait_log("capture runs again", 60)
     assert set(bound(c)) == {"keeps"}
