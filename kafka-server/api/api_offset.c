@@ -139,13 +139,23 @@ static void fill_partition(struct offset_fetch_response_groups_topics_partitions
     out->error_code = (int16_t)error;
 }
 
+/* While the own store is away, nobody knows which offsets wait for the end of a transaction. Who
+ * wants stable ones is made to ask again as if all did: no error of the coordinator does that to
+ * librdkafka, which leaves a partition alone for good then. Others get what is in memory. */
+static bool all_unstable(const struct request *rq)
+{
+    const struct offset_fetch_request *q = rq->body;
+    return q->require_stable && rq->server->own == NULL;
+}
+
 /* Does the client want to wait for a transaction that may yet change this offset (KIP-447)? */
 static bool is_unstable(const struct request *rq, struct slice group_id, struct slice topic,
                         int32_t partition)
 {
     const struct offset_fetch_request *q = rq->body;
-    return q->require_stable &&
-           transactions_unstable(rq->server->transactions, group_id, topic, partition);
+    return all_unstable(rq) ||
+           (q->require_stable &&
+            transactions_unstable(rq->server->transactions, group_id, topic, partition));
 }
 
 static bool fetch_topic(struct request *rq, struct slice group_id, const struct offsets *offsets,
@@ -156,7 +166,7 @@ static bool fetch_topic(struct request *rq, struct slice group_id, const struct 
     int32_t count = from->partition_indexes_count;
     bool by_id = rq->header.api_version >= TOPIC_ID_VERSION;
     struct slice name = str_slice(from->name);
-    if (by_id && e == KERR_NONE) {
+    if (by_id && e == KERR_NONE && !all_unstable(rq)) { /* else the topic may be away, too */
         const struct topic *t = topics_find_id(rq->server->topics, &from->topic_id);
         e = t != NULL ? KERR_NONE : KERR_UNKNOWN_TOPIC_ID;
         name = t != NULL ? slice_str(t->row->name) : name;
@@ -237,28 +247,20 @@ static bool fetch_all(struct request *rq, struct slice group_id, const struct of
     return true;
 }
 
-/* While the own store is away, nobody knows which offsets wait for the end of a transaction: who
- * wants stable ones asks again. Others get what the groups have in memory. */
-static bool is_away(const struct request *rq)
-{
-    const struct offset_fetch_request *q = rq->body;
-    return rq->server->coordinator == NULL || (q->require_stable && rq->server->own == NULL);
-}
-
 static bool fetch_group(struct request *rq, const struct offset_fetch_request_groups *from,
                         struct offset_fetch_response_groups *out)
 {
     const struct offsets *offsets =
         coordinator_offsets(rq->server->coordinator, str_slice(from->group_id));
     enum kerr e = KERR_COORDINATOR_NOT_AVAILABLE;
-    if (!is_away(rq)) {
+    if (rq->server->coordinator != NULL) {
         e = coordinator_offset_fetch(rq->server->coordinator, str_slice(from->group_id),
                                      from->member_epoch, opt_slice(from->member_id));
     }
     offsets = e == KERR_NONE ? offsets : NULL;
     out->group_id = from->group_id;
     out->error_code = (int16_t)e;
-    if (e != KERR_NONE && !is_away(rq)) {
+    if (e != KERR_NONE && rq->server->coordinator != NULL) {
         out->topics_count = 0; /* what is wrong is said of the group alone */
         return true;
     }

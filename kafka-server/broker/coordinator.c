@@ -328,6 +328,10 @@ static void commit_done(struct journal_owner *o, enum err e)
     coordinator_config_done(c, e);
     struct coordinated *list = c->dirty;
     c->dirty = NULL;
+    if (e != OK && c->sweep_next != NULL) { /* it would meet what comes back now for ever */
+        c->sweep_next = NULL;
+        c->sweep_ms = clock_mono_ms() + c->sweep_interval_ms;
+    }
     while (list != NULL) {
         struct coordinated *g = list;
         list = g->dirty_next;

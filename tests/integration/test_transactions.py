@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from harness import CLIENTS, ROOT, consumer, kill_pid, wait_until
 from test_clients import tool
-from test_produce import batch, make_topic, processor_ticks
+from test_produce import batch, make_topic, processor_ticks, produce
 from test_server_disk import fill, small_disk  # noqa: F401 (a fixture)
 from wire import Wire
 
 NONE, UNKNOWN_TOPIC, INVALID_REQUEST, POLICY = 0, 3, 42, 44
 OUT_OF_ORDER, INVALID_EPOCH, INVALID_STATE, INVALID_MAPPING, INVALID_TIMEOUT = 45, 47, 48, 49, 50
 NOT_ATTEMPTED, UNSTABLE, FENCED, ID_NOT_FOUND, ABORTABLE, BAD_PATTERN = 55, 88, 90, 105, 120, 128
-NO_TRANSACTIONAL_ID, ILLEGAL_GENERATION, COORDINATOR_NOT_AVAILABLE = 53, 22, 15
+NO_TRANSACTIONAL_ID, ILLEGAL_GENERATION = 53, 22
 ROUNDS = int(os.environ.get("ROUNDS", "4"))
 
 
@@ -345,7 +345,8 @@ def test_many_filters_cost_little_where_there_is_much_to_be_listed(server, wire)
 
 
 def test_what_a_transaction_may_yet_change_is_not_told_as_stable_while_it_is_out_of_reach(culex_factory, small_disk):  # noqa: F811
-    culex = culex_factory(start=False, streams=[])
+    from confluent_kafka import TopicPartition
+    culex = culex_factory(start=False, streams=[], server={"log.level": "debug"})
     os.symlink(small_disk, culex.data / "server")
     culex.server.start()
     with Wire(culex.server.port) as w:
@@ -357,18 +358,25 @@ def test_what_a_transaction_may_yet_change_is_not_told_as_stable_while_it_is_out
                 {"Name": "t", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": offset,
                                               "CommittedMetadata": "x" * 3000}]}])
             return a["Topics"][0]["Partitions"][0]["ErrorCode"]
-        assert commit("g", 1) == NONE
+        assert produce(w, {"t": {0: batch([b"0", b"1"])}})["t"][0]["ErrorCode"] == NONE
+        assert commit("g", 1) == NONE and commit("r", 1) == NONE
         assert commit_offset(w, "x", "g", pid, epoch, "t", 2, 5) == NONE
         assert committed_offset(w, "g", "t", stable=True) == UNSTABLE
         fill(small_disk)
         assert any(commit("h", 1) != NONE for _ in range(200))
         culex.server.wait_log(r"own store is broken", 60)
-        assert committed_offset(w, "g", "t", stable=True) == COORDINATOR_NOT_AVAILABLE
+        assert committed_offset(w, "g", "t", stable=True) == UNSTABLE  # the one error on which all clients ask again
         assert committed_offset(w, "g", "t") == 1
+        reader = consumer(culex.bootstrap, **{"group.id": "r"})  # of what is committed, as is its default
+        reader.assign([TopicPartition("t", 0)])
+        asked = culex.server.log().count("api=OffsetFetch")
+        assert reader.poll(0) is None
+        wait_until("it asks again and again", lambda: culex.server.log().count("api=OffsetFetch") > asked + 2, 60)
         os.remove(small_disk / "fill")
-        said = wait_until("the coordinator is back", lambda: [
-            x for x in [committed_offset(w, "g", "t", stable=True)] if x != COORDINATOR_NOT_AVAILABLE], 60, every=0.1)
-        assert said == [UNSTABLE]
+        wait_until("the store is back", lambda: commit("i", 1) == NONE, 60, every=0.1)
+        assert committed_offset(w, "g", "t", stable=True) == UNSTABLE
+        assert reader.consume(1, 60)[0].offset() == 1
+        reader.close()
         assert end(w, "x", pid, epoch, True, 5)[0] == NONE
         assert committed_offset(w, "g", "t", stable=True) == 2
 

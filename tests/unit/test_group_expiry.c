@@ -19,6 +19,7 @@ static struct coordinator *c;
 static int64_t mono_ms;
 /* Rows are counted and not kept: a table of so many takes longer than what is tested. */
 static size_t deletes, deletes_most;
+static enum err commits_end; /* as this */
 
 static int64_t wall_ms(void)
 {
@@ -49,7 +50,7 @@ static enum err count_commit(void *arg, struct errmsg *m)
 {
     deletes_most = deletes > deletes_most ? deletes : deletes_most;
     deletes = 0;
-    return OK;
+    return commits_end;
 }
 
 static void count_rollback(void *arg)
@@ -77,6 +78,7 @@ static int setup(void **state)
     clock_set_source(wall_ms, mono_us);
     mono_ms = 1000;
     deletes = deletes_most = 0;
+    commits_end = OK;
     assert_int_equal(journal_open_rows(&j, &rows, &m), OK);
     assert_int_equal(coordinator_open(&c, j, &cfg, mono_ms, &m), OK);
     return 0;
@@ -160,6 +162,22 @@ static void test_groups_without_expired_offsets_are_looked_at_in_many_turns_too(
     assert_int_equal(deletes_most, 0);
 }
 
+/* A disk that is full for hours: one try in each interval. */
+static void test_a_sweep_that_cannot_be_stored_waits_for_the_next(void **state)
+{
+    commit_all();
+    mono_ms += RETENTION_MS;
+    commits_end = ERR_FULL;
+    for (int i = 0; i < 3; i++) {
+        assert_in_range(turn_until_none_is_due(), 1, 2);
+        assert_int_equal(coordinator_count(c), GROUPS);
+        mono_ms += 1000;
+    }
+    commits_end = OK;
+    turn_until_none_is_due();
+    assert_int_equal(coordinator_count(c), 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -167,6 +185,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_many_groups_expire_in_many_turns),
         T(test_groups_may_go_where_a_sweep_has_stopped),
+        T(test_a_sweep_that_cannot_be_stored_waits_for_the_next),
         T(test_groups_without_expired_offsets_are_looked_at_in_many_turns_too),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
