@@ -522,7 +522,7 @@ def test_resources_with_configs_are_listed(w):
 
 
 def test_captured_streams_are_refused_by_their_filter(culex_factory):
-    c = culex_factory(streams=[{"name": "demo", "filters": ["demo/#", "d/+"], "partitions": 2}])
+    c = culex_factory(streams=[{"name": "demo", "filters": ["demo/#", "d/+"], "partitions": 2, "retention.ms": 9000000}])
     c.publish("demo/x", ["1"])
     with Wire(c.server.port) as w:
         id_ = w.call("Metadata", 12, Topics=None)["Topics"][0]["TopicId"]
@@ -536,7 +536,9 @@ def test_captured_streams_are_refused_by_their_filter(culex_factory):
         assert trim(w, "demo", p0=0) == {0: (NONE, 0)}  # its writer does it
         code, _, configs = describe(w, "demo")
         assert code == NONE and all(x["ReadOnly"] for x in configs.values())
-        assert configs["mqtt.filter"]["Value"] == "demo/#,d/+" and configs["retention.ms"]["ConfigSource"] == 1
+        assert configs["mqtt.filter"]["Value"] == "demo/#,d/+"
+        assert {k: configs[k]["ConfigSource"] for k in ("mqtt.filter", "retention.ms", "retention.bytes")} == {
+            "mqtt.filter": 1, "retention.ms": 1, "retention.bytes": 5}
         assert known(w) == {"demo": 2}
 
 
