@@ -217,6 +217,10 @@ static struct coordinated *group_for(struct coordinator *c, struct slice group_i
 {
     struct coordinated *g = coordinated_find(c, group_id);
     bool joins = ev->member_epoch == CGROUP_JOIN_EPOCH;
+    if (g != NULL && g->deleting) {
+        refuse(out, KERR_COORDINATOR_NOT_AVAILABLE, NULL);
+        return NULL;
+    }
     if (g != NULL && g->consumer != NULL) {
         return g;
     }

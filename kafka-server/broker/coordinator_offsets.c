@@ -72,7 +72,7 @@ enum kerr coordinator_commit(struct coordinator *c, struct slice group_id, int32
     if (g == NULL) {
         g = coordinated_find_or_make(c, group_id);
     }
-    if (g == NULL) {
+    if (g == NULL || g->deleting) { /* the commit of this turn takes it away */
         return KERR_COORDINATOR_NOT_AVAILABLE;
     }
     enum kerr e =

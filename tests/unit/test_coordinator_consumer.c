@@ -169,6 +169,21 @@ static void test_a_group_is_deleted_when_it_is_empty(void **state)
     assert_null(consumer());
 }
 
+/* What the commit of this turn takes away cannot have been written, nor joined. */
+static void test_a_group_that_is_being_deleted_takes_nothing(void **state)
+{
+    struct coordinated *g;
+    const struct slice none = slice_make(NULL, 0);
+    beat("a", 0, NULL);
+    beat("a", -1, NULL);
+    assert_int_equal(coordinator_delete_group(c, slice_str("g")), KERR_NONE);
+    assert_int_equal(coordinator_commit(c, slice_str("g"), -1, none, none, true, &g),
+                     KERR_COORDINATOR_NOT_AVAILABLE);
+    assert_int_equal(beat("b", 0, NULL), KERR_COORDINATOR_NOT_AVAILABLE);
+    journal_flush(j);
+    assert_int_equal(coordinator_commit(c, slice_str("g"), -1, none, none, true, &g), KERR_NONE);
+}
+
 static void test_offsets_follow_member_epochs_and_subscriptions(void **state)
 {
     struct coordinated *g;
@@ -535,6 +550,7 @@ int main(void)
         T(test_a_failed_commit_takes_the_group_back),
         T(test_who_is_refused_leaves_no_group),
         T(test_a_group_is_deleted_when_it_is_empty),
+        T(test_a_group_that_is_being_deleted_takes_nothing),
         T(test_offsets_follow_member_epochs_and_subscriptions),
         T(test_a_groups_configs_hold_for_it_alone_and_are_stored),
         T(test_a_groups_configs_that_are_not_stored_do_not_hold),
