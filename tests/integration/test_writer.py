@@ -306,6 +306,7 @@ def test_a_writer_of_another_build_is_named_and_the_broker_lives(make, place):
         place.put()
         watcher.wait("state", "running")
         m.publish("demo/x", b"now")
+        watcher.wait("streams/demo/stored", "1")
     c.stop()
     assert c.values("demo") == ["now"]
 
