@@ -256,8 +256,14 @@ def test_a_signal_to_all_of_the_group_is_a_clean_stop(make, number):
 def test_an_ended_writer_is_waited_for_and_has_nothing_of_the_brokers(make):
     c = make().configure([stream()]).start()
 
+    def file_of(fd):
+        try:
+            return os.readlink(fd)
+        except FileNotFoundError:  # closed since it was listed
+            return ""
+
     def files(pid):
-        return {os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir()}
+        return {file_of(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
 
     def sockets(pid):
         return {f for f in files(pid) if f.startswith("socket:")}
