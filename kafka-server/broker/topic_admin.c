@@ -325,9 +325,8 @@ static enum kerr read_configs(const struct topic_admin *a, const struct topic_or
     return e == OK ? KERR_NONE : e == ERR_NOMEM ? KERR_UNKNOWN_SERVER_ERROR : KERR_INVALID_CONFIG;
 }
 
-/* What the store itself acts upon. attributes are the caller's to free. */
-static enum err fill_row(struct store_topic *row, const json_t *configs, const struct config *c,
-                         struct errmsg *m)
+/* What the store itself acts upon. */
+static void fill_settings(struct store_topic *row, const json_t *configs, const struct config *c)
 {
     struct topic_settings s;
     topic_settings_read(&s, configs, c);
@@ -343,6 +342,13 @@ static enum err fill_row(struct store_topic *row, const json_t *configs, const s
         .max_compaction_lag_ms = s.max_compaction_lag_ms,
         .delete_retention_ms = s.delete_retention_ms,
     };
+}
+
+/* The same, and attributes, which are the caller's to free. */
+static enum err fill_row(struct store_topic *row, const json_t *configs, const struct config *c,
+                         struct errmsg *m)
+{
+    fill_settings(row, configs, c);
     row->attributes = topic_config_save(configs);
     return row->attributes != NULL ? OK : err_set(m, ERR_NOMEM, "no memory for configs");
 }
@@ -536,50 +542,50 @@ static bool same_row(const struct store_topic *a, const struct store_topic *b)
            x->delete_retention_ms == y->delete_retention_ms;
 }
 
-/* One topic; usual: the row of one without configs of its own, as most are, made once. */
-static enum err apply_defaults(const struct topic_admin *a, const struct store_topic *was,
-                               const struct store_topic *usual, bool *changed, struct errmsg *m)
+/* What a topic's row would be; usual: that of one without configs of its own, as most are, made
+ * once. False: no memory. */
+static bool follow_defaults(const struct topic_admin *a, const struct store_topic *was,
+                            const struct store_topic *usual, struct store_topic *row)
 {
-    struct store_topic row = *usual;
-    enum err e = OK;
-    row.attributes = NULL;
+    *row = *usual;
     if (was->attributes[0] != '\0') {
         json_t *configs = topic_config_load(was->attributes);
-        e = configs != NULL ? fill_row(&row, configs, a->config, m) : ERR_NOMEM;
+        if (configs == NULL) {
+            return false;
+        }
+        fill_settings(row, configs, a->config);
         json_decref(configs);
     }
-    *changed = e == OK && !same_row(&row, was);
-    if (*changed) {
-        char *own = row.attributes;
-        memcpy(row.name, was->name, sizeof row.name);
-        row.attributes = was->attributes; /* what was set stays, to the letter */
-        e = store_topic_alter(a->own, &row, m);
-        row.attributes = own;
-    }
-    free(row.attributes);
-    return e;
+    memcpy(row->name, was->name, sizeof row->name);
+    row->attributes = was->attributes; /* what was set stays, to the letter */
+    return true;
 }
 
 void topic_apply_defaults(const struct topic_admin *a)
 {
-    struct errmsg m = {""};
+    struct errmsg m = {"no memory"};
     struct store_topic usual = {.name = ""};
     const struct store_catalog *topics = store_catalog_ref(a->own);
-    enum err e = fill_row(&usual, NULL, a->config, &m);
-    size_t changed = 0;
-    for (size_t i = 0; i < topics->count && e == OK; i++) {
-        bool one;
-        e = apply_defaults(a, &topics->topics[i], &usual, &one, &m);
-        changed += e == OK && one;
+    struct store_topic *rows = calloc(topics->count + 1, sizeof *rows);
+    size_t count = 0, failed = rows == NULL ? topics->count : 0, refused = 0;
+    fill_settings(&usual, NULL, a->config);
+    for (size_t i = 0; i < topics->count && rows != NULL; i++) {
+        bool made = follow_defaults(a, &topics->topics[i], &usual, &rows[count]);
+        failed += !made;
+        count += made && !same_row(&rows[count], &topics->topics[i]);
     }
+    if (count > 0) {
+        enum err e = store_topics_alter(a->own, rows, count, &refused, &m);
+        refused = e == OK ? refused : count;
+    }
+    free(rows);
     store_catalog_unref(a->own, topics);
-    free(usual.attributes);
-    if (e != OK) {
-        log_error("not all topics follow the settings of the server, until it starts again: %s",
-                  m.text);
+    if (failed + refused > 0) {
+        log_error("not all topics follow the settings of the server, until it starts again "
+                  "topics=%zu: %s", failed + refused, m.text);
     }
-    if (changed > 0) {
-        log_info("topics follow the settings of the server topics=%zu", changed);
+    if (count > refused) {
+        log_info("topics follow the settings of the server topics=%zu", count - refused);
         topics_refresh(a->topics);
     }
 }

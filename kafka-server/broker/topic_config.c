@@ -18,6 +18,7 @@
 #define LONG_FROM(least) .min = (least), .max = INT64_MAX
 #define INT_FROM(least)  .min = (least), .max = INT32_MAX
 #define FOR_EVER "9223372036854775807"
+#define SETTINGS_MAX 128 /* more than the table of options has */
 
 static const char throttled[] = "Without effect: one broker replicates nothing.";
 static const char local[] = "Without effect: all is local.";
@@ -451,26 +452,59 @@ static const struct coarser {
 };
 #define COARSER (sizeof coarser / sizeof coarser[0])
 
-/* The server's setting of that name, appended to out where it says something. NULL: there is no
- * such setting; else its default ("": none). */
-static const char *server_text(const char *name, const struct config *c, struct buf *out)
+/* The server's settings by name: those of ten thousand topics ask for eighteen each. */
+static struct setting {
+    const char *name;
+    size_t at; /* in the table of options */
+} settings[SETTINGS_MAX];
+static size_t setting_count;
+
+static int compare_settings(const void *a, const void *b)
+{
+    return strcmp(((const struct setting *)a)->name, ((const struct setting *)b)->name);
+}
+
+static void sort_settings(void)
 {
     for (size_t i = 0; i < option_count(); i++) {
         struct option_view v;
         option_view(i, &v);
-        if (strcmp(v.section, "server") == 0 && strcmp(v.name, name) == 0) {
-            if (c != NULL) {
-                option_value_text(c, i, out);
-            }
-            return v.default_text;
+        if (strcmp(v.section, "server") == 0) {
+            ASSERT(setting_count < SETTINGS_MAX);
+            settings[setting_count++] = (struct setting){v.name, i};
         }
     }
-    return NULL;
+    qsort(settings, setting_count, sizeof *settings, compare_settings);
+}
+
+static const struct setting *setting_find(const char *name)
+{
+    const struct setting key = {.name = name};
+    if (setting_count == 0) {
+        sort_settings();
+    }
+    return bsearch(&key, settings, setting_count, sizeof *settings, compare_settings);
+}
+
+/* The server's setting of that name, appended to out where it says something. NULL: there is no
+ * such setting; else its default ("": none). */
+static const char *server_text(const char *name, const struct config *c, struct buf *out)
+{
+    struct option_view v;
+    const struct setting *x = setting_find(name);
+    if (x == NULL) {
+        return NULL;
+    }
+    option_view(x->at, &v);
+    if (c != NULL) {
+        option_value_text(c, x->at, out);
+    }
+    return v.default_text;
 }
 
 bool topic_config_of_server(const char *name)
 {
-    return server_text(name, NULL, NULL) != NULL;
+    return setting_find(name) != NULL;
 }
 
 /* One setting's part of the answer: what was said, or its default. */

@@ -114,6 +114,11 @@ enum err store_topic_grow(struct store *s, struct slice name, int32_t count,
  * name, id, uids, partition_count). */
 enum err store_topic_alter(struct store *s, const struct store_topic *t,
                            struct errmsg *m) MUST_CHECK;
+/* The same for many topics in one change, which costs little more than one of them. Those that are
+ * not there, or whose values may not be, stay as they are and are counted in *refused, m saying why
+ * of the last one; any other error: nothing has changed. */
+enum err store_topics_alter(struct store *s, const struct store_topic *topics, size_t count,
+                            size_t *refused, struct errmsg *m) MUST_CHECK;
 /* Writer. What is pending for the topic is still written by the next commit, which succeeds as if
  * it had come before; nobody can read it. ERR_NOT_FOUND, ERR_IO, ERR_FULL. */
 enum err store_topic_delete(struct store *s, struct slice name, struct errmsg *m) MUST_CHECK;

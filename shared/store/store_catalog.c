@@ -12,7 +12,9 @@
  * A change is one WriteBatch: the topic's row, and the 'c' row with the next version and the next
  * uid. It is written at once, apart from what is pending, so that a topic exists before its first
  * batch can. Then a new snapshot takes the place of the old one, and the page's catalog version
- * moves, by which followers know that they have to load theirs.
+ * moves, by which followers know that they have to load theirs. What alters many topics is one
+ * change, too: a snapshot has a place for each topic, so one for each of them would cost their
+ * square.
  *
  * Snapshots are counted. Whoever holds one keeps it; the store only ever swaps the newest. What
  * they say of a topic lies in a node, counted too, that all snapshots share until the topic
@@ -486,31 +488,40 @@ static enum err publish_change(struct store *s, rocksdb_writebatch_t *b, struct 
     return OK;
 }
 
+/* Puts a topic's row, encoded into *row, which is empty. */
+static enum err put_topic(struct store *s, rocksdb_writebatch_t *b, const struct store_topic *t,
+                          struct buf *row)
+{
+    uint8_t key[UID_KEY_BYTES];
+    topic_encode(row, t);
+    if (buf_ok(row)) {
+        uid_key_put(key, ROW_TOPIC, t->uid);
+        batch_put(s->rocks, b, CF_META, slice_make(key, sizeof key), buf_slice(row));
+    }
+    return buf_ok(row) ? OK : ERR_NOMEM;
+}
+
 /* A topic comes, or takes the place of `old`: its row is written, its parts know it. */
 static enum err publish_topic(struct store *s, const struct store_topic *old,
                               const struct store_topic *t, uint32_t next_uid, struct errmsg *m)
 {
     struct buf row;
     buf_init(&row, TOPIC_ROW_BYTES_MAX);
+    rocksdb_writebatch_t *b = rocksdb_writebatch_create();
     struct node *node = node_new(t);
-    if (node) {
-        topic_encode(&row, &node->t);
-    }
-    struct snapshot *n = node && buf_ok(&row) ? snapshot_change(s, old, node) : NULL;
-    if (!n) {
+    bool put = node && put_topic(s, b, &node->t, &row) == OK;
+    struct snapshot *n = put ? snapshot_change(s, old, node) : NULL;
+    enum err e = ERR_NOMEM;
+    if (n) {
+        e = publish_change(s, b, n, next_uid, m);
+        if (e == OK) {
+            attach_topic(s, &node->t);
+        }
+    } else {
         if (node) {
             node_unref(node);
         }
-        buf_fini(&row);
-        return err_set(m, ERR_NOMEM, "store %s: out of memory", s->dir);
-    }
-    rocksdb_writebatch_t *b = rocksdb_writebatch_create();
-    uint8_t key[UID_KEY_BYTES];
-    uid_key_put(key, ROW_TOPIC, t->uid);
-    batch_put(s->rocks, b, CF_META, slice_make(key, sizeof key), buf_slice(&row));
-    enum err e = publish_change(s, b, n, next_uid, m);
-    if (e == OK) {
-        attach_topic(s, &node->t);
+        err_set(m, e, "store %s: out of memory", s->dir);
     }
     rocksdb_writebatch_destroy(b);
     buf_fini(&row);
@@ -636,18 +647,25 @@ enum err store_topic_grow(struct store *s, struct slice name, int32_t count, str
     return e;
 }
 
-enum err store_topic_alter(struct store *s, const struct store_topic *t, struct errmsg *m)
+/* t, but for what never changes: that is the old one's. */
+static struct store_topic altered(const struct store_topic *t, const struct store_topic *old)
 {
-    const struct store_topic *old = store_catalog_find(s->catalog, slice_str(t->name));
-    if (!old) {
-        return err_set(m, ERR_NOT_FOUND, "no topic %s", t->name);
-    }
     struct store_topic changed = *t;
     changed.id = old->id;
     changed.uid = old->uid;
     changed.uids = old->uids;
     changed.partition_count = old->partition_count;
     changed.created_ms = old->created_ms;
+    return changed;
+}
+
+enum err store_topic_alter(struct store *s, const struct store_topic *t, struct errmsg *m)
+{
+    const struct store_topic *old = store_catalog_find(s->catalog, slice_str(t->name));
+    if (!old) {
+        return err_set(m, ERR_NOT_FOUND, "no topic %s", t->name);
+    }
+    struct store_topic changed = altered(t, old);
     enum err e = topic_check(&changed, m);
     if (e == OK) {
         e = publish_topic(s, old, &changed, s->next_uid, m);
@@ -655,6 +673,68 @@ enum err store_topic_alter(struct store *s, const struct store_topic *t, struct 
     if (e == OK) {
         publish_version(s);
     }
+    return e;
+}
+
+/* Alters a topic of a snapshot that nobody sees yet, and puts its row. */
+static enum err alter_unseen(struct store *s, struct snapshot *n, rocksdb_writebatch_t *b,
+                             const struct store_topic *t, struct errmsg *m)
+{
+    const struct store_topic *old = store_catalog_find(&n->c, slice_str(t->name));
+    if (!old) {
+        return err_set(m, ERR_NOT_FOUND, "no topic %s", t->name);
+    }
+    struct store_topic changed = altered(t, old);
+    struct buf row;
+    enum err e = topic_check(&changed, m);
+    if (e != OK) {
+        return e;
+    }
+    struct node *with = node_new(&changed), *was = node_of(old);
+    buf_init(&row, TOPIC_ROW_BYTES_MAX);
+    e = with ? put_topic(s, b, &with->t, &row) : ERR_NOMEM;
+    buf_fini(&row);
+    if (e != OK) {
+        free(with);
+        return err_set(m, e, "store %s: out of memory", s->dir);
+    }
+    n->c.topics[old - n->c.topics] = with->t; /* names stay, and so does the order */
+    node_unref(was);
+    return OK;
+}
+
+enum err store_topics_alter(struct store *s, const struct store_topic *topics, size_t count,
+                            size_t *refused, struct errmsg *m)
+{
+    const struct store_catalog *old = s->catalog;
+    struct snapshot *n = snapshot_new(old->count);
+    *refused = 0;
+    if (!n) {
+        return err_set(m, ERR_NOMEM, "store %s: out of memory", s->dir);
+    }
+    rocksdb_writebatch_t *b = rocksdb_writebatch_create();
+    n->c.version = old->version + 1;
+    for (; n->c.count < old->count; n->c.count++) {
+        n->c.topics[n->c.count] = node_ref(node_of(&old->topics[n->c.count]))->t;
+    }
+    enum err e = OK;
+    for (size_t i = 0; i < count && e == OK; i++) {
+        e = alter_unseen(s, n, b, &topics[i], m);
+        if (e == ERR_INVALID || e == ERR_NOT_FOUND) {
+            ++*refused;
+            e = OK;
+        }
+    }
+    if (e == OK && *refused < count) {
+        e = publish_change(s, b, n, s->next_uid, m);
+        if (e == OK) {
+            catalog_attach(s);
+            publish_version(s);
+        }
+    } else {
+        snapshot_free(n);
+    }
+    rocksdb_writebatch_destroy(b);
     return e;
 }
 

@@ -125,6 +125,66 @@ static void test_settings_survive_reopening(void **state)
     kit_fini(&k);
 }
 
+#define MANY 1500
+
+/* One version of the catalog for all of them, not one for each; the rest stays as it is. */
+static void test_many_topics_are_altered_in_one_change(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *w = kit_open(&k, &k.writer);
+    struct store_topic *all = calloc(MANY, sizeof *all);
+    assert_non_null(all);
+    for (int i = 0; i < MANY; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%04d", i);
+        all[i] = kit_topic(w, name, 1);
+        all[i].retention_ms = 1000 + i;
+        all[i].partition_count = 7; /* not to be changed in this way */
+        all[i].attributes = NULL;
+    }
+    struct store_topic other = kit_topic(w, "other", 2);
+    all[3].retention_ms = -2; /* may not be */
+    snprintf(all[5].name, sizeof all[5].name, "none");
+    const struct store_catalog *before = store_catalog_ref(w), *after;
+    size_t refused;
+    uint32_t sequence = store_sequence(w);
+    KIT_OK(store_topics_alter(w, all, MANY, &refused, &k.m));
+    assert_int_equal(refused, 2);
+    after = store_catalog_ref(w);
+    assert_int_equal(after->version, before->version + 1);
+    assert_int_equal(store_sequence(w), sequence + 1);
+    assert_int_equal(after->count, MANY + 1);
+    KIT_OK(store_topics_alter(w, &all[3], 1, &refused, &k.m));
+    assert_int_equal(refused, 1);
+    store_catalog_unref(w, before);
+    before = store_catalog_ref(w);
+    assert_ptr_equal(before, after); /* nothing was changed */
+    store_catalog_unref(w, before);
+    store_catalog_unref(w, after);
+    kit_append(&k, w, all[7].uid, 0, 1, 1000, 0); /* its part knows what it belongs to */
+    kit_commit(&k, w);
+    store_close(w);
+
+    w = kit_open(&k, &k.writer);
+    for (int i = 0; i < MANY; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%04d", i);
+        struct store_topic t = find(w, name, &after);
+        assert_int_equal(t.retention_ms, i == 3 || i == 5 ? -1 : 1000 + i);
+        assert_int_equal(t.partition_count, 1);
+        assert_int_equal(t.uid, all[i].uid);
+        assert_memory_equal(&t.id, &all[i].id, sizeof t.id);
+        store_catalog_unref(w, after);
+    }
+    struct store_topic same = find(w, "other", &after);
+    assert_int_equal(same.retention_ms, other.retention_ms);
+    store_catalog_unref(w, after);
+    free(all);
+    store_close(w);
+    kit_fini(&k);
+}
+
 /* What was appended for a topic before it was deleted, in one turn, neither fails the turn's commit
  * nor comes back. */
 static void test_topic_is_deleted_with_batches_pending(void **state)
@@ -323,6 +383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_topic_grows_and_keeps_what_it_has),
         cmocka_unit_test(test_settings_survive_reopening),
+        cmocka_unit_test(test_many_topics_are_altered_in_one_change),
         cmocka_unit_test(test_topic_is_deleted_with_batches_pending),
         cmocka_unit_test(test_first_format_is_read_and_becomes_ours),
         cmocka_unit_test(test_first_format_stays_where_the_store_does_not_open),

@@ -18,15 +18,17 @@
 
 struct store {
     enum err fails;
-    int created;
+    int created, altered; /* calls */
+    size_t rows;          /* that were altered */
+    size_t refuses;       /* of them */
 };
 
 static struct store own;
-static const struct store_catalog nothing;
+static struct store_catalog catalog;
 
 const struct store_catalog *store_catalog_ref(struct store *s)
 {
-    return &nothing;
+    return &catalog;
 }
 
 void store_catalog_unref(struct store *s, const struct store_catalog *c)
@@ -56,7 +58,30 @@ enum err store_topic_grow(struct store *s, struct slice name, int32_t count, str
 
 enum err store_topic_alter(struct store *s, const struct store_topic *t, struct errmsg *m)
 {
+    s->altered++;
+    s->rows++;
     return OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(((const struct store_topic *)a)->name, ((const struct store_topic *)b)->name);
+}
+
+enum err store_topics_alter(struct store *s, const struct store_topic *list, size_t count,
+                            size_t *refused, struct errmsg *m)
+{
+    s->altered++;
+    s->rows += count;
+    *refused = s->refuses;
+    for (size_t i = 0; i < count && s->fails == OK; i++) {
+        struct store_topic *t =
+            bsearch(&list[i], catalog.topics, catalog.count, sizeof *t, compare_names);
+        assert_non_null(t);
+        assert_string_equal(list[i].attributes, t->attributes);
+        *t = list[i];
+    }
+    return s->fails == OK ? OK : err_set(m, s->fails, "as the test wants it");
 }
 
 enum err store_offsets(struct store *s, uint32_t uid, struct store_offsets *out)
@@ -76,8 +101,15 @@ static struct topics *topics;
 static struct bound_names *bound;
 static char dir[] = "/tmp/test_topic_admin.XXXXXX", path[64];
 
+static int errors;
+static char error[300]; /* the last one */
+
 static void no_log(void *arg, enum log_level level, const char *line)
 {
+    if (level == LOG_ERROR) {
+        errors++;
+        snprintf(error, sizeof error, "%s", line);
+    }
 }
 
 static int setup(void **state)
@@ -89,7 +121,8 @@ static int setup(void **state)
     assert_int_equal(config_init(&config), OK);
     free(config.data);
     config.data = strdup(dir);
-    own = (struct store){OK, 0};
+    own = (struct store){.fails = OK};
+    errors = 0;
     topics = topics_new();
     topics_set_stores(topics, &own, NULL);
     bound = bound_names_new();
@@ -147,6 +180,66 @@ static void test_a_name_that_is_bound_is_not_free(void **state)
     assert_int_equal(own.created, 3);
 }
 
+#define MANY 1200
+
+/* Every third has a retention of its own, every fifth attributes that cannot be read. */
+static void fill_catalog(void)
+{
+    static char set[] = "{\"configs\":{\"retention.ms\":\"5\"}}", broken[] = "{", none[] = "";
+    catalog.topics = calloc(MANY, sizeof *catalog.topics);
+    assert_non_null(catalog.topics);
+    catalog.count = MANY;
+    for (int i = 0; i < MANY; i++) {
+        struct store_topic *t = &catalog.topics[i];
+        snprintf(t->name, sizeof t->name, "t%04d", i);
+        t->partition_count = 1;
+        t->attributes = i % 3 == 0 ? set : i % 5 == 0 ? broken : none;
+    }
+}
+
+static void empty_catalog(void)
+{
+    free(catalog.topics);
+    catalog = (struct store_catalog){.count = 0};
+}
+
+/* One change of the catalog for all: each is a copy of the whole. */
+static void test_topics_follow_a_new_default_in_one_change(void **state)
+{
+    const struct topic_admin a = {&own, topics, &config, bound};
+    fill_catalog();
+    topic_apply_defaults(&a); /* none of the rows has been filled yet */
+    assert_int_equal(own.altered, 1);
+    assert_int_equal(own.rows, MANY);
+    topic_apply_defaults(&a);
+    assert_int_equal(own.altered, 1); /* all are as they should be */
+    config.server.log_retention_ms = 777;
+    topic_apply_defaults(&a);
+    assert_int_equal(own.altered, 2);
+    assert_int_equal(own.rows, MANY + MANY - MANY / 3);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(catalog.topics[i].retention_ms, i % 3 == 0 ? 5 : 777);
+    }
+    assert_int_equal(errors, 0);
+    empty_catalog();
+}
+
+static void test_what_does_not_follow_a_new_default_is_counted(void **state)
+{
+    const struct topic_admin a = {&own, topics, &config, bound};
+    fill_catalog();
+    own.refuses = 2;
+    topic_apply_defaults(&a);
+    assert_int_equal(errors, 1);
+    assert_non_null(strstr(error, "topics=2:"));
+    config.server.log_retention_ms = 777;
+    own.fails = ERR_IO;
+    topic_apply_defaults(&a);
+    assert_int_equal(errors, 2);
+    assert_non_null(strstr(error, "topics=800: as the test wants it"));
+    empty_catalog();
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -154,6 +247,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_what_the_store_never_takes_is_not_to_be_tried_again),
         T(test_a_name_that_is_bound_is_not_free),
+        T(test_topics_follow_a_new_default_in_one_change),
+        T(test_what_does_not_follow_a_new_default_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
