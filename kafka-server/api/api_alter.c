@@ -402,7 +402,7 @@ static bool collect_one(struct request *rq, struct bound_calls *calls, const str
 {
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(c->name));
     struct outcome o = {KERR_NONE, {""}};
-    if (c->type != RESOURCE_TOPIC || t == NULL || !bound_by_client(t)) {
+    if (c->type != RESOURCE_TOPIC || t == NULL || !bound_by_client(rq, t)) {
         return true;
     }
     if (!check_items(rq, c, &o)) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/server.h"
 #include "shared/base/clock.h"
@@ -359,11 +360,8 @@ const struct bound_call *bound_call_for(const struct request *rq, struct slice n
 
 /* --- what binds a stream ---------------------------------------------------------------------- */
 
-bool bound_by_client(const struct topic *t)
+bool bound_by_client(const struct request *rq, const struct topic *t)
 {
-    json_t *all = t->captured ? json_loads(t->row->attributes, 0, NULL) : NULL;
-    const char *by = json_string_value(json_object_get(all, "mqtt.bound.by"));
-    bool client = by != NULL && strcmp(by, "kafka") == 0;
-    json_decref(all);
-    return client;
+    const struct server *server = rq->server;
+    return t->captured && topics_settings(server->topics, t, &server->config)->bound_by_client;
 }

@@ -46,7 +46,7 @@ const struct bound_call *bound_call_of(const struct request *rq, int32_t index, 
 const struct bound_call *bound_call_for(const struct request *rq, struct slice name,
                                         const struct uuid *id);
 
-/* Was the stream bound by a Kafka client (and not in culex.json)? */
-bool bound_by_client(const struct topic *t);
+/* Was the stream bound by a Kafka client (and not in culex.json)? Read of its attributes once. */
+bool bound_by_client(const struct request *rq, const struct topic *t);
 
 #endif

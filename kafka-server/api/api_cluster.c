@@ -50,11 +50,11 @@
 /* The number of its partitions is what nobody changes: ALTER is CreatePartitions. */
 #define BOUND_OPERATIONS (CAPTURED_OPERATIONS | OPERATION_DELETE | OPERATION_ALTER_CONFIGS)
 
-static int32_t topic_operations(const struct topic *t)
+static int32_t topic_operations(const struct request *rq, const struct topic *t)
 {
-    return !t->captured         ? FREE_OPERATIONS
-           : bound_by_client(t) ? BOUND_OPERATIONS
-                                : CAPTURED_OPERATIONS;
+    return !t->captured             ? FREE_OPERATIONS
+           : bound_by_client(rq, t) ? BOUND_OPERATIONS
+                                    : CAPTURED_OPERATIONS;
 }
 
 /* --- ApiVersions ----------------------------------------------------------------------------- */
@@ -150,7 +150,8 @@ static bool fill_topic(struct request *rq, struct metadata_response_topics *out,
         p->replica_nodes = p->isr_nodes = replicas;
         p->replica_nodes_count = p->isr_nodes_count = 1;
     }
-    out->topic_authorized_operations = operations ? topic_operations(t) : OPERATIONS_NOT_ASKED;
+    out->topic_authorized_operations =
+        operations ? topic_operations(rq, t) : OPERATIONS_NOT_ASKED;
     return true;
 }
 
@@ -459,7 +460,7 @@ static bool page_topic(struct paging *g, struct kstr name, const struct topic *t
     int32_t rest = first < t->row->partition_count ? t->row->partition_count - first : 0;
     int32_t count = rest < g->left ? rest : g->left;
     out->topic_id = t->row->id;
-    out->topic_authorized_operations = topic_operations(t);
+    out->topic_authorized_operations = topic_operations(g->rq, t);
     g->left -= count;
     if (!fill_partitions(g, out, t, first, count)) {
         return false;

@@ -63,9 +63,18 @@ static const struct fixed_row metrics_rows[] = {
 
 #define ROWS(table) (sizeof(table) / sizeof *(table))
 
+/* A topic's attributes, read for as many of the resources as name it: they may be long, and there
+ * is room for thousands of times the same name. */
+struct topic_read {
+    const struct topic *topic; /* NULL: none yet */
+    json_t *attributes;        /* of a captured one */
+    json_t *configs;           /* {"name": "value"} */
+};
+
 /* The settings of one resource, as they are collected. */
 struct listing {
     struct request *rq;
+    struct topic_read *read;
     const struct describe_configs_request *q;
     const struct describe_configs_request_resources *asked;
     struct describe_configs_response_results *out;
@@ -146,13 +155,13 @@ static void put_number(json_t *configs, const char *name, int64_t value)
     json_object_set_new(configs, name, json_string(text));
 }
 
-json_t *api_config_captured(const struct store_topic *row)
+json_t *api_config_captured(const struct store_topic *row, const json_t *attributes)
 {
     bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
     bool delete = row->cleanup & STORE_CLEANUP_DELETE;
     char ratio[32];
     const char *policy = !compact ? "delete" : delete ? "compact,delete" : "compact";
-    json_t *configs = json_object(), *attributes = json_loads(row->attributes, 0, NULL);
+    json_t *configs = json_object();
     const json_t *largest = json_object_get(attributes, "max.message.bytes");
     const struct store_compaction *c = &row->compaction;
     json_object_set_new(configs, "cleanup.policy", json_string(policy));
@@ -170,7 +179,6 @@ json_t *api_config_captured(const struct store_topic *row)
     if (json_is_integer(largest)) {
         put_number(configs, "max.message.bytes", json_integer_value(largest));
     }
-    json_decref(attributes);
     return configs;
 }
 
@@ -281,15 +289,16 @@ static void add_attributes(struct listing *l, json_t *attributes, bool by_client
             break;
         }
         snprintf(name, sizeof name, "%s%s", starts_with(key, "mqtt.") ? "" : "mqtt.", key);
+        if (!is_wanted(l, name)) {
+            continue;
+        }
         buf_reset(&text);
         api_config_text(value, &text);
         const struct told told = {name, buf_text(&text), api_config_source(attributes, name)};
-        if (is_wanted(l, name)) {
-            bool fixed = !by_client || strcmp(name, "mqtt.bound.by") == 0;
-            add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, fixed, &told, 1,
-                       by_client ? "Of the stream, as a Kafka client has bound it."
-                                 : "Of the stream, as culex.json has it.");
-        }
+        bool fixed = !by_client || strcmp(name, "mqtt.bound.by") == 0;
+        add_config(l, name, json_is_array(value) ? CONFIG_LIST : CONFIG_STRING, fixed, &told, 1,
+                   by_client ? "Of the stream, as a Kafka client has bound it."
+                             : "Of the stream, as culex.json has it.");
     }
     buf_fini(&text);
 }
@@ -309,6 +318,24 @@ static bool is_of_captured(const char *name)
     return false;
 }
 
+static void topic_read_fini(struct topic_read *x)
+{
+    json_decref(x->configs);
+    json_decref(x->attributes);
+    *x = (struct topic_read){.topic = NULL};
+}
+
+static void topic_read(struct topic_read *x, const struct topic *t)
+{
+    if (x->topic != t) {
+        topic_read_fini(x);
+        x->topic = t;
+        x->attributes = t->captured ? json_loads(t->row->attributes, 0, NULL) : NULL;
+        x->configs = t->captured ? api_config_captured(t->row, x->attributes)
+                                 : topic_config_load(t->row->attributes);
+    }
+}
+
 static void describe_topic(struct listing *l)
 {
     struct slice name = kstr_slice(l->asked->resource_name);
@@ -320,10 +347,9 @@ static void describe_topic(struct listing *l)
                k == KERR_NONE ? "" : m.text);
         return;
     }
-    json_t *attributes = json_loads(t->row->attributes, 0, NULL);
-    json_t *configs =
-        t->captured ? api_config_captured(t->row) : topic_config_load(t->row->attributes);
-    bool by_client = bound_by_client(t);
+    topic_read(l->read, t);
+    json_t *attributes = l->read->attributes, *configs = l->read->configs;
+    bool by_client = bound_by_client(l->rq, t);
     l->no_memory |= configs == NULL;
     if (make_room(l, topic_config_count + ATTRIBUTES_MAX)) {
         for (size_t i = 0; i < topic_config_count; i++) {
@@ -342,8 +368,6 @@ static void describe_topic(struct listing *l)
             add_attributes(l, attributes, by_client);
         }
     }
-    json_decref(configs);
-    json_decref(attributes);
 }
 
 /* --- the broker ------------------------------------------------------------------------------ */
@@ -562,22 +586,37 @@ static void describe(struct listing *l)
     }
 }
 
+/* Equal names one after the other. NULL: no memory. */
+static int32_t *resources_order(struct request *rq, const struct describe_configs_request *q)
+{
+    struct slice *names = arena_array(&rq->arena, (size_t)q->resources_count, sizeof *names);
+    for (int32_t i = 0; i < q->resources_count && names != NULL; i++) {
+        names[i] = kstr_slice(q->resources[i].resource_name);
+    }
+    return names != NULL ? names_order(rq, names, q->resources_count) : NULL;
+}
+
+/* Each is answered, and a repeated one again, as Kafka does. */
 void api_describe_configs(struct request *rq)
 {
     const struct describe_configs_request *q = rq->body;
     struct describe_configs_response p;
+    struct topic_read read = {.topic = NULL};
+    int32_t *order = resources_order(rq, q);
     codec_init(&describe_configs_response_message, &p);
     p.results =
         codec_new_array(&describe_configs_response_results_message, &rq->arena, q->resources_count);
-    bool whole = p.results != NULL;
+    bool whole = p.results != NULL && order != NULL;
     p.results_count = whole ? q->resources_count : 0;
-    for (int32_t i = 0; i < p.results_count && whole; i++) {
-        struct listing l = {rq, q, &q->resources[i], &p.results[i], false};
+    for (int32_t k = 0; k < p.results_count && whole; k++) {
+        int32_t i = order[k];
+        struct listing l = {rq, &read, q, &q->resources[i], &p.results[i], false};
         l.out->resource_type = l.asked->resource_type;
         l.out->resource_name = l.asked->resource_name;
         describe(&l);
         whole = !l.no_memory;
     }
+    topic_read_fini(&read);
     if (!whole) {
         request_close_too_large(rq);
         return;

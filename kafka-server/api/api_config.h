@@ -20,8 +20,8 @@ enum {
 
 struct store_topic;
 /* A captured topic's configs that Kafka has, too, with what its writer says: {"name": "value"}.
- * NULL: no memory. */
-json_t *api_config_captured(const struct store_topic *row);
+ * attributes: those of the row, read. NULL: no memory. */
+json_t *api_config_captured(const struct store_topic *row, const json_t *attributes);
 /* Where the value of a captured topic's config comes from, by the attributes of its row. */
 enum config_source api_config_source(const json_t *attributes, const char *name);
 /* Attributes that are no configs. */

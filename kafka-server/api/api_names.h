@@ -12,6 +12,9 @@ enum name_seen {
 
 /* For each name how it is to be taken, in the request's arena. NULL: no memory. */
 enum name_seen *names_seen(struct request *rq, const struct slice *names, int32_t count);
+/* The indices of the names in the names' order, so that equal ones are neighbours, the first first;
+ * in the request's arena. NULL: no memory. */
+int32_t *names_order(struct request *rq, const struct slice *names, int32_t count);
 /* A copy in the request's arena; data NULL: no memory. */
 struct kstr names_keep(struct request *rq, const char *text);
 

@@ -200,7 +200,7 @@ static bool tell_bound_configs(struct request *rq, const struct store_topic *row
                                struct create_topics_response_topics *out)
 {
     json_t *all = json_loads(row->attributes, 0, NULL);
-    json_t *more = api_config_captured(row);
+    json_t *more = api_config_captured(row, all);
     struct buf text;
     const char *name;
     json_t *value;
@@ -398,11 +398,12 @@ static bool read_deletion(struct deletion *d)
     return true;
 }
 
-/* Has a client bound it, or does culex.json have it no more? That reads the topic's attributes,
- * which may be long. */
-static bool clients_delete(const struct config *c, const struct topic *t)
+/* Has a client bound it, or does culex.json have it no more? The first time that reads the topic's
+ * attributes, which may be long. */
+static bool clients_delete(const struct request *rq, const struct topic *t)
 {
-    return bound_by_client(t) || !topic_is_configured(c, slice_str(t->row->name));
+    return bound_by_client(rq, t) ||
+           !topic_is_configured(&rq->server->config, slice_str(t->row->name));
 }
 
 /* Of captured streams, those that are named once, in one manner, and that clients may delete: all
@@ -414,8 +415,7 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
     int32_t max = q->topics_count + q->topic_names_count, count = 0;
     struct slice *ids = arena_array(&rq->arena, (size_t)max, sizeof *ids);
     const struct topic **found = arena_array(&rq->arena, (size_t)max, sizeof *found);
-    const struct config *c = &rq->server->config;
-    bool enabled = c->server.delete_topic_enable;
+    bool enabled = rq->server->config.server.delete_topic_enable;
     for (int32_t i = 0; i < max && ids != NULL && found != NULL && enabled; i++) {
         const struct delete_topics_request_topics *in = i < q->topics_count ? &q->topics[i] : NULL;
         struct kstr name = in != NULL ? in->name : q->topic_names[i - q->topics_count];
@@ -430,7 +430,7 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
     }
     enum name_seen *seen = ids != NULL ? names_seen(rq, ids, count) : NULL;
     for (int32_t i = 0; i < count && seen != NULL && found != NULL; i++) {
-        if (seen[i] != NAME_ONCE || !clients_delete(c, found[i])) {
+        if (seen[i] != NAME_ONCE || !clients_delete(rq, found[i])) {
             continue;
         }
         struct bound_call *call = bound_add(calls, i, 0, slice_str(found[i]->row->name));

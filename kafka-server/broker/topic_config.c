@@ -661,6 +661,16 @@ void topic_settings_read(struct topic_settings *out, const json_t *configs, cons
     buf_fini(&b);
 }
 
+/* What its writer has noted of a captured topic. */
+static bool is_bound_by_client(const char *attributes)
+{
+    json_t *all = json_loads(attributes, 0, NULL);
+    const char *by = json_string_value(json_object_get(all, "mqtt.bound.by"));
+    bool client = by != NULL && strcmp(by, "kafka") == 0;
+    json_decref(all);
+    return client;
+}
+
 void topic_settings_of(struct topic_settings *out, const struct store_topic *row, bool captured,
                        const struct config *c)
 {
@@ -671,5 +681,6 @@ void topic_settings_of(struct topic_settings *out, const struct store_topic *row
         out->retention_ms = row->retention_ms;
         out->retention_bytes = row->retention_bytes;
         out->cleanup = row->cleanup;
+        out->bound_by_client = is_bound_by_client(row->attributes);
     }
 }

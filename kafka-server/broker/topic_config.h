@@ -125,6 +125,7 @@ struct topic_settings {
     enum topic_compression compression;
     int32_t gzip_level, lz4_level, zstd_level; /* gzip -1: the codec's own */
     int32_t min_insync_replicas;
+    bool bound_by_client; /* a captured one: not by culex.json */
 };
 /* From explicit configs (may be NULL). */
 void topic_settings_read(struct topic_settings *out, const json_t *configs, const struct config *c);
