@@ -285,8 +285,7 @@ static int compare_ids(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* There may be millions of filters, and many transactional ids that each would be compared with.
- * False: no memory. */
+/* Each transactional id there is would be compared with each filter. False: no memory. */
 static bool listing_prepare(struct request *rq, struct listing *l)
 {
     const struct list_transactions_request *q = l->q;
@@ -382,6 +381,8 @@ void api_list_transactions(struct request *rq)
         p.error_code = KERR_COORDINATOR_NOT_AVAILABLE;
     } else if (q->transactional_id_pattern.len > 0 && l.pattern == NULL) {
         p.error_code = KERR_INVALID_REGULAR_EXPRESSION;
+    } else if (q->producer_id_filters_count > (int32_t)TRANSACTIONS_MAX) {
+        p.error_code = KERR_INVALID_REQUEST; /* more than there can be; sorting them takes long */
     } else {
         ok = list_unknown_states(rq, &p) && listing_prepare(rq, &l) && list_all(rq, &l, &p);
     }

@@ -337,8 +337,11 @@ def test_many_filters_cost_little_where_there_is_much_to_be_listed(server, wire)
     a = wire.call("ListTransactions", 0, StateFilters=names + ["Empty"])
     assert len(a["TransactionStates"]) == many and len(a["UnknownStateFilters"]) == len(names)
     first = min(t["ProducerId"] for t in a["TransactionStates"])
-    a = wire.call("ListTransactions", 0, ProducerIdFilters=[first, *range(1 << 40, (1 << 40) + len(names))])
+    most = 1 << 17  # as many transactional ids as there can be
+    a = wire.call("ListTransactions", 0, ProducerIdFilters=[first, *range(1 << 40, (1 << 40) + most - 1)])
     assert [t["ProducerId"] for t in a["TransactionStates"]] == [first]
+    a = wire.call("ListTransactions", 0, ProducerIdFilters=[first, *range(1 << 40, (1 << 40) + most)])
+    assert a["ErrorCode"] == INVALID_REQUEST and not a["TransactionStates"]
     groups = wire.call("ListGroups", 5, StatesFilter=[*names, "empty"], TypesFilter=["CLASSIC"])["Groups"]
     assert len(groups) == many
     assert processor_ticks(server) - before < 4 * os.sysconf("SC_CLK_TCK")
