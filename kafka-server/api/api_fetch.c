@@ -18,7 +18,8 @@
  * A reader of long batches takes one a reply, and asks again when it has taken that one apart:
  * server and reader would wait for each other in turn. So the batch behind it is read meanwhile,
  * into the store's block cache, which bounds what this holds and forgets what nobody comes for.
- * One batch for all readers together, and only while no read waits for a worker. */
+ * One batch for all readers together, and only while no read waits for a worker; and none where so
+ * many partitions come before it again that the cache would have forgotten it. */
 #include <stdlib.h>
 
 #include <event2/event.h>
@@ -40,8 +41,6 @@
 #define FETCH_FLOOR_BYTES    (64u << 10)
 #define FETCH_AGAIN_MS       20        /* to the next try, when the disk does not have it yet */
 #define FETCH_PARTITIONS_MAX (1 << 20) /* of one request, its session included */
-#define FETCH_AHEAD_BYTES_MIN (256u << 10) /* batches that are worth the way to a worker … */
-#define FETCH_AHEAD_SHARE     4 /* … and of the cache at most this part, which leaves room */
 
 enum isolation { READ_UNCOMMITTED, READ_COMMITTED };
 
@@ -497,15 +496,10 @@ static void done_ahead(struct work *w)
 /* NULL: nothing, or no memory. */
 static struct ahead *ahead_of(const struct fetch_wait *fw)
 {
-    const struct fetch *f = &fw->fetch;
-    size_t bytes_max = (size_t)fw->server->config.store.cache_bytes / FETCH_AHEAD_SHARE;
-    const struct fetch_part *read = NULL;
-    for (int32_t i = 0; i < f->count && read == NULL; i++) {
-        const struct fetch_part *p = &f->parts[i];
-        read = p->pinned != NULL && p->next < p->limit ? p : NULL;
-    }
-    if (read == NULL || f->batch_bytes < FETCH_AHEAD_BYTES_MIN ||
-        f->batch_bytes > bytes_max || fw->server->reading_ahead) {
+    size_t cache_bytes = (size_t)fw->server->config.store.cache_bytes;
+    const struct fetch_part *read =
+        fetch_ahead(&fw->fetch, cache_bytes > 0 ? cache_bytes : STORE_CACHE_BYTES_DEFAULT);
+    if (read == NULL || fw->server->reading_ahead) {
         return NULL;
     }
     struct ahead *a = malloc(sizeof *a);

@@ -320,3 +320,24 @@ void fetch_read(struct fetch *f)
     }
     f->cold = 0;
 }
+
+/* A session has those that were answered behind all others: the reader comes again after as many
+ * replies as those that have more fill, and each of these may bring one batch into the cache. */
+const struct fetch_part *fetch_ahead(const struct fetch *f, size_t cache_bytes)
+{
+    const struct fetch_part *first = NULL;
+    size_t read = 0, more = 0;
+    for (int32_t i = 0; i < f->count; i++) {
+        const struct fetch_part *p = &f->parts[i];
+        bool has_more = p->error == KERR_NONE && p->next < p->limit;
+        read += p->pinned != NULL;
+        more += has_more;
+        first = first == NULL && has_more && p->pinned != NULL ? p : first;
+    }
+    if (first == NULL || f->batch_bytes < FETCH_AHEAD_BYTES_MIN ||
+        f->batch_bytes > cache_bytes / FETCH_AHEAD_SHARE) {
+        return NULL;
+    }
+    size_t replies = (more + read - 1) / read;
+    return replies <= cache_bytes / 2 / f->batch_bytes ? first : NULL;
+}

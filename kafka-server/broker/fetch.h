@@ -81,6 +81,11 @@ void fetch_lose_store(struct fetch *f, const struct store *store);
  * that were aborted among them. Partitions of which one has been forgotten meanwhile fail; others
  * are answered with what was read, wherever the log start is now. */
 void fetch_check_aborted(struct fetch *f);
+#define FETCH_AHEAD_BYTES_MIN (256u << 10) /* batches that are worth the way to a worker … */
+#define FETCH_AHEAD_SHARE     4 /* … and of the cache at most this part each, which leaves room */
+/* After fetch_read: the partition whose next batch is worth reading into a cache of that size,
+ * where it will still be when the reader comes for it. NULL: none. */
+const struct fetch_part *fetch_ahead(const struct fetch *f, size_t cache_bytes);
 /* At most FETCH_READ_BYTES_MAX, or one batch. Blocks; nobody else touches f meanwhile. */
 void fetch_read(struct fetch *f);
 

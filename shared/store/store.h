@@ -24,6 +24,7 @@
 #define STORE_PARTITIONS_MAX     10000   /* of one topic */
 #define STORE_UIDS_MAX           (1u << 20) /* partitions ever made in one store */
 #define STORE_ATTRIBUTES_BYTES_MAX (64u << 10)
+#define STORE_CACHE_BYTES_DEFAULT  (8u << 20)
 
 struct store;
 
@@ -38,7 +39,7 @@ struct store_options {
     uint64_t segment_ms;      /* writer: a segment lives no longer; 0: 1 hour */
     uint64_t tail_bytes;      /* writer: size of the tail ring; 0: 16 MB */
     uint32_t flush_interval_ms; /* writer: WAL is synced this often; 0: 10 ms */
-    uint64_t cache_bytes;     /* block cache; 0: 8 MB */
+    uint64_t cache_bytes;     /* block cache; 0: STORE_CACHE_BYTES_DEFAULT */
     uint64_t clean_map_bytes; /* writer: keys known at once while cleaning; 0: 48 MB */
 };
 

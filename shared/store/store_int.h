@@ -40,7 +40,6 @@
 #define SEGMENT_MS_FLOOR       10000 /* short retention does not make smaller files than this */
 #define INDEX_INTERVAL_BYTES   (1ull << 20)
 #define TAIL_BYTES_DEFAULT     (16ull << 20)
-#define CACHE_BYTES_DEFAULT    (8ull << 20)
 #define FLUSH_INTERVAL_MS      10
 #define PENDING_BYTES_MAX      (256ull << 20) /* of one commit */
 #define PENDING_KEEP_BYTES     (2u << 20)     /* the WriteBatch keeps at most this afterwards */

@@ -173,7 +173,7 @@ static void set_common(struct rocks *r, struct store *s, const char *wal_dir)
     rocksdb_options_set_compression(o, rocksdb_no_compression);
     rocksdb_options_set_write_buffer_size(o, 4 * s->o.segment_bytes);
 
-    uint64_t cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : CACHE_BYTES_DEFAULT;
+    uint64_t cache_bytes = s->o.cache_bytes ? s->o.cache_bytes : STORE_CACHE_BYTES_DEFAULT;
     r->cache = cache_new(cache_bytes);
     rocksdb_block_based_table_options_t *b = rocksdb_block_based_options_create();
     rocksdb_block_based_options_set_block_size(b, BLOCK_BYTES);

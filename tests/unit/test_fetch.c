@@ -446,6 +446,48 @@ static void test_a_store_that_is_lost_gets_back_what_was_read(void **state)
     fetch_fini(&f);
 }
 
+/* Each of `count` partitions has more than one reply takes, of `read` of them. */
+static struct fetch read_of_many(int count, int read)
+{
+    for (int i = 0; i < count; i++) {
+        fake.of[i].tail_from = 100;
+        fake.of[i].bytes = 512 << 10;
+    }
+    struct fetch f = fetch_of(count, 0, (size_t)read * (512 << 10));
+    for (int i = 0; i < count; i++) {
+        f.parts[i].bytes_max = 512 << 10;
+    }
+    fetch_look(&f);
+    fetch_read(&f);
+    assert_int_equal(fake.slices_out, read);
+    return f;
+}
+
+/* Three partitions, one a reply: what is read ahead is asked for after two other replies. */
+static void test_what_is_read_ahead_is_what_the_cache_will_still_have(void **state)
+{
+    struct fetch f = read_of_many(3, 1);
+    assert_ptr_equal(fetch_ahead(&f, 8 << 20), &f.parts[0]);
+    assert_ptr_equal(fetch_ahead(&f, 3 << 20), &f.parts[0]);
+    assert_null(fetch_ahead(&f, (3 << 20) - 1)); /* forgotten by then */
+    assert_null(fetch_ahead(&f, 0));
+    fetch_fini(&f);
+    f = read_of_many(3, 3);
+    assert_ptr_equal(fetch_ahead(&f, 2 << 20), &f.parts[0]); /* all of them in each reply */
+    assert_null(fetch_ahead(&f, (2 << 20) - 1));
+    f.parts[0].next = f.parts[0].limit;
+    assert_ptr_equal(fetch_ahead(&f, 2 << 20), &f.parts[1]); /* the first has no more */
+    fetch_lose_store(&f, &fake);
+    assert_null(fetch_ahead(&f, 8 << 20)); /* it is being closed */
+    fetch_fini(&f);
+    fake.of[0].bytes = FETCH_AHEAD_BYTES_MIN - 1; /* not worth the way */
+    f = fetch_of(1, 0, 1 << 20);
+    fetch_look(&f);
+    fetch_read(&f);
+    assert_null(fetch_ahead(&f, 8 << 20));
+    fetch_fini(&f);
+}
+
 static void test_a_fetch_waits_for_some_minutes_at_most(void **state)
 {
     assert_int_equal(fetch_deadline_ms(1000, 500), 1500);
@@ -792,6 +834,7 @@ int main(void)
         TEST(test_what_cannot_be_copied_is_pinned),
         TEST(test_small_batches_are_copied_and_large_ones_pinned),
         TEST(test_a_store_that_is_lost_gets_back_what_was_read),
+        TEST(test_what_is_read_ahead_is_what_the_cache_will_still_have),
         TEST(test_a_fetch_waits_for_some_minutes_at_most),
         TEST(test_committed_reads_fail_when_what_was_aborted_is_forgotten),
         TEST(test_reading_stays_within_the_limits),
