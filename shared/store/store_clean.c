@@ -124,10 +124,24 @@ static bool file_overlaps(rocksdb_sst_file_metadata_t *f, uint32_t from, uint32_
     return overlaps;
 }
 
+/* Asked before the files' keys: those are told of all files of all levels at once, thousands, while
+ * nobody can write. */
+static bool upper_is_empty(struct store *s)
+{
+    char *count = rocksdb_property_value_cf(s->rocks->db, s->rocks->cf[CF_LOG],
+                                            "rocksdb.num-files-at-level0");
+    bool none = count && strcmp(count, "0") == 0;
+    rocksdb_free(count);
+    return none;
+}
+
 /* Is something of these segments in a file of the upper level? */
 static bool in_upper(struct store *s, uint32_t from, uint32_t to)
 {
     bool found = false;
+    if (upper_is_empty(s)) {
+        return false;
+    }
     rocksdb_column_family_metadata_t *c =
         rocksdb_get_column_family_metadata_cf(s->rocks->db, s->rocks->cf[CF_LOG]);
     rocksdb_level_metadata_t *upper = rocksdb_column_family_metadata_get_level_metadata(c, 0);

@@ -201,8 +201,8 @@ static enum err first_time(struct store *s, rocksdb_iterator_t *rows, uint32_t u
 }
 
 /* Has its first dirty batch waited for longer than max.compaction.lag.ms? It is read once, and of
- * few partitions in one look, for this thread has others to serve; what cannot be read is not late,
- * and is tried again after a while. */
+ * few partitions in one look, for this thread has others to serve; the next look goes on behind
+ * them. What cannot be read is not late, and is tried again after a while. */
 static bool is_late(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int64_t from,
                     int64_t now_ms)
 {
@@ -210,8 +210,11 @@ static bool is_late(struct store *s, rocksdb_iterator_t *rows, uint32_t uid, int
     bool known = p->dirty_from == from + 1;
     bool rests = p->dirty_ts == INT64_MAX && now_ms < p->dirty_again_ms &&
                  p->dirty_again_ms - now_ms <= LATE_AGAIN_MS;
-    if (!(known && (p->dirty_ts != INT64_MAX || rests)) && s->late_reads < LATE_READS_MAX) {
-        s->late_reads++;
+    bool may = s->late_place >= s->late_from && s->late_reads < LATE_READS_MAX;
+    if (!(known && (p->dirty_ts != INT64_MAX || rests)) && may) {
+        if (++s->late_reads == LATE_READS_MAX) {
+            s->late_from = s->late_place + 1;
+        }
         p->dirty_from = from + 1;
         if (first_time(s, rows, uid, from, &p->dirty_ts) != OK) {
             p->dirty_ts = INT64_MAX;
@@ -295,7 +298,7 @@ static enum err find_dirty(struct store *s, rocksdb_iterator_t *rows, int64_t no
     for (size_t i = 0; i < s->catalog->count; i++) {
         const struct store_topic *t = &s->catalog->topics[i];
         int32_t partitions = t->cleanup & STORE_CLEANUP_COMPACT ? t->partition_count : 0;
-        for (int32_t p = 0; p < partitions; p++) {
+        for (int32_t p = 0; p < partitions; p++, s->late_place++) {
             struct clean_part found;
             if (!dirty_of(s, rows, store_topic_uid(t, p), now_ms, &found)) {
                 continue;
@@ -361,10 +364,15 @@ enum err dirty_find(struct store *s, rocksdb_iterator_t *rows, int64_t now_ms,
         return ERR_NOMEM;
     }
     k->now_ms = now_ms;
+    bool all = s->late_from == 0;
     s->late_reads = 0;
+    s->late_place = 0;
     enum err e = find_parts(s, rows, now_ms, k);
-    if (s->late_reads == LATE_READS_MAX) {
+    if (s->late_reads == LATE_READS_MAX || !all) {
         s->dirty_look_ms = now_ms; /* there are more: with the next tick */
+    }
+    if (s->late_reads < LATE_READS_MAX) {
+        s->late_from = 0;
     }
     if (e == OK && k->found_count > 0) {
         k->runs = calloc(s->segment_count + 1, sizeof *k->runs);

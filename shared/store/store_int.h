@@ -319,6 +319,7 @@ struct store {
     uint32_t dropped_below; /* segments below have gone, or are on their way */
     size_t merge_seen;     /* segment_count at the last look for small neighbours */
     int late_reads;        /* in this look */
+    size_t late_place, late_from; /* among all parts that may be: at which it is; begins to read */
     int64_t rest_ms, rest_until_ms; /* after a job that gained little: for how long … */
     uint64_t rest_bytes;            /* … and what it wrote in vain */
     int64_t dirty_look_ms; /* not before that: the next look for something to compact */

@@ -68,6 +68,19 @@ int nanosleep(const struct timespec *time, struct timespec *left)
     return clock_nanosleep(CLOCK_MONOTONIC, 0, time, left) == 0 ? 0 : -1;
 }
 
+static _Atomic int descriptions;
+
+rocksdb_column_family_metadata_t *rocksdb_get_column_family_metadata_cf(
+    rocksdb_t *db, rocksdb_column_family_handle_t *cf)
+{
+    static rocksdb_column_family_metadata_t *(*real)(rocksdb_t *, rocksdb_column_family_handle_t *);
+    if (!real) {
+        *(void **)&real = dlsym(RTLD_NEXT, "rocksdb_get_column_family_metadata_cf");
+    }
+    atomic_fetch_add(&descriptions, 1);
+    return real(db, cf);
+}
+
 #pragma GCC visibility pop
 
 /* --- help ------------------------------------------------------------------------------------- */
@@ -757,6 +770,51 @@ static void test_dirtiest_of_many_partitions_come_first(void **state)
     kit_fini(&k);
 }
 
+/* Who has no time at all is read again each minute, and is many: who comes behind is read, too. */
+static void test_late_ones_are_found_behind_many_without_a_time(void **state)
+{
+    enum { MANY = 40 };
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = kit_topic(s, "a", MANY);
+    a.cleanup = STORE_CLEANUP_COMPACT;
+    a.compaction = (struct store_compaction){true, 1, 0, 1000, 1000};
+    KIT_OK(store_topic_alter(s, &a, &k.m));
+    for (int i = 0; i < MANY; i++) {
+        kit_append(&k, s, a.uid + (uint32_t)i, 0, 1, i == MANY - 1 ? 1000 : 0, 100);
+    }
+    kit_commit(&k, s);
+    KIT_OK(segment_switch(s, 1000000, &k.m));
+    bool found = false;
+    for (int minute = 0; minute < 3 && !found; minute++) {
+        found = finds_work(s, 1000000 + minute * 61000);
+    }
+    assert_true(found);
+    store_close(s);
+    kit_fini(&k);
+}
+
+/* Of thousands of files nothing is asked where none is in the upper level. */
+static void test_files_are_not_described_to_find_none_above(void **state)
+{
+    struct kit k;
+    kit_init(&k);
+    struct store *s = kit_open(&k, &k.writer);
+    struct store_topic a = compacted(&k, s, "a", 1000);
+    put(&k, s, a.uid, 0, 10, 100);
+    put(&k, s, a.uid, 0, 10, 100);
+    settle(&k, s, 1000000);
+    rocksdb_compact_range_cf(s->rocks->db, s->rocks->cf[CF_LOG], NULL, 0, NULL, 0);
+    assert_false(has_files(s, CF_LOG, "rocksdb.num-files-at-level0"));
+    atomic_store(&descriptions, 0);
+    clean(&k, s, a.uid, 1000000);
+    assert_int_equal(find_key(&k, s, a.uid, 3).count, 1);
+    assert_int_equal(atomic_load(&descriptions), 0);
+    store_close(s);
+    kit_fini(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -775,6 +833,8 @@ int main(void)
         cmocka_unit_test(test_start_that_moves_is_no_damage),
         cmocka_unit_test(test_much_written_for_little_is_followed_by_a_rest),
         cmocka_unit_test(test_dirtiest_of_many_partitions_come_first),
+        cmocka_unit_test(test_late_ones_are_found_behind_many_without_a_time),
+        cmocka_unit_test(test_files_are_not_described_to_find_none_above),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
