@@ -122,7 +122,7 @@ const struct option_row option_rows[] = {
      .default_text = "16777216",
      .doc = "Size of the tail ring, from which culex-server serves the newest records."},
     {STORE(cache_bytes), .name = "cache.bytes", .type = OPTION_LONG, .min = 0, .max = NO_LIMIT,
-     .default_text = "8388608", .doc = "RocksDB's block cache, in each process."},
+     .default_text = "8388608", .doc = "RocksDB's block cache, in each process. 0: 8 MB."},
     {STORE(flush_interval_ms), .name = "flush.interval.ms", .type = OPTION_INT, .min = 1,
      .max = 60000, .default_text = "10",
      .doc = "How often the log is synced to the disk: the most that a power failure can take."},
