@@ -178,7 +178,8 @@ def told(table):
             continue
         name, version, *what, step = cells
         yes = {w for w, c in zip(DID, what) if c} if len(what) == len(DID) else set(what[0].split("; "))
-        rows[name, version, step] = yes
+        for one in step.split(", "):
+            rows[name, version, one] = yes
     return rows
 
 
@@ -190,8 +191,11 @@ def render(rows):
         return NAMES.index(key[0]) if key[0] in NAMES else len(NAMES), key[2], number
     out = ["| client | version | " + " | ".join(DID) + " | step |", "|---" * (len(DID) + 3) + "|"]
     last = ["", "| program | version | what it did | step |", "|---" * 4 + "|"]
+    same = {}  # a row each, with all the steps that saw it
     for name, version, step in sorted(rows, key=order):
-        what = rows[name, version, step]
+        same.setdefault((name, version, frozenset(rows[name, version, step])), []).append(step)
+    for (name, version, what), steps in same.items():
+        step = ", ".join(steps)
         if name in libraries:
             cells = ["yes" if w in what else "" for w in DID]
             out.append(f"| {name} | {version} | " + " | ".join(cells) + f" | {step} |")
