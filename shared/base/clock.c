@@ -31,7 +31,7 @@ int64_t clock_wall_ms(void)
 }
 
 #ifdef __x86_64__
-#define NEAR_TICKS      100000 /* 0.1 ms at 1 GHz, 0.02 at 5 */
+#define NEAR_TICKS      500000 /* 0.5 ms at 1 GHz, 0.1 at 5 */
 #define CPUID_POWER     0x80000007u
 #define CPUID_STEADY    (1u << 8) /* in edx: at one rate in all states, also asleep */
 

@@ -10,7 +10,7 @@
 int64_t clock_wall_ms(void);
 /* Microseconds of a clock that never goes back: what timeouts are made of. */
 int64_t clock_mono_us(void);
-/* The wall clock for who asks for each message: at most 0.1 ms late, and mostly without asking the
+/* The wall clock for who asks for each message: at most 0.5 ms late, and mostly without asking the
  * kernel's clock, where the processor counts at a steady rate. */
 struct clock_near {
     uint64_t ticks;
