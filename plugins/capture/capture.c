@@ -242,8 +242,9 @@ static inline enum capture_verdict publish_put(struct capture *c, struct publish
         return e == ERR_FULL ? not_taken(c, REASON_RING_FULL)
                              : too_large(c, size, ring_frame_max(&c->ring));
     }
-    publish_frame_put(p, c->matched_ids, c->matched_count, out);
-    uint64_t pos = ring_commit(&c->ring, size);
+    uint32_t crc = publish_frame_put(p, c->matched_ids, c->matched_count, out,
+                                     ring_sum(&c->ring, size));
+    uint64_t pos = ring_commit_summed(&c->ring, size, crc);
     link_wake(c->link);
     return c->fsync_asked && !wait_for_disk(c, pos) ? CAPTURE_REFUSED : CAPTURE_TAKEN;
 }

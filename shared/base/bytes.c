@@ -178,6 +178,32 @@ __attribute__((target("sse4.2"), hot)) static uint32_t crc32c_short(uint32_t c, 
     }
     return len & 1 ? __builtin_ia32_crc32qi(c, *p) : c;
 }
+
+__attribute__((target("sse4.2"), hot)) static uint32_t crc32c_copy_short(uint32_t c, uint8_t *to,
+                                                                         const uint8_t *p,
+                                                                         size_t len)
+{
+    uint64_t wide = c;
+    for (; len >= 8; len -= 8, p += 8, to += 8) {
+        uint64_t v;
+        memcpy(&v, p, sizeof v);
+        memcpy(to, &v, sizeof v);
+        wide = __builtin_ia32_crc32di(wide, v);
+    }
+    c = (uint32_t)wide;
+    if (len & 4) {
+        uint32_t v;
+        memcpy(&v, p, sizeof v);
+        memcpy(to, &v, sizeof v);
+        c = __builtin_ia32_crc32si(c, v);
+        p += sizeof v;
+        to += sizeof v;
+    }
+    for (len &= 3; len > 0; len--) {
+        c = __builtin_ia32_crc32qi(c, *to++ = *p++);
+    }
+    return c;
+}
 #endif
 
 SELDOM static uint32_t crc32c_long(uint32_t crc, const void *data, size_t len)
@@ -202,4 +228,17 @@ HOT uint32_t crc32c(uint32_t crc, const void *data, size_t len)
     }
 #endif
     return crc32c_long(crc, data, len);
+}
+
+HOT uint32_t crc32c_copy(uint32_t crc, void *to, const void *from, size_t len)
+{
+#ifdef __x86_64__
+    if (len <= CRC_SHORT_BYTES && __builtin_cpu_supports("sse4.2")) {
+        return ~crc32c_copy_short(~crc, to, from, len);
+    }
+#endif
+    if (len > 0) {
+        memcpy(to, from, len);
+    }
+    return crc32c_long(crc, from, len);
 }

@@ -158,5 +158,8 @@ struct uuid uuid_random(void);
 
 /* CRC-32C (Castagnoli), as in Kafka batches; crc is the value so far, 0 to begin. */
 uint32_t crc32c(uint32_t crc, const void *data, size_t len);
+/* memcpy, and crc32c of what was copied, in one go. Summed where they have just been written, bytes
+ * are waited for until the processor has put its stores of them together. */
+uint32_t crc32c_copy(uint32_t crc, void *to, const void *from, size_t len);
 
 #endif

@@ -108,12 +108,19 @@ static uint32_t epoch_now(const struct ring *r)
     return (uint32_t)atomic_load_explicit(&r->file->id, memory_order_relaxed);
 }
 
+#define CRC_BYTES sizeof(uint32_t) /* of the header, which the checksum does not cover */
+
+static uint32_t crc_seed(uint64_t pos)
+{
+    return (uint32_t)(pos >> 36);
+}
+
 /* The header lies in the map, before its payload; all but the checksum itself is summed in one
  * go. */
 static uint32_t frame_crc(const uint8_t *frame, uint64_t pos, size_t payload)
 {
-    const size_t at = sizeof(uint32_t);
-    return crc32c((uint32_t)(pos >> 36), frame + at, sizeof(struct frame_header) - at + payload);
+    return crc32c(crc_seed(pos), frame + CRC_BYTES,
+                  sizeof(struct frame_header) - CRC_BYTES + payload);
 }
 
 /* --- the file --------------------------------------------------------------------------------- */
@@ -399,18 +406,17 @@ static struct frame_header header_load(const uint8_t *frame)
     };
 }
 
-/* Writes the header before its payload, which is in place, and the checksum of both. */
-HOT static void header_store(struct ring *r, uint64_t pos, size_t payload, uint32_t flag)
+/* Writes all of the header but the checksum. Returns that of what it wrote. */
+HOT static uint32_t header_store(struct ring *r, uint64_t pos, uint32_t length)
 {
-    uint8_t *frame = place(r, pos);
-    struct frame_header h = {
-        .length = (uint32_t)payload | flag,
-        .epoch = epoch_now(r),
-        .tag = (uint32_t)(pos / ALIGN),
-    };
-    memcpy(frame, &h, sizeof h);
-    h.crc = frame_crc(frame, pos, flag ? 0 : payload);
-    memcpy(frame, &h.crc, sizeof h.crc);
+    const uint32_t h[] = {length, epoch_now(r), (uint32_t)(pos / ALIGN)};
+    _Static_assert(sizeof h == sizeof(struct frame_header) - CRC_BYTES, "all but the checksum");
+    return crc32c_copy(crc_seed(pos), place(r, pos) + CRC_BYTES, h, sizeof h);
+}
+
+static void crc_store(struct ring *r, uint64_t pos, uint32_t crc)
+{
+    memcpy(place(r, pos), &crc, sizeof crc);
 }
 
 /* Is h the header of a frame at pos that ends at or before head and within the file? */
@@ -466,7 +472,8 @@ HOT enum err ring_reserve(struct ring *r, size_t len, bool keep, uint8_t **p)
         }
     }
     if (start != head) {
-        header_store(r, head, to_end - sizeof(struct frame_header), FILLER);
+        size_t filler = to_end - sizeof(struct frame_header);
+        crc_store(r, head, header_store(r, head, (uint32_t)filler | FILLER));
     }
     r->reserve_pos = start;
     r->reserve_len = (uint32_t)len;
@@ -475,11 +482,24 @@ HOT enum err ring_reserve(struct ring *r, size_t len, bool keep, uint8_t **p)
     return OK;
 }
 
-HOT uint64_t ring_commit(struct ring *r, size_t len)
+uint64_t ring_commit(struct ring *r, size_t len)
+{
+    uint32_t crc = ring_sum(r, len);
+    return ring_commit_summed(
+        r, len, crc32c(crc, place(r, r->reserve_pos) + sizeof(struct frame_header), len));
+}
+
+HOT uint32_t ring_sum(struct ring *r, size_t len)
+{
+    ASSERT(r->reserved && len <= r->reserve_len);
+    return header_store(r, r->reserve_pos, (uint32_t)len);
+}
+
+HOT uint64_t ring_commit_summed(struct ring *r, size_t len, uint32_t crc)
 {
     ASSERT(r->reserved && len <= r->reserve_len);
     r->reserved = false;
-    header_store(r, r->reserve_pos, len, 0);
+    crc_store(r, r->reserve_pos, crc);
     uint64_t next = r->reserve_pos + frame_bytes(len);
     atomic_store_explicit(&r->file->head, next, memory_order_release);
     /* The lines of the next frame, which the reader's processor had last, come here meanwhile. */

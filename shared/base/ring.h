@@ -36,7 +36,6 @@ struct ring {
     uint64_t mask; /* bytes - 1 where bytes is a power of two, else 0 */
     int fd; /* writer: holds the lock of the file; -1 in readers */
     bool writer;
-    char apart[64];       /* a thread that reads frames must not want the line of what follows */
     bool reserved;        /* between ring_reserve and ring_commit or ring_abandon */
     uint32_t reserve_len; /* bytes of the frame being written */
     uint64_t reserve_pos; /* its start */
@@ -77,6 +76,10 @@ enum err ring_reserve(struct ring *r, size_t len, bool keep, uint8_t **p) MUST_C
 /* Makes the reserved frame visible (store-release of head). len may be shorter than reserved.
  * Returns the frame's position. */
 uint64_t ring_commit(struct ring *r, size_t len);
+/* The same for who sums while it copies: ring_sum begins the checksum of a frame of len bytes,
+ * crc32c of the bytes goes on with it, and ring_commit_summed takes the end of it. */
+uint32_t ring_sum(struct ring *r, size_t len);
+uint64_t ring_commit_summed(struct ring *r, size_t len, uint32_t crc);
 void ring_abandon(struct ring *r);
 
 /* Position one past the newest frame (load-acquire). */

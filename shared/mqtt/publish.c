@@ -1,5 +1,4 @@
-/* The frame of a publish in the capture ring, in the byte order of the machine (ring and processes
- * share it):
+/* The frame of a publish in the capture ring, little-endian:
  *
  *    0 version u8 | 1 flags u8 | 2 stream count u16 | 4 payload bytes u32
  *    8 timestamp i64
@@ -20,15 +19,6 @@
 #define FLAG_RETAIN   0x04
 #define FLAG_CLIENT   0x08
 #define FLAG_USERNAME 0x10
-
-struct frame_head {
-    uint8_t version, flags;
-    uint16_t stream_count;
-    uint32_t payload_bytes;
-    int64_t timestamp_ms;
-    uint16_t topic_bytes, client_bytes, username_bytes, property_count;
-};
-_Static_assert(sizeof(struct frame_head) == FRAME_HEAD_BYTES, "as drawn above");
 
 enum property_kind {
     PROPERTY_USER,
@@ -77,6 +67,12 @@ static size_t publish_singles(const struct publish *p, struct single *out)
         }
     }
     return n;
+}
+
+SELDOM static size_t properties_count(const struct publish *p)
+{
+    struct single singles[PROPERTY_KINDS];
+    return publish_singles(p, singles) + p->user_count;
 }
 
 static bool property_fits(struct slice name, struct slice value)
@@ -140,51 +136,53 @@ static uint8_t *put_property(uint8_t *p, enum property_kind kind, struct slice n
     return put_bytes(p, value.data, value.len);
 }
 
-/* And their count, into the two bytes at `counted`. */
-SELDOM static uint8_t *put_properties(uint8_t *out, const struct publish *p, uint8_t *counted)
+SELDOM static uint8_t *put_properties(uint8_t *out, const struct publish *p, uint32_t *crc)
 {
     struct single singles[PROPERTY_KINDS];
     size_t single_count = publish_singles(p, singles);
-    (void)put_u16(counted, single_count + p->user_count);
+    const uint8_t *begin = out;
     for (size_t i = 0; i < single_count; i++) {
         out = put_property(out, singles[i].kind, slice_make(NULL, 0), singles[i].value);
     }
     for (uint32_t i = 0; i < p->user_count; i++) {
         out = put_property(out, PROPERTY_USER, p->user[i].name, p->user[i].value);
     }
+    *crc = crc32c(*crc, begin, (size_t)(out - begin));
     return out;
 }
 
-HOT void publish_frame_put(const struct publish *p, const uint64_t *streams, size_t stream_count,
-                           uint8_t *out)
+static inline uint8_t *put_summed(uint8_t *out, const void *data, size_t n, uint32_t *crc)
 {
-    const struct frame_head head = {
-        .version = FRAME_VERSION,
-        .flags = (uint8_t)((p->qos & FLAG_QOS) | (p->retain ? FLAG_RETAIN : 0) |
-                           (p->client_id.data ? FLAG_CLIENT : 0) |
-                           (p->username.data ? FLAG_USERNAME : 0)),
-        .stream_count = (uint16_t)stream_count,
-        .payload_bytes = (uint32_t)p->payload.len,
-        .timestamp_ms = p->timestamp_ms,
-        .topic_bytes = (uint16_t)p->topic.len,
-        .client_bytes = (uint16_t)p->client_id.len,
-        .username_bytes = (uint16_t)p->username.len,
+    *crc = crc32c_copy(*crc, out, data, n);
+    return out + n;
+}
+
+HOT uint32_t publish_frame_put(const struct publish *p, const uint64_t *streams,
+                               size_t stream_count, uint8_t *out, uint32_t crc)
+{
+    unsigned flags = (p->qos & FLAG_QOS) | (p->retain ? FLAG_RETAIN : 0u) |
+                     (p->client_id.data ? FLAG_CLIENT : 0u) |
+                     (p->username.data ? FLAG_USERNAME : 0u);
+    /* In words: one that was written in pieces is waited for when it is read. */
+    const uint64_t head[] = {
+        FRAME_VERSION | flags << 8 | (uint64_t)stream_count << 16 | (uint64_t)p->payload.len << 32,
+        (uint64_t)p->timestamp_ms,
+        p->topic.len | p->client_id.len << 16 | p->username.len << 32 |
+            (has_properties(p) ? properties_count(p) << 48 : 0),
     };
-    uint8_t *property_count = out + offsetof(struct frame_head, property_count);
-    memcpy(out, &head, sizeof head);
-    out += sizeof head;
-    for (size_t i = 0; i < stream_count; i++, out += sizeof streams[0]) {
-        memcpy(out, &streams[i], sizeof streams[0]);
-    }
-    out = put_bytes(out, p->topic.data, p->topic.len);
-    out = put_bytes(out, p->client_id.data, p->client_id.len);
+    _Static_assert(sizeof head == FRAME_HEAD_BYTES, "as drawn above");
+    out = put_summed(out, head, sizeof head, &crc);
+    out = put_summed(out, streams, stream_count * sizeof streams[0], &crc);
+    out = put_summed(out, p->topic.data, p->topic.len, &crc);
+    out = put_summed(out, p->client_id.data, p->client_id.len, &crc);
     if (p->username.len) {
-        out = put_bytes(out, p->username.data, p->username.len);
+        out = put_summed(out, p->username.data, p->username.len, &crc);
     }
     if (has_properties(p)) {
-        out = put_properties(out, p, property_count);
+        out = put_properties(out, p, &crc);
     }
-    (void)put_bytes(out, p->payload.data, p->payload.len); /* the end is where it must be */
+    (void)put_summed(out, p->payload.data, p->payload.len, &crc);
+    return crc;
 }
 
 static uint16_t get_u16(struct reader *r)
@@ -246,10 +244,10 @@ enum err publish_frame_get(struct slice frame, struct publish_frame *f)
     }
     uint8_t flags = reader_u8(&r);
     struct publish *p = &f->publish;
-    *p = (struct publish){.qos = flags & FLAG_QOS,
-                          .retain = flags & FLAG_RETAIN,
-                          .payload_format = -1,
-                          .user = f->properties};
+    publish_init(p);
+    p->qos = flags & FLAG_QOS;
+    p->retain = flags & FLAG_RETAIN;
+    p->user = f->properties;
     f->stream_count = get_u16(&r);
     uint32_t payload_len = 0;
     struct slice raw = reader_bytes(&r, sizeof payload_len);

@@ -223,6 +223,20 @@ static void test_crc32c_is_the_same_for_each_length_and_alignment(void **state)
     }
 }
 
+static void test_crc32c_copies_what_it_sums(void **state)
+{
+    uint8_t data[1200], to[1200];
+    random_bytes(data, sizeof data);
+    for (size_t len = 0; len < 1100; len++) {
+        const uint8_t *p = data + len % 9;
+        uint8_t *q = to + len % 7;
+        memset(to, 0xa5, sizeof to);
+        assert_int_equal(crc32c_copy(7, q, p, len), crc32c(7, p, len));
+        assert_memory_equal(q, p, len);
+        assert_true(q[len] == 0xa5 && (q == to || q[-1] == 0xa5));
+    }
+}
+
 static void test_crc32c_goes_on_from_any_cut(void **state)
 {
     uint8_t data[1000];
@@ -274,6 +288,7 @@ int main(void)
         cmocka_unit_test(test_random_uuids_differ_and_never_begin_with_a_dash),
         cmocka_unit_test(test_crc32c_has_the_published_values),
         cmocka_unit_test(test_crc32c_is_the_same_for_each_length_and_alignment),
+        cmocka_unit_test(test_crc32c_copies_what_it_sums),
         cmocka_unit_test(test_crc32c_goes_on_from_any_cut),
         cmocka_unit_test(test_error_names_and_messages),
         cmocka_unit_test(test_clock_takes_its_time_from_a_test),

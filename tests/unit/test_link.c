@@ -210,8 +210,7 @@ static uint64_t ring_fill(struct ring *ring, const uint64_t *ids, uint64_t *pos)
         uint8_t *out;
         size_t size = publish_frame_size(&p, 2);
         assert_int_equal(ring_reserve(ring, size, true, &out), OK);
-        publish_frame_put(&p, ids, 2, out);
-        ring_commit(ring, size);
+        ring_commit_summed(ring, size, publish_frame_put(&p, ids, 2, out, ring_sum(ring, size)));
         pos[i] = ring_head(ring); /* behind it */
     }
     return ring_head(ring);

@@ -319,7 +319,8 @@ static uint8_t *encode(const struct publish *p, const uint64_t *ids, size_t n, s
     assert_true(*len > 0);
     uint8_t *out = malloc(*len); /* exactly, so that one byte more is seen */
     assert_non_null(out);
-    publish_frame_put(p, ids, n, out);
+    uint32_t crc = publish_frame_put(p, ids, n, out, 7);
+    assert_int_equal(crc, crc32c(7, out, *len));
     return out;
 }
 
