@@ -60,19 +60,21 @@ struct instance {
 
 /* The one capture of this process and what belongs to it; broker's thread. */
 static struct {
+    /* Looked at for each message. */
     struct capture *capture;
     unsigned instances;
+    bool broker_2_1;
+    size_t owned_count;
+    void *owned[PUBLISH_USER_PROPERTIES_MAX * 2 + 8]; /* copies that the broker made for us */
+
     char *options;     /* of the first line, to compare */
     char *names[OPTIONS_MAX], *values[OPTIONS_MAX]; /* of the first line, for a reload */
     size_t option_count;
-    bool broker_2_1;
     struct {
         const struct instance *by;
         const void *client, *topic, *payload;
     } last; /* message, since the last tick */
     struct publish_property properties[PUBLISH_USER_PROPERTIES_MAX];
-    void *owned[PUBLISH_USER_PROPERTIES_MAX * 2 + 8]; /* copies that the broker made for us */
-    size_t owned_count;
 } culex;
 
 /* --- log and counters ------------------------------------------------------------------------- */
@@ -213,13 +215,12 @@ SELDOM static int refusal(const struct mosquitto_evt_message *ed)
 static inline enum capture_verdict take(const struct mosquitto_evt_message *ed, struct slice topic,
                                         unsigned needs)
 {
-    struct publish p = {
-        .topic = topic,
-        .payload = slice_make(ed->payload, ed->payloadlen),
-        .qos = ed->qos,
-        .retain = ed->retain,
-        .payload_format = -1,
-    };
+    struct publish p;
+    publish_init(&p);
+    p.topic = topic;
+    p.payload = slice_make(ed->payload, ed->payloadlen);
+    p.qos = ed->qos;
+    p.retain = ed->retain;
     if (needs & NEEDS_CLIENT_ID) {
         p.client_id = slice_str(mosquitto_client_id(ed->client));
     }
