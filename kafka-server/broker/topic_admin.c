@@ -361,6 +361,7 @@ static enum kerr store_new(const struct topic_admin *a, const struct topic_order
     struct store_topic row = {.partition_count = made->partition_count};
     snprintf(row.name, sizeof row.name, "%.*s", (int)o->name.len, (const char *)o->name.data);
     enum err e = fill_row(&row, made->configs, a->config, m);
+    e = e == OK ? store_has_room(a->own, m) : e;
     e = e == OK ? store_topic_create(a->own, &row, m) : e;
     free(row.attributes);
     if (e != OK) {

@@ -464,8 +464,8 @@ static enum err begin_task(struct writer *w, struct turn *t, struct task *task)
                    text_of(task, "command"));
 }
 
-/* The rows, the file, and the broker's turn. Topics that are made need a disk that is not full;
- * where streams only go, their rows may be written all the same. */
+/* The rows, the file, and the broker's turn. Nobody may bind on a full disk, though it could be
+ * done (and is, where it filled up meanwhile); where streams only go, their rows are written. */
 static enum err commit_turn(struct writer *w, const struct turn *t, struct errmsg *m)
 {
     enum err e = t->makes_topics ? store_has_room(w->store, m) : OK;

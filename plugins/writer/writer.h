@@ -76,6 +76,7 @@ struct writer {
     uint64_t read_pos;
     int64_t next_try_us, housekeeping_us, shown_us;
     int backoff_ms;
+    uint64_t order_tried; /* number of the last configuration that the store was shown */
     struct log_limit lost_log;
 
     pthread_t listener;

@@ -16,7 +16,9 @@
  * it from there.
  *
  * Configurations wait in a queue until the store has seen each of them, in order: a publish that
- * was taken for a stream of any of them finds its stream made. */
+ * was taken for a stream of any of them finds its stream made. A full disk holds none up: topics
+ * are made of what the store keeps free. Behind a configuration that waited, nothing could be
+ * unbound, and at a start nothing be removed, that makes room. */
 #include "plugins/writer/writer.h"
 
 #include "shared/base/clock.h"
@@ -165,7 +167,7 @@ static enum err writer_find_position(struct writer *w, struct errmsg *m)
     w->read_pos = consumed;
     e = writer_position_put(w, consumed);
     e = e ? err_set(m, e, "cannot note the ring position: %s", err_name(e))
-          : store_commit(w->store, m);
+          : store_commit_rows(w->store, m);
     if (!e) {
         atomic_store(&w->link->position_known, 1);
     }
@@ -254,6 +256,7 @@ static enum err take_orders(struct writer *w, struct errmsg *m)
 {
     struct order *o;
     while ((o = orders_first_waiting(w))) {
+        w->order_tried = o->number;
         enum err e = streams_sync(w->link, w->store, &w->by_id, &o->config, NULL, m);
         if (e) {
             return e;
@@ -266,9 +269,17 @@ static enum err take_orders(struct writer *w, struct errmsg *m)
     return OK;
 }
 
+/* On a full disk, too: what a configuration takes away makes room there. */
+static bool order_is_new(struct writer *w)
+{
+    const struct order *o = w->store ? orders_first_waiting(w) : NULL;
+    return o && o->number != w->order_tried;
+}
+
 bool writer_ready(struct writer *w)
 {
-    if (clock_mono_us() < w->next_try_us) {
+    bool waits = clock_mono_us() < w->next_try_us;
+    if (waits && !order_is_new(w)) {
         return false;
     }
     struct errmsg m;
@@ -281,7 +292,7 @@ bool writer_ready(struct writer *w)
     if (e) {
         writer_failed(w, e, m.text);
     }
-    return e == OK;
+    return e == OK && !waits;
 }
 
 /* --- a ring that is gone ---------------------------------------------------------------------- */

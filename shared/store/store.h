@@ -102,8 +102,9 @@ const struct store_topic *store_catalog_find(const struct store_catalog *c, stru
 
 /* Writer. Fills id (when it is zero), uid and created_ms of t. This and the calls below write at
  * once, with a WriteBatch of their own, whatever is pending: so a topic exists before its first
- * batch can.
- * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL, ERR_IO. */
+ * batch can. Its few bytes go into what is kept free of the disk: whoever has a choice asks
+ * store_has_room before.
+ * ERR_EXISTS, ERR_INVALID (name, partitions), ERR_FULL (not a byte is left), ERR_IO. */
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m) MUST_CHECK;
 /* Writer. How many partitions can still be made in this store, ever. */
 uint32_t store_partitions_left(const struct store *s);
@@ -141,10 +142,10 @@ enum err store_delete(struct store *s, struct slice key) MUST_CHECK;
  * may succeed. With STORE_BROKEN the WriteBatch may yet turn out to be in the log, whole, when the
  * store is opened again: the owner's rows in it say so. Nothing pending: OK at once. */
 enum err store_commit(struct store *s, struct errmsg *m) MUST_CHECK;
-/* The same for a few rows, and without appends, of what is going to make room: also where the disk
- * is so full that nothing else is taken. */
+/* The same for a few rows without appends, which whatever makes room cannot do without: also where
+ * the disk is so full that nothing else is taken. */
 enum err store_commit_rows(struct store *s, struct errmsg *m) MUST_CHECK;
-/* ERR_FULL: not for topics that are made, nor for appends. */
+/* ERR_FULL: not for appends, nor for topics that somebody would like to have. */
 enum err store_has_room(struct store *s, struct errmsg *m) MUST_CHECK;
 void store_rollback(struct store *s);
 /* Bytes pending. */

@@ -575,9 +575,6 @@ enum err store_topic_create(struct store *s, struct store_topic *t, struct errms
         e = err_set(m, ERR_INVALID, "store %s: no more than %u partitions can ever be made",
                     s->dir, STORE_UIDS_MAX);
     }
-    if (e == OK) {
-        e = space_check(s, m);
-    }
     if (e != OK) {
         return e;
     }

@@ -40,10 +40,16 @@ const struct store_topic *store_catalog_find(const struct store_catalog *c, stru
     return NULL;
 }
 
+enum err store_has_room(struct store *s, struct errmsg *m)
+{
+    return s->fails == ERR_FULL ? err_set(m, ERR_FULL, "as the test wants it") : OK;
+}
+
 enum err store_topic_create(struct store *s, struct store_topic *t, struct errmsg *m)
 {
-    s->created += s->fails == OK;
-    return s->fails == OK ? OK : err_set(m, s->fails, "as the test wants it");
+    bool ok = s->fails == OK || s->fails == ERR_FULL; /* which is asked before */
+    s->created += ok;
+    return ok ? OK : err_set(m, s->fails, "as the test wants it");
 }
 
 enum err store_topic_delete(struct store *s, struct slice name, struct errmsg *m)
