@@ -572,6 +572,7 @@ static bool reload(struct server *s)
     buf_init(&is, CONFIG_FILE_BYTES_MAX);
     for (size_t i = 0; e == OK && i < option_count(); i++) {
         apply_row(s, &fresh, i, &was, &is);
+        s->config.said[i] = fresh.said[i];
     }
     buf_fini(&was);
     buf_fini(&is);

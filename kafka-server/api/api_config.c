@@ -433,7 +433,7 @@ static void add_option(struct listing *l, size_t i, struct buf *text)
     int32_t n = 2;
     if (is_default_of_topics(v.name)) {
         n = tell_synonyms(told, 0, synonyms, topic_config_synonyms(v.name, NULL, c, synonyms));
-    } else if (strcmp(value, v.default_text) == 0) {
+    } else if (strcmp(value, v.default_text) == 0 && !option_said(c, i)) {
         told[0].source = CONFIG_SOURCE_DEFAULT;
         n = 1;
     }

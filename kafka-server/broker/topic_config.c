@@ -486,18 +486,23 @@ static const struct setting *setting_find(const char *name)
     return bsearch(&key, settings, setting_count, sizeof *settings, compare_settings);
 }
 
-/* The server's setting of that name, appended to out where it says something. NULL: there is no
- * such setting; else its default ("": none). */
-static const char *server_text(const char *name, const struct config *c, struct buf *out)
+/* The server's setting of that name, appended to out where it says something; *said: not because
+ * it is the default. NULL: there is no such setting; else its default ("": none). */
+static const char *server_text(const char *name, const struct config *c, struct buf *out,
+                               bool *said)
 {
     struct option_view v;
     const struct setting *x = setting_find(name);
+    size_t from = out->len;
+    *said = false;
     if (x == NULL) {
         return NULL;
     }
     option_view(x->at, &v);
     if (c != NULL) {
         option_value_text(c, x->at, out);
+        *said = out->len > from && (option_said(c, x->at) ||
+                                    strcmp(buf_text(out) + from, v.default_text) != 0);
     }
     return v.default_text;
 }
@@ -513,8 +518,9 @@ static size_t put_synonym(const char *name, const char *usual, const struct conf
 {
     struct buf text;
     buf_init(&text, TOPIC_CONFIG_SYNONYM_BYTES);
-    const char *own = server_text(name, c, &text);
-    bool there = said ? own != NULL && text.len > 0 && strcmp(buf_text(&text), own) != 0
+    bool was_said;
+    const char *own = server_text(name, c, &text, &was_said);
+    bool there = said ? was_said
                       : own != NULL ? own[0] != '\0' : usual != NULL;
     if (there) {
         *out = (struct topic_config_synonym){
@@ -558,7 +564,8 @@ static bool coarser_text(const char *fine, const struct config *c, struct buf *o
         if (strcmp(coarser[i].fine, fine) == 0) {
             struct buf text;
             buf_init(&text, TOPIC_CONFIG_SYNONYM_BYTES);
-            (void)server_text(coarser[i].name, c, &text); /* it is in the table */
+            bool said; /* or its default: it says something */
+            (void)server_text(coarser[i].name, c, &text, &said); /* it is in the table */
             found = text.len > 0;
             int64_t n = found ? strtoll(buf_text(&text), NULL, 10) : 0;
             buf_fini(&text);
@@ -580,10 +587,10 @@ enum config_source topic_config_value(const struct topic_config *row, const json
     }
     if (c != NULL && row->synonym != NULL) {
         size_t from = out->len;
-        const char *usual = server_text(row->synonym, c, out);
+        bool said;
+        (void)server_text(row->synonym, c, out, &said); /* there may be no such setting */
         if (out->len > from) {
-            return strcmp(buf_text(out) + from, usual) == 0 ? CONFIG_SOURCE_DEFAULT
-                                                            : CONFIG_SOURCE_STATIC_BROKER;
+            return said ? CONFIG_SOURCE_STATIC_BROKER : CONFIG_SOURCE_DEFAULT;
         }
         if (coarser_text(row->synonym, c, out)) {
             return CONFIG_SOURCE_DEFAULT; /* as Kafka says it */

@@ -42,7 +42,7 @@ struct walk {
     size_t mistakes, warnings;
     bool nomem;
     bool streams_alone; /* the file of config_load_streams */
-    uint8_t origin[OPTION_ROWS_MAX]; /* of a stream's rows, from plugin_opt_ lines alone */
+    uint8_t origin[CONFIG_OPTIONS_MAX]; /* of a stream's rows, from plugin_opt_ lines alone */
 };
 
 /* An object of the document on its way through. */

@@ -29,6 +29,7 @@
 #define CONFIG_LAGS_CONTRADICT "is less than min.compaction.lag.ms"
 #define CONFIG_COMPACT_NEEDS_KEY                                                          \
     "is \"none\", but cleanup.policy is compact, which keeps the newest record of each key"
+#define CONFIG_OPTIONS_MAX     96   /* rows of the table of options */
 #define CONFIG_UNSET INT64_MIN /* a number that has no default and was not said */
 /* For what config_pack makes. The most comes from plugin_opt_filter: CONFIG_FILTERS_MAX filters of
  * 64 KiB. Of a file it is CONFIG_FILE_BYTES_MAX and, in each of CONFIG_STREAMS_MAX streams, less
@@ -158,6 +159,7 @@ struct config {
     int32_t sys_interval_ms; /* the plugin's counters under $SYS */
     struct config_store store;
     struct config_server server;
+    bool said[CONFIG_OPTIONS_MAX]; /* by row: somebody has set it; ask option_said */
     struct config_stream *streams;
     size_t stream_count;
     struct buf mistakes; /* lines, after a failure */
@@ -255,6 +257,8 @@ struct option_view {
 };
 size_t option_count(void);
 void option_view(size_t i, struct option_view *v);
+/* Has somebody set a row of `server`, `store` or "", if only to its default? */
+bool option_said(const struct config *c, size_t i);
 /* Current value of a row of `server`, `store` or "" as text. */
 void option_value_text(const struct config *c, size_t i, struct buf *out);
 /* The same for a row of `stream`; nothing for filters. */

@@ -387,7 +387,7 @@ const struct option_row option_rows[] = {
      .choices = level_choices, .reload = true, .doc = "error, warn, info or debug."},
 };
 const size_t option_row_count = sizeof option_rows / sizeof option_rows[0];
-_Static_assert(sizeof option_rows / sizeof option_rows[0] <= OPTION_ROWS_MAX, "OPTION_ROWS_MAX");
+_Static_assert(sizeof option_rows / sizeof option_rows[0] <= CONFIG_OPTIONS_MAX, "too many");
 
 const char *option_section_name(enum option_section section)
 {
@@ -472,11 +472,20 @@ static int64_t row_get(const struct option_row *row, const void *base)
     return row->width == 1 ? *(const bool *)p : *(const int32_t *)p;
 }
 
+/* Of a stream's rows others keep it. */
+static void note_said(const struct option_row *row, void *base, bool said)
+{
+    if (row->section != SECTION_STREAM) {
+        ((struct config *)base)->said[row - option_rows] = said;
+    }
+}
+
 enum err option_set_number(const struct option_row *row, void *base, int64_t value,
                            struct errmsg *m)
 {
     if (row->type == OPTION_BOOL) {
         row_put(row, base, value);
+        note_said(row, base, true);
         return OK;
     }
     if (value < row->min || value > row->max) {
@@ -493,6 +502,7 @@ enum err option_set_number(const struct option_row *row, void *base, int64_t val
     enum err e = row->check ? row->check(text, m) : OK;
     if (!e) {
         row_put(row, base, value);
+        note_said(row, base, true);
     }
     return e;
 }
@@ -505,6 +515,7 @@ enum err option_set_double(const struct option_row *row, void *base, double valu
                        value < (double)row->min ? "small" : "large", row->min, row->max);
     }
     memcpy(row_field(row, base), &value, sizeof value);
+    note_said(row, base, true);
     return OK;
 }
 
@@ -559,6 +570,7 @@ enum err option_set_string(const struct option_row *row, void *base, const char 
         }
         if (row->type == OPTION_CHOICE) {
             row_put(row, base, index);
+            note_said(row, base, true);
             return OK;
         }
         text = row->choices[index];
@@ -573,6 +585,7 @@ enum err option_set_string(const struct option_row *row, void *base, const char 
     }
     free(row_string(row, base));
     memcpy(row_field(row, base), &copy, sizeof copy);
+    note_said(row, base, true);
     return OK;
 }
 
@@ -586,6 +599,7 @@ enum err option_set_text(const struct option_row *row, void *base, const char *t
 {
     if (is_number(row) && !*row->default_text && !*text) {
         row_put(row, base, CONFIG_UNSET);
+        note_said(row, base, true);
         return OK;
     }
     switch (row->type) {
@@ -631,6 +645,7 @@ enum err option_set_defaults(enum option_section section, void *base)
         if (e) {
             return e;
         }
+        note_said(row, base, false);
     }
     return OK;
 }
@@ -782,6 +797,11 @@ static void row_text(const struct option_row *row, const void *base, struct buf 
     } else if (row_get(row, base) != CONFIG_UNSET) {
         buf_printf(out, "%" PRId64, row_get(row, base));
     }
+}
+
+bool option_said(const struct config *c, size_t i)
+{
+    return c->said[i];
 }
 
 void option_value_text(const struct config *c, size_t i, struct buf *out)

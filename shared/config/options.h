@@ -23,8 +23,6 @@ struct option_row {
     const char *doc;
 };
 
-#define OPTION_ROWS_MAX 96
-
 extern const struct option_row option_rows[];
 extern const size_t option_row_count;
 

@@ -229,12 +229,18 @@ def test_topics_follow_the_servers_defaults_where_they_say_nothing_themselves(cu
         }
         assert trim(w, "usual") == 0
 
-        c.server_settings = {"log.retention.minutes": 7, "log.retention.ms": 1000, "log.cleanup.policy": "compact"}
+        # A default that is written down is the file's.
+        c.server_settings = {"log.retention.minutes": 7, "log.retention.ms": 1000, "log.cleanup.policy": "compact",
+                             "compression.type": "producer", "log.segment.bytes": 1 << 30}
         c.write_config()
         reload(c, "configuration read again")
         ms = [("log.retention.ms", "1000", FILE_SAYS), ("log.retention.minutes", "7", FILE_SAYS), hours]
-        assert described(w, 2, "usual", "retention.ms", "compression.type") == {
-            "retention.ms": ("1000", FILE_SAYS, ms), "compression.type": ("producer", KAFKA_SAYS, [codec])}
+        segment = ("log.segment.bytes", str(1 << 30), KAFKA_SAYS)
+        assert described(w, 2, "usual", "retention.ms", "compression.type", "segment.bytes") == {
+            "retention.ms": ("1000", FILE_SAYS, ms),
+            "compression.type": ("producer", FILE_SAYS, [("compression.type", "producer", FILE_SAYS), codec]),
+            "segment.bytes": (segment[1], FILE_SAYS, [(*segment[:2], FILE_SAYS), segment])}
+        assert described(w, 4, "1", "delete.topic.enable")["delete.topic.enable"][1] == KAFKA_SAYS
         assert described(w, 2, "own", "retention.ms")["retention.ms"] == (
             "5", TOPIC_SAYS, [("retention.ms", "5", TOPIC_SAYS), *ms])
         assert [trim(w, t) for t in ("usual", "own")] == [POLICY_VIOLATION] * 2  # it is in force, not only told

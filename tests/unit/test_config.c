@@ -638,6 +638,32 @@ static void test_rows_can_be_shown(void **state)
     config_fini(&c);
 }
 
+/* Also where it says what is the default: who is asked tells whose it is. */
+static void test_what_was_said_is_known_of_each_row(void **state)
+{
+    static const char *const names[] = {"node.id", "log.level", "delete.topic.enable",
+                                        "log.cleaner.min.cleanable.ratio", "log.cleanup.policy",
+                                        "compression.type", "cache.bytes", "num.partitions"};
+    struct config c;
+    setenv("CULEX_NUM_PARTITIONS", "1", 1);
+    assert_loads(&c,
+                 "{\"store\": {\"cache.bytes\": 8388608}, \"server\": {\"node.id\": 1,"
+                 " \"log.level\": \"info\", \"delete.topic.enable\": true,"
+                 " \"log.cleaner.min.cleanable.ratio\": 0.5, \"log.cleanup.policy\": \"delete\","
+                 " \"compression.type\": \"producer\"}}");
+    for (size_t i = 0; i < option_count(); i++) {
+        struct option_view v;
+        bool said = false;
+        option_view(i, &v);
+        for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+            said = said || strcmp(names[k], v.name) == 0;
+        }
+        assert_int_equal(option_said(&c, i), said);
+    }
+    config_fini(&c);
+    unsetenv("CULEX_NUM_PARTITIONS");
+}
+
 /* Whatever is cut off or spoiled: an answer, no crash (the sanitizers look on). */
 static void test_spoiled_text_never_crashes(void **state)
 {
@@ -682,6 +708,7 @@ int main(void)
         cmocka_unit_test(test_options_of_the_broker_have_their_sentences),
         cmocka_unit_test(test_an_option_of_the_broker_has_one_value),
         cmocka_unit_test(test_rows_can_be_shown),
+        cmocka_unit_test(test_what_was_said_is_known_of_each_row),
         cmocka_unit_test(test_spoiled_text_never_crashes),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

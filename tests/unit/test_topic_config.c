@@ -202,6 +202,28 @@ static void test_values_come_from_the_nearest_that_says(void **state)
     json_decref(configs);
 }
 
+/* As Kafka has it: what is written down is the broker's, whatever the value. */
+static void test_a_default_that_is_written_down_is_the_servers(void **state)
+{
+    struct topic_config_synonym of[TOPIC_CONFIG_SYNONYMS_MAX];
+    struct buf b;
+    const struct topic_config *row = topic_config_find(slice_str("max.message.bytes"));
+    buf_init(&b, 1000);
+    for (size_t i = 0; i < option_count(); i++) {
+        struct option_view v;
+        option_view(i, &v);
+        assert_false(option_said(&config, i));
+        config.said[i] = strcmp(v.name, row->synonym) == 0;
+    }
+    assert_int_equal(topic_config_value(row, NULL, &config, &b), CONFIG_SOURCE_STATIC_BROKER);
+    assert_string_equal(buf_text(&b), row->usual);
+    assert_int_equal(topic_config_synonyms(row->synonym, NULL, &config, of), 2);
+    assert_int_equal(of[0].source, CONFIG_SOURCE_STATIC_BROKER);
+    assert_string_equal(of[0].value, row->usual);
+    assert_int_equal(of[1].source, CONFIG_SOURCE_DEFAULT);
+    buf_fini(&b);
+}
+
 static void assert_retention(const char *want, enum config_source source)
 {
     struct buf b;
@@ -318,6 +340,7 @@ int main(void)
         TEST(test_lists_grow_and_shrink),
         TEST(test_configs_come_back_out_of_attributes),
         TEST(test_values_come_from_the_nearest_that_says),
+        TEST(test_a_default_that_is_written_down_is_the_servers),
         TEST(test_coarser_settings_of_the_server_say_what_finer_ones_do_not),
         TEST(test_what_has_an_effect_has_a_setting_of_the_server),
         TEST(test_settings_are_kafkas_numbers),
