@@ -230,6 +230,7 @@ static void delete_staged(struct coordinator *c)
 {
     for (size_t i = 0; i < c->staged_count; i++) {
         const struct offset_entry *e = c->staged[i];
+        c->staged_seen++;
         if (e->group->deleting && !e->removes) {
             offset_row_key(&c->key, e->group->group->id, e->topic, e->partition);
             journal_delete(c->journal, buf_slice(&c->key));

@@ -44,6 +44,7 @@ struct coordinator {
     struct offsets_topics offset_topics; /* of all groups */
     struct offset_entry **staged;
     size_t staged_count, staged_room;
+    size_t staged_seen; /* how many were looked at, ever, for groups that go: see the tests */
     size_t bytes;              /* metadata and assignments of all groups */
     size_t offset_count;       /* of all groups */
     size_t held;               /* of all groups */

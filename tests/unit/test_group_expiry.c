@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "kafka-server/broker/coordinator.h"
+#include "kafka-server/broker/coordinator_int.h"
 #include "shared/base/clock.h"
 #include "shared/base/log.h"
 
@@ -178,6 +178,25 @@ static void test_a_sweep_that_cannot_be_stored_waits_for_the_next(void **state)
     assert_int_equal(coordinator_count(c), 0);
 }
 
+/* Each group once with all that the turn has put would be a thousand million looks. */
+static void test_what_a_turn_has_put_is_looked_at_once_where_many_groups_go(void **state)
+{
+    enum { GONE = 30000 };
+    char name[32];
+    commit_all();
+    deletes_most = 0;
+    for (int i = 0; i < GONE; i++) {
+        snprintf(name, sizeof name, "g%d", i);
+        commit(name);
+        assert_int_equal(coordinator_delete_group(c, slice_str(name)), KERR_NONE);
+    }
+    commit("young");
+    journal_flush(j);
+    assert_int_equal(coordinator_count(c), GROUPS - GONE + 1);
+    assert_int_equal(deletes_most, 3 * GONE); /* its row, its offset, and what this turn has put */
+    assert_int_equal(c->staged_seen, GONE + 1);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -185,6 +204,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_many_groups_expire_in_many_turns),
         T(test_groups_may_go_where_a_sweep_has_stopped),
+        T(test_what_a_turn_has_put_is_looked_at_once_where_many_groups_go),
         T(test_a_sweep_that_cannot_be_stored_waits_for_the_next),
         T(test_groups_without_expired_offsets_are_looked_at_in_many_turns_too),
     };
