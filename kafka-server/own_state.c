@@ -197,7 +197,7 @@ static enum err open_all(struct server *s, struct errmsg *m)
 {
     ASSERT(s->producers == NULL && s->transactions == NULL); /* they hold on to the groups */
     enum err e = find_cluster_id(s, m);
-    if (s->journal != NULL) {
+    if (e == OK && s->journal != NULL) {
         journal_set_store(s->journal, s->own);
     } else if (e == OK) {
         e = journal_open(&s->journal, s->own, m);

@@ -4,7 +4,9 @@
  * While it is away, producers and transactions are not there, and who asks for them is told to try
  * again. Groups stay in memory: heartbeats and committed offsets are answered from there, but what
  * would have to be stored fails, and offsets are not told as stable, for nobody knows which of them
- * wait for a transaction. When it is open again, groups are what the rows say, too.
+ * wait for a transaction. Where it went with a commit that is in doubt (journal.h), heartbeats of
+ * KIP-848 fail, too: their answers rest on what is stored. When it is open again, groups are what
+ * the rows say.
  *
  * The part of server.c that knows all of them; each knows itself. Loop thread only. */
 #ifndef CULEX_OWN_STATE_H

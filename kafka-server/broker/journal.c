@@ -4,7 +4,11 @@
  * that handled a thousand offset commits pays once. A turn that wrote nothing pays nothing.
  *
  * A put that fails makes the turn fail: half of what a handler meant to write must never be stored.
- * After any failure the store's pending rows are rolled back, and everyone is told. */
+ * After any failure the store's pending rows are rolled back, and everyone is told.
+ *
+ * A commit that failed may be in the store all the same, and shows when that is opened again. Until
+ * then what memory has is in doubt: who waits hears ERR_IO also where nothing was to be written,
+ * because an answer that rests on the state before that commit would be taken back by it. */
 #include "kafka-server/broker/journal.h"
 
 #include <stdlib.h>
@@ -20,6 +24,7 @@ struct journal {
     enum err put_err;          /* first failure of a put in this turn */
     bool touched;
     bool flushing;
+    bool doubt; /* nobody knows what the rows say, until there is another store */
     struct log_limit failure_log;
 };
 
@@ -54,8 +59,11 @@ static enum err write_and_commit(struct journal *j, struct errmsg *m)
     enum err e = j->put_err;
     if (e != OK) {
         err_set(m, e, "a row could not be added to the commit");
+    } else if (j->doubt) {
+        e = err_set(m, ERR_IO, "a commit failed before: the store must be opened again");
     } else if (j->put_count > 0) {
         e = j->rows.commit(j->rows.arg, m);
+        j->doubt = e != OK && j->rows.in_doubt != NULL && j->rows.in_doubt(j->rows.arg);
     }
     if (e != OK) {
         j->rows.rollback(j->rows.arg);
@@ -204,6 +212,7 @@ void journal_set_store(struct journal *j, struct store *own)
 {
     flush_all(j);
     j->rows.arg = own;
+    j->doubt = j->doubt && own == NULL;
 }
 
 enum err journal_open_rows(struct journal **out, const struct journal_rows *rows, struct errmsg *m)

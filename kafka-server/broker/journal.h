@@ -24,6 +24,9 @@ struct journal_rows {
     enum err (*put)(void *arg, struct slice key, struct slice value);
     enum err (*del)(void *arg, struct slice key);
     enum err (*commit)(void *arg, struct errmsg *m);
+    /* After a commit that failed: may it turn out to be in the store, when that is opened again?
+     * NULL: never. */
+    bool (*in_doubt)(void *arg);
     enum err (*append)(void *arg, uint32_t uid, uint8_t *batch, size_t len, int64_t *base_offset);
     void (*rollback)(void *arg);
     enum err (*scan)(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
@@ -54,8 +57,9 @@ enum err journal_open_rows(struct journal **out, const struct journal_rows *rows
 /* Flushes, then frees. Owners must have gone. */
 void journal_close(struct journal *j);
 
-/* The store was opened again after a fault; NULL: it is away, and every flush fails with ERR_IO.
- * What is pending is flushed to the one before. */
+/* The store was opened again after a fault; NULL: it is away, and what is put fails with ERR_IO. A
+ * flush of nothing fails, too, where the last commit is in doubt: until the next store is there,
+ * and owners must read then what it says. What is pending is flushed to the one before. */
 void journal_set_store(struct journal *j, struct store *own);
 
 void journal_add_owner(struct journal *j, struct journal_owner *o);

@@ -20,6 +20,11 @@ static enum err store_rows_commit(void *arg, struct errmsg *m)
     return arg != NULL ? store_commit(arg, m) : err_set(m, ERR_IO, "the store is away");
 }
 
+static bool store_rows_in_doubt(void *arg)
+{
+    return arg != NULL && store_state(arg) == STORE_BROKEN;
+}
+
 static enum err store_rows_append(void *arg, uint32_t uid, uint8_t *batch, size_t len,
                                   int64_t *base_offset)
 {
@@ -46,6 +51,7 @@ enum err journal_open(struct journal **out, struct store *own, struct errmsg *m)
         .put = store_rows_put,
         .del = store_rows_delete,
         .commit = store_rows_commit,
+        .in_doubt = store_rows_in_doubt,
         .append = store_rows_append,
         .rollback = store_rows_rollback,
         .scan = store_rows_scan,

@@ -107,12 +107,18 @@ static enum err sim_commit(void *arg, struct errmsg *m)
     return e;
 }
 
+static bool sim_in_doubt(void *arg)
+{
+    return sim.away > 0;
+}
+
 static struct journal_rows sim_rows(void)
 {
     return (struct journal_rows){
         .put = memory_put,
         .del = memory_del,
         .commit = sim_commit,
+        .in_doubt = sim_in_doubt,
         .rollback = memory_rollback,
         .scan = memory_scan,
     };

@@ -22,6 +22,7 @@ static struct {
     size_t count, pending_count;
     int commits;
     enum err fail_commit, fail_put, fail_append; /* OK: works */
+    bool in_doubt; /* a commit that fails may have landed */
     int64_t end, pending_end; /* one partition is enough */
 } mem;
 
@@ -106,6 +107,11 @@ static enum err memory_commit(void *arg, struct errmsg *m)
     return OK;
 }
 
+static inline bool memory_in_doubt(void *arg)
+{
+    return mem.in_doubt;
+}
+
 static enum err memory_scan(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
                             struct errmsg *m)
 {
@@ -126,6 +132,7 @@ static inline void memory_clear(void)
         free(mem.rows[--mem.count].value);
     }
     mem.fail_commit = mem.fail_put = mem.fail_append = OK;
+    mem.in_doubt = false;
     mem.end = mem.pending_end = 0;
     mem.commits = 0;
 }
@@ -136,6 +143,7 @@ static inline struct journal *memory_journal(void)
         .put = memory_put,
         .del = memory_del,
         .commit = memory_commit,
+        .in_doubt = memory_in_doubt,
         .append = memory_append,
         .rollback = memory_rollback,
         .scan = memory_scan,

@@ -100,6 +100,43 @@ static void test_failed_commit_stores_nothing_and_says_so(void **state)
     assert_int_equal(mem.count, 1); /* nothing is left over from the failed turn */
 }
 
+static enum err heard_of_nothing(void)
+{
+    struct listener a = {.wait.done = heard};
+    journal_wait(j, &a.wait);
+    journal_flush(j);
+    assert_int_equal(a.count, 1);
+    return a.e;
+}
+
+static void test_who_has_written_nothing_is_told_of_a_commit_in_doubt_until_a_store_is_there(
+    void **state)
+{
+    struct listener a = {.wait.done = heard};
+    mem.fail_commit = ERR_FULL;
+    journal_put(j, slice_str("1"), slice_str("x"));
+    journal_flush(j);
+    assert_int_equal(heard_of_nothing(), OK); /* it is known that it is not there */
+    mem.in_doubt = true;
+    journal_put(j, slice_str("1"), slice_str("x"));
+    journal_wait(j, &a.wait);
+    journal_flush(j);
+    assert_int_equal(a.e, ERR_FULL);
+    assert_int_equal(heard_of_nothing(), ERR_IO);
+    mem.fail_commit = OK;
+    int commits = mem.commits;
+    journal_put(j, slice_str("2"), slice_str("y"));
+    assert_int_equal(heard_of_nothing(), ERR_IO);
+    assert_int_equal(mem.commits, commits);
+    journal_set_store(j, NULL);
+    assert_int_equal(heard_of_nothing(), ERR_IO);
+    journal_set_store(j, (struct store *)&mem); /* of which the rows in memory know nothing */
+    assert_int_equal(heard_of_nothing(), OK);
+    journal_put(j, slice_str("2"), slice_str("y"));
+    assert_int_equal(heard_of_nothing(), OK);
+    assert_int_equal(mem.count, 1);
+}
+
 static void test_failed_put_fails_the_whole_turn(void **state)
 {
     struct listener a = {.wait.done = heard};
@@ -227,6 +264,7 @@ int main(void)
         T(test_many_rows_are_one_commit_and_waiters_hear_after_it),
         T(test_a_turn_without_rows_costs_no_commit),
         T(test_failed_commit_stores_nothing_and_says_so),
+        T(test_who_has_written_nothing_is_told_of_a_commit_in_doubt_until_a_store_is_there),
         T(test_failed_put_fails_the_whole_turn),
         T(test_waiter_may_forget_another_that_was_to_hear_next),
         T(test_waiter_that_waits_again_belongs_to_the_next_flush),

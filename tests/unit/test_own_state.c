@@ -106,6 +106,58 @@ static void test_a_commit_that_failed_and_landed_counts(void **state)
     assert_int_equal(offset_of(w, "a"), 101);
 }
 
+struct waiter {
+    struct journal_wait wait; /* first */
+    int count;
+    enum err e;
+};
+
+static void heard(struct journal_wait *w, enum err e)
+{
+    struct waiter *x = (struct waiter *)w;
+    x->count++;
+    x->e = e;
+}
+
+/* What a heartbeat hears that has changed nothing. */
+static enum err heartbeat(struct world *w)
+{
+    struct waiter x = {.wait.done = heard};
+    journal_wait(w->s.journal, &x.wait);
+    journal_flush(w->s.journal);
+    assert_int_equal(x.count, 1);
+    return x.e;
+}
+
+static void test_nothing_is_answered_from_memory_while_a_commit_is_in_doubt(void **state)
+{
+    struct world *w = *state;
+    struct store *broken = w->s.own;
+    char moved[sizeof w->kit.dir + 8];
+    commit_offset(w, "a", 50);
+    own_state_away(&w->s); /* no commit has failed */
+    assert_int_equal(heartbeat(w), OK);
+    commit_offset(w, "a", 51);
+    assert_int_equal(heartbeat(w), OK);
+    KIT_OK(own_state_open(&w->s, &w->kit.m));
+
+    snprintf(moved, sizeof moved, "%s.moved", w->kit.dir);
+    assert_int_equal(rename(w->kit.dir, moved), 0);
+    assert_int_not_equal(store_tick(broken, 1700000000000, &w->kit.m), OK);
+    assert_int_equal(store_state(broken), STORE_BROKEN);
+    assert_int_equal(heartbeat(w), OK);
+    commit_offset(w, "a", 52);
+    assert_int_equal(heartbeat(w), ERR_IO);
+    own_state_away(&w->s);
+    w->s.own = NULL;
+    assert_int_equal(heartbeat(w), ERR_IO);
+    store_close(broken);
+    assert_int_equal(rename(moved, w->kit.dir), 0);
+    open_store(w);
+    assert_int_equal(heartbeat(w), OK);
+    assert_int_equal(offset_of(w, "a"), 50);
+}
+
 /* At a start, the own store is there before the captured one, which may hide its topics. */
 static void test_offsets_go_with_another_topic_when_all_topics_are_known(void **state)
 {
@@ -171,6 +223,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_commit_that_failed_and_landed_counts),
+        TEST(test_nothing_is_answered_from_memory_while_a_commit_is_in_doubt),
         TEST(test_an_opening_that_fails_leaves_nothing_of_itself),
         TEST(test_offsets_go_with_another_topic_when_all_topics_are_known),
     };
