@@ -192,6 +192,7 @@ static enum err take_own(struct server *s, enum err e, struct errmsg *m)
         s->own = NULL;
     }
     s->in->own_result = e;
+    s->own_away = e != OK && (s->own_away || e != ERR_NOT_FOUND);
     return e;
 }
 
@@ -229,6 +230,7 @@ static void drop_own(struct server *s)
               "until it opens again dir=%s", s->in->dir_own);
     own_state_away(s);
     s->own = NULL;
+    s->own_away = true;
     s->in->leaving = own;
     s->in->said_own = false;
     topics_set_stores(s->topics, NULL, s->captured);

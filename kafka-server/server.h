@@ -66,6 +66,7 @@ struct server {
     char cluster_id[UUID_TEXT_BYTES];
 
     struct store *own;      /* DATA/server, writer; NULL: no data directory yet */
+    bool own_away;          /* it broke or could not be opened: its topics may be there, unseen */
     struct store *captured; /* DATA/captured, follower; NULL: not there yet */
     bool captured_known;    /* it is open, or was looked for and is not there */
     struct topics *topics;  /* both stores' topics by name and id */

@@ -168,9 +168,10 @@ static void change_topic(struct request *rq, const struct change *c, struct outc
     if (e != OK) {
         o->k = e == ERR_NOMEM ? KERR_UNKNOWN_SERVER_ERROR : KERR_INVALID_CONFIG;
     } else if (t == NULL) {
-        o->k = KERR_UNKNOWN_TOPIC_OR_PARTITION;
-        err_set(&o->m, ERR_NOT_FOUND, "The topic '%.*s' does not exist.", (int)name.len,
-                (const char *)name.data);
+        o->k = names_missing(rq, KERR_KAFKA_STORAGE_ERROR, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        err_set(&o->m, ERR_NOT_FOUND, "The topic '%.*s' %s.", (int)name.len,
+                (const char *)name.data,
+                rq->server->own_away ? "cannot be looked for now" : "does not exist");
     } else {
         o->k = topic_configure(&a, t, configs, c->validate_only, &o->m);
     }

@@ -210,12 +210,12 @@ static enum name_seen *asked_seen(struct request *rq, bool by_id)
     return keys != NULL ? names_seen(rq, keys, q->topics_count) : NULL;
 }
 
-/* While the own store is away, nobody knows which of its topics there are: clients that have one
- * must ask again, and not give it up. */
-static enum kerr unknown_now(const struct server *s)
+/* By name. */
+static enum kerr why_missing(const struct request *rq, struct kstr name)
 {
-    bool away = s->own == NULL && s->journal != NULL;
-    return away ? KERR_LEADER_NOT_AVAILABLE : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+    return topic_name_ok(kstr_slice(name))
+               ? names_missing(rq, KERR_LEADER_NOT_AVAILABLE, KERR_UNKNOWN_TOPIC_OR_PARTITION)
+               : KERR_INVALID_TOPIC_EXCEPTION;
 }
 
 static void fill_missing(const struct request *rq, struct metadata_response_topics *out,
@@ -229,8 +229,7 @@ static void fill_missing(const struct request *rq, struct metadata_response_topi
         return;
     }
     out->name = asked->name;
-    out->error_code = topic_name_ok(kstr_slice(asked->name)) ? unknown_now(rq->server)
-                                                             : KERR_INVALID_TOPIC_EXCEPTION;
+    out->error_code = (int16_t)why_missing(rq, asked->name);
     if (q->include_topic_authorized_operations) {
         out->topic_authorized_operations = FREE_OPERATIONS; /* what one could do, were it there */
     }
@@ -453,8 +452,7 @@ static bool page_topic(struct paging *g, struct kstr name, const struct topic *t
     struct describe_topic_partitions_response_topics *out = &g->p->topics[g->p->topics_count++];
     out->name = name;
     if (t == NULL) {
-        out->error_code = topic_name_ok(kstr_slice(name)) ? KERR_UNKNOWN_TOPIC_OR_PARTITION
-                                                          : KERR_INVALID_TOPIC_EXCEPTION;
+        out->error_code = (int16_t)why_missing(g->rq, name);
         return true;
     }
     int32_t rest = first < t->row->partition_count ? t->row->partition_count - first : 0;

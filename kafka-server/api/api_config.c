@@ -343,7 +343,9 @@ static void describe_topic(struct listing *l)
     if (t == NULL) {
         struct errmsg m = {""};
         enum kerr k = topic_check_name(name, &m);
-        refuse(l, k == KERR_NONE ? KERR_UNKNOWN_TOPIC_OR_PARTITION : k,
+        enum kerr unknown = names_missing(l->rq, KERR_KAFKA_STORAGE_ERROR,
+                                            KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        refuse(l, k == KERR_NONE ? unknown : k,
                k == KERR_NONE ? "" : m.text);
         return;
     }

@@ -27,6 +27,7 @@
 #include <utlist.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/broker/fetch.h"
 #include "kafka-server/broker/session.h"
 #include "kafka-server/broker/topics.h"
@@ -637,8 +638,12 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
         p->store = t->store;
         p->transactional = !t->captured;
         p->uid = store_topic_uid(t->row, key->partition);
+    } else if (t != NULL) {
+        p->error = KERR_UNKNOWN_TOPIC_OR_PARTITION;
     } else {
-        p->error = by_id && t == NULL ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        p->error = names_missing(a->rq, KERR_KAFKA_STORAGE_ERROR,
+                                   by_id ? KERR_UNKNOWN_TOPIC_ID
+                                         : KERR_UNKNOWN_TOPIC_OR_PARTITION);
     }
 }
 

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/broker/fetch.h"
 #include "kafka-server/broker/producers.h"
 #include "kafka-server/broker/topics.h"
@@ -41,9 +42,12 @@ static bool time_known(int64_t time, int16_t version)
 }
 
 /* The partition's offsets; KERR_NONE when the client may be told something. */
-static enum kerr look_up(const struct topic *t, int32_t partition, int32_t epoch,
-                         struct store_offsets *o)
+static enum kerr look_up(const struct request *rq, const struct topic *t, int32_t partition,
+                         int32_t epoch, struct store_offsets *o)
 {
+    if (t == NULL) {
+        return names_missing(rq, KERR_LEADER_NOT_AVAILABLE, KERR_UNKNOWN_TOPIC_OR_PARTITION);
+    }
     if (!topic_has_partition(t, partition) ||
         store_offsets(t->store, store_topic_uid(t->row, partition), o) != OK) {
         return KERR_UNKNOWN_TOPIC_OR_PARTITION;
@@ -145,7 +149,7 @@ static bool answer_now(const struct request *rq, const struct topic *t,
     const struct list_offsets_request *all = rq->body;
     int16_t version = rq->header.api_version;
     out->partition_index = q->partition_index;
-    out->error_code = (int16_t)look_up(t, q->partition_index, q->current_leader_epoch, &o);
+    out->error_code = (int16_t)look_up(rq, t, q->partition_index, q->current_leader_epoch, &o);
     if (out->error_code != KERR_NONE) {
         return false;
     }
@@ -258,13 +262,13 @@ void api_list_offsets(struct request *rq)
 
 /* --- OffsetForLeaderEpoch -------------------------------------------------------------------- */
 
-static void answer_epoch(const struct topic *t,
+static void answer_epoch(const struct request *rq, const struct topic *t,
                          const struct offset_for_leader_epoch_request_topics_partitions *q,
                          struct offset_for_leader_epoch_response_topics_partitions *out)
 {
     struct store_offsets o;
     out->partition = q->partition;
-    out->error_code = (int16_t)look_up(t, q->partition, q->current_leader_epoch, &o);
+    out->error_code = (int16_t)look_up(rq, t, q->partition, q->current_leader_epoch, &o);
     if (out->error_code != KERR_NONE) {
         return;
     }
@@ -296,7 +300,7 @@ void api_offset_for_leader_epoch(struct request *rq)
                             from->partitions_count);
         whole = to->partitions != NULL;
         for (int32_t k = 0; whole && k < from->partitions_count; k++) {
-            answer_epoch(t, &from->partitions[k], &to->partitions[k]);
+            answer_epoch(rq, t, &from->partitions[k], &to->partitions[k]);
             to->partitions_count++;
         }
     }

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#include "kafka-server/server.h"
+
 struct place {
     struct slice name;
     int32_t index;
@@ -56,6 +58,11 @@ enum name_seen *names_seen(struct request *rq, const struct slice *names, int32_
         }
     }
     return seen;
+}
+
+enum kerr names_missing(const struct request *rq, enum kerr again, enum kerr unknown)
+{
+    return rq->server->own_away ? again : unknown;
 }
 
 struct kstr names_keep(struct request *rq, const char *text)

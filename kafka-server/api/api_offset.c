@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "kafka_messages.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/coordinator.h"
 #include "kafka-server/broker/topics.h"
@@ -83,8 +84,9 @@ static void commit_topic(struct commit *x, int32_t i)
         enum kerr e = KERR_NONE;
         if (x->rq->server->coordinator == NULL) {
             e = KERR_COORDINATOR_NOT_AVAILABLE; /* first: the topics may not be there either */
-        } else if (t == NULL && by_id) {
-            e = KERR_UNKNOWN_TOPIC_ID;
+        } else if (t == NULL) {
+            e = names_missing(x->rq, KERR_COORDINATOR_NOT_AVAILABLE,
+                                by_id ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION);
         } else if (!topic_has_partition(t, p->partition_index)) {
             e = KERR_UNKNOWN_TOPIC_OR_PARTITION;
         } else {
@@ -168,7 +170,8 @@ static bool fetch_topic(struct request *rq, struct slice group_id, const struct 
     struct slice name = str_slice(from->name);
     if (by_id && e == KERR_NONE && !all_unstable(rq)) { /* else the topic may be away, too */
         const struct topic *t = topics_find_id(rq->server->topics, &from->topic_id);
-        e = t != NULL ? KERR_NONE : KERR_UNKNOWN_TOPIC_ID;
+        e = t != NULL ? KERR_NONE
+                      : names_missing(rq, KERR_UNSTABLE_OFFSET_COMMIT, KERR_UNKNOWN_TOPIC_ID);
         name = t != NULL ? slice_str(t->row->name) : name;
     }
     out->name = from->name;
@@ -225,13 +228,13 @@ static bool fetch_all(struct request *rq, struct slice group_id, const struct of
     for (size_t i = 0; i < count;) {
         size_t run = run_length(list, i, count);
         const struct topic *t = topics_find(rq->server->topics, list[i]->topic);
-        if (t == NULL && rq->header.api_version >= TOPIC_ID_VERSION) {
+        if (t == NULL && rq->header.api_version >= TOPIC_ID_VERSION && !rq->server->own_away) {
             i += run; /* it has no id any more by which it could be named */
             continue;
         }
         struct offset_fetch_response_groups_topics *to = &out->topics[out->topics_count++];
         to->name = slice_kstr(list[i]->topic);
-        to->topic_id = t != NULL ? t->row->id : to->topic_id;
+        to->topic_id = t != NULL ? t->row->id : list[i]->row.topic_id;
         to->partitions = codec_new_array(&offset_fetch_response_groups_topics_partitions_message,
                                          &rq->arena, (int32_t)run);
         if (to->partitions == NULL) {
@@ -409,6 +412,9 @@ void api_offset_delete(struct request *rq)
     const struct offset_delete_request *q = rq->body;
     struct coordinated *g = NULL;
     enum kerr e = coordinator_delete_offsets(rq->server->coordinator, str_slice(q->group_id), &g);
+    if (e == KERR_NONE && rq->server->own_away) { /* nothing could be stored, nor be found */
+        e = KERR_COORDINATOR_NOT_AVAILABLE;
+    }
     struct offset_delete_response *p = delete_response(rq, e);
     struct offset_delete_response *failed = delete_response(rq, KERR_COORDINATOR_NOT_AVAILABLE);
     bool ok = p != NULL && failed != NULL;

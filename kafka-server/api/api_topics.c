@@ -21,6 +21,7 @@
 #define DUPLICATE_NAME "Duplicate topic name."
 #define NOT_HERE       "This server does not host this topic-partition."
 #define ID_NOT_HERE    "This server does not host this topic ID."
+#define OWN_AWAY       "The server's own store is away, and so are its topics: try again."
 #define METADATA_TOPIC "__cluster_metadata"
 #define METADATA_REFUSED \
     "Creation of internal topic " METADATA_TOPIC " is prohibited."
@@ -479,6 +480,15 @@ static bool is_named_once(const struct deletion *d, struct slice name)
            (n + 1 == end || !slice_eq(n[1], name));
 }
 
+/* By name, or by id. */
+static void tell_not_here(struct deletion *d, struct kstr name, const struct uuid *id)
+{
+    enum kerr unknown = id != NULL ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+    enum kerr k = names_missing(d->rq, KERR_KAFKA_STORAGE_ERROR, unknown);
+    tell_deleted(d, name, id, k,
+                 k != unknown ? OWN_AWAY : id != NULL ? ID_NOT_HERE : NOT_HERE);
+}
+
 /* Of the ids that came once; those of topics that are named as well are left to the names. */
 static bool delete_ids(struct deletion *d)
 {
@@ -495,7 +505,7 @@ static bool delete_ids(struct deletion *d)
             ok = is_named_once(d, slice_str(bound->name)) ||
                  tell_unbound(d, kstr_make(NULL), bound);
         } else if (seen[i] == NAME_ONCE && t == NULL) {
-            tell_deleted(d, kstr_make(NULL), &id, KERR_UNKNOWN_TOPIC_ID, ID_NOT_HERE);
+            tell_not_here(d, kstr_make(NULL), &id);
         } else if (seen[i] == NAME_ONCE) {
             ok = is_named_once(d, slice_str(t->row->name)) || delete_one(d, kstr_make(NULL), t);
         }
@@ -516,7 +526,7 @@ static bool delete_names(struct deletion *d)
         } else if (seen[i] == NAME_ONCE && bound != NULL) {
             ok = tell_unbound(d, name, bound);
         } else if (seen[i] == NAME_ONCE && t == NULL) {
-            tell_deleted(d, name, NULL, KERR_UNKNOWN_TOPIC_OR_PARTITION, NOT_HERE);
+            tell_not_here(d, name, NULL);
         } else if (seen[i] == NAME_ONCE) {
             struct slice id = slice_make(t->row->id.b, sizeof t->row->id.b);
             if (bsearch(&id, d->ids, (size_t)d->id_count, sizeof id, compare_slices) != NULL) {
@@ -584,7 +594,8 @@ static bool grow_one(struct request *rq, const struct create_partitions_request_
         return false;
     }
     if (t == NULL) {
-        out->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        out->error_code = (int16_t)names_missing(rq, KERR_KAFKA_STORAGE_ERROR,
+                                                   KERR_UNKNOWN_TOPIC_OR_PARTITION);
         return true;
     }
     for (int32_t i = 0; i < count; i++) {
@@ -712,6 +723,10 @@ static bool trim_topic(struct request *rq, int32_t index,
         p->partition_index = in->partitions[i].partition_index;
         p->low_watermark = -1;
         p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        if (t == NULL) {
+            p->error_code = (int16_t)names_missing(rq, KERR_KAFKA_STORAGE_ERROR,
+                                                     KERR_UNKNOWN_TOPIC_OR_PARTITION);
+        }
         const struct bound_call *bound = bound_call_of(rq, index, i);
         if (bound != NULL) {
             p->error_code = (int16_t)bound->k;

@@ -6,13 +6,17 @@ import shutil
 import socket
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from harness import consumer, frame, read_all, recv_frame, request_header, wait_until
 from wire import ask
 
+UNKNOWN_TOPIC_OR_PARTITION = 3
 LEADER_NOT_AVAILABLE = 5
+COORDINATOR_NOT_AVAILABLE = 15
+KAFKA_STORAGE_ERROR = 56
 
 
 @pytest.fixture
@@ -190,3 +194,61 @@ def test_full_disk_takes_nothing_back_that_was_answered_and_writing_goes_on_when
         assert {r.offset: r.value for r in read_all(c.bootstrap, "free")}.items() >= said.items()
     finally:
         reader.close()
+
+
+def named(what, **partition):
+    return {"Topics": [{what: "free", "Partitions": [partition]}]}
+
+
+# Who asks for the stream, and what is told instead of that there is none while the store may have it.
+ASKED = [
+    ("OffsetCommit", 8, COORDINATOR_NOT_AVAILABLE, {"GroupId": "g"} | named("Name", PartitionIndex=0, CommittedOffset=1)),
+    ("OffsetDelete", 0, COORDINATOR_NOT_AVAILABLE, {"GroupId": "g"} | named("Name", PartitionIndex=0)),
+    ("ListOffsets", 7, LEADER_NOT_AVAILABLE, named("Name", PartitionIndex=0, Timestamp=-1)),
+    ("OffsetForLeaderEpoch", 4, LEADER_NOT_AVAILABLE, named("Topic", Partition=0, LeaderEpoch=0)),
+    ("DescribeTopicPartitions", 0, LEADER_NOT_AVAILABLE, {"Topics": [{"Name": "free"}]}),
+    ("Fetch", 12, KAFKA_STORAGE_ERROR, named("Topic", Partition=0, FetchOffset=0, PartitionMaxBytes=1 << 20)),
+    ("DescribeConfigs", 4, KAFKA_STORAGE_ERROR, {"Resources": [{"ResourceType": 2, "ResourceName": "free"}]}),
+    ("IncrementalAlterConfigs", 1, KAFKA_STORAGE_ERROR, {"Resources": [{"ResourceType": 2, "ResourceName": "free"}]}),
+    ("CreatePartitions", 3, KAFKA_STORAGE_ERROR,
+     {"Topics": [{"Name": "free", "Count": 2, "Assignments": None}], "ValidateOnly": True}),
+    ("DeleteRecords", 2, KAFKA_STORAGE_ERROR, named("Name", PartitionIndex=0, Offset=0)),
+    ("DeleteTopics", 6, KAFKA_STORAGE_ERROR, {"Topics": [{"Name": "none"}]}),
+]
+
+
+def errors_in(answer):
+    if isinstance(answer, dict):
+        return {answer.get("ErrorCode", 0)}.union(*map(errors_in, answer.values()))
+    return set().union(*map(errors_in, answer)) if isinstance(answer, list) else set()
+
+
+def errors_told(c):
+    return {api: max(errors_in(ask(c.server.port, api, version, **body))) for api, version, _, body in ASKED}
+
+
+def test_streams_of_clients_are_not_called_unknown_while_the_disk_is_full(culex_factory, small_disk):
+    from confluent_kafka import Producer
+    c = culex_factory(start=False, streams=[])
+    os.symlink(small_disk, c.data / "server")
+    c.server.start()
+    p = Producer({"bootstrap.servers": c.bootstrap})
+    p.produce("free", b"one")
+    assert p.flush(60) == 0
+    usual = {api: 0 for api, *_ in ASKED} | {"DeleteTopics": UNKNOWN_TOPIC_OR_PARTITION}
+    assert errors_told(c) == usual
+    k = consumer(c.bootstrap, **{"group.id": "g"})
+    try:
+        fill(small_disk)
+        while "own store is broken" not in c.server.log():
+            p.produce("free", bytes(20000))
+            p.poll(0.01)
+        assert errors_told(c) == {api: error for api, _, error, _ in ASKED}
+        with ThreadPoolExecutor(1) as pool:  # librdkafka asks until it is told
+            begins = pool.submit(k.get_watermark_offsets, TopicPartition("free", 0), timeout=120)
+            os.remove(small_disk / "fill")
+            assert begins.result(130)[0] == 0
+        assert p.flush(60) == 0
+        assert errors_told(c) == usual
+    finally:
+        k.close()
