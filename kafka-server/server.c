@@ -325,8 +325,9 @@ static void take_captured(struct server *s)
              topics_count(s->topics), store_writer_alive(s->captured) ? "running" : "down");
 }
 
-/* Then the topics of the own store are all there are: they are told once more. */
-static void miss_captured(struct server *s)
+/* Where there is none, and not one in the making, the topics of the own store are all there are:
+ * they are told once more. */
+static void miss_captured(struct server *s, bool none)
 {
     struct server_internal *in = s->in;
     if (!in->said_captured) {
@@ -334,7 +335,7 @@ static void miss_captured(struct server *s)
                  in->dir_captured);
     }
     in->said_captured = true;
-    if (!s->captured_known) {
+    if (none && !s->captured_known) {
         s->captured_known = true;
         topics_set_stores(s->topics, s->own, NULL);
     }
@@ -361,8 +362,8 @@ static void done_open(struct work *w)
         }
     } else if (in->open_result == OK) {
         take_captured(s);
-    } else if (in->open_result == ERR_NOT_FOUND) {
-        miss_captured(s);
+    } else if (in->open_result == ERR_NOT_FOUND || in->open_result == ERR_AGAIN) {
+        miss_captured(s, in->open_result == ERR_NOT_FOUND);
     } else if (log_limit_pass(&in->captured_limit, LOOK_SLOW_MS, &held)) {
         log_error("the captured streams cannot be opened, trying again: %s", in->open_message.text);
     }

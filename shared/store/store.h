@@ -43,7 +43,8 @@ struct store_options {
     uint64_t clean_map_bytes; /* writer: keys known at once while cleaning; 0: 48 MB */
 };
 
-/* ERR_NOT_FOUND   follower: no store there yet (no directory, or a writer is still making it)
+/* ERR_NOT_FOUND   follower: no store there yet
+ * ERR_AGAIN       follower: there is one, which a writer is still making, or makes anew
  * ERR_LOCKED      writer: another process writes here (the sentence names its pid), or slices of an
  *                 earlier opening in this process are still held
  * ERR_VERSION     made by a newer version, or not a store of ours

@@ -119,12 +119,14 @@ static enum err attach(struct store *s, struct errmsg *m)
     const struct store_catalog *c = NULL;
     uint32_t next_uid = 0;
     unsigned version;
-    enum err e = format_read(s, &version, m);
+    const enum err format = format_read(s, &version, m);
+    enum err e = format;
     if (e == OK) {
         e = page_open_reader(&page, s->dir, m);
     }
-    if (e == OK && memcmp(&page->h->store_id, &s->id, sizeof s->id) != 0) {
-        e = err_set(m, ERR_NOT_FOUND, "the store in %s is still being made", s->dir);
+    bool of_another = e == OK && memcmp(&page->h->store_id, &s->id, sizeof s->id) != 0;
+    if (format == OK && (e == ERR_NOT_FOUND || of_another)) { /* or made anew, or upgraded */
+        e = err_set(m, ERR_AGAIN, "the store in %s is still being made", s->dir);
     }
     uint64_t life = e == OK ? atomic_load(&page->h->life) : 0;
     if (e == OK) {
@@ -177,7 +179,7 @@ static void reopen(struct store *s, const char *why)
     f->reopen_pause_ms = f->reopen_pause_ms < REOPEN_MS_MAX ? f->reopen_pause_ms : REOPEN_MS_MAX;
     f->reopen_at_ms = clock_mono_ms() + f->reopen_pause_ms;
     if (e != OK) {
-        if (e != ERR_NOT_FOUND && log_limit_pass(&f->limit, 5000, NULL)) {
+        if (e != ERR_NOT_FOUND && e != ERR_AGAIN && log_limit_pass(&f->limit, 5000, NULL)) {
             log_warn("store cannot be reopened dir=%s why=\"%s\"", s->dir, m.text);
         }
         return;

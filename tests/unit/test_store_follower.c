@@ -62,6 +62,24 @@ static void test_follower_waits_for_a_store_to_be_made(void **state)
     kit_fini(&k);
 }
 
+/* Who takes it for absent would clean up after it. */
+static void test_a_store_in_the_making_is_not_absent(void **state)
+{
+    struct kit k;
+    char page[sizeof k.dir + 8], away[sizeof k.dir + 8];
+    struct store *f;
+    kit_init(&k);
+    snprintf(page, sizeof page, "%s/page", k.dir);
+    snprintf(away, sizeof away, "%s/away", k.dir);
+    store_close(kit_open(&k, &k.writer));
+    assert_int_equal(rename(page, away), 0); /* as an upgrade does, before the new one is made */
+    assert_int_equal(store_open(&f, &k.follower, &k.m), ERR_AGAIN);
+    assert_non_null(strstr(k.m.text, k.dir));
+    assert_int_equal(rename(away, page), 0);
+    store_close(kit_open(&k, &k.follower));
+    kit_fini(&k);
+}
+
 static void test_follower_sees_topics_records_and_rows(void **state)
 {
     struct kit k;
@@ -350,6 +368,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_follower_waits_for_a_store_to_be_made),
+        cmocka_unit_test(test_a_store_in_the_making_is_not_absent),
         cmocka_unit_test(test_follower_sees_topics_records_and_rows),
         cmocka_unit_test(test_follower_opens_while_nobody_writes),
         cmocka_unit_test(test_follower_moves_to_a_directory_made_anew),
