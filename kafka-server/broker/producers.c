@@ -350,14 +350,17 @@ static bool make_room(struct producers *p)
 }
 
 /* A transaction that begins may have to be aborted: is there room to remember that? */
-static bool may_begin(struct producers *p, const struct batch_header *h)
+static bool may_begin(struct producers *p, uint32_t uid, const struct batch_header *h)
 {
-    if (!is_transactional(h) || p->aborted_count + p->abort_count < PRODUCERS_ABORTED_MAX) {
+    const struct partition *t = producers_partition(p, uid);
+    if (!is_transactional(h) || p->aborted_count + p->abort_count < PRODUCERS_ABORTED_MAX ||
+        t == NULL || t->aborted_count < PRODUCERS_ABORTED_SHARE) {
         return true;
     }
     if (log_limit_pass(&p->refused_log, FORGOTTEN_LOG_MS, NULL)) {
-        log_error("there are too many aborted transactions: none can begin most=%u",
-                  PRODUCERS_ABORTED_MAX);
+        log_error("there are too many aborted transactions: none can begin in a partition that has "
+                  "its share of them most=%u share=%u uid=%u",
+                  PRODUCERS_ABORTED_MAX, PRODUCERS_ABORTED_SHARE, uid);
     }
     return false;
 }
@@ -378,7 +381,7 @@ enum kerr producers_check(struct producers *p, uint32_t uid, const struct batch_
         if (v2 && is_transactional(h) && h->base_sequence != 0) {
             return KERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
         }
-        return may_begin(p, h) && make_room(p) ? KERR_NONE : KERR_POLICY_VIOLATION;
+        return may_begin(p, uid, h) && make_room(p) ? KERR_NONE : KERR_POLICY_VIOLATION;
     }
     if (find_duplicate(&x->s, h, d)) {
         return KERR_NONE;
@@ -392,7 +395,7 @@ enum kerr producers_check(struct producers *p, uint32_t uid, const struct batch_
     if (x->s.txn_first >= 0 && !is_transactional(h)) {
         return KERR_INVALID_TXN_STATE;
     }
-    return x->s.txn_first >= 0 || may_begin(p, h) ? KERR_NONE : KERR_POLICY_VIOLATION;
+    return x->s.txn_first >= 0 || may_begin(p, uid, h) ? KERR_NONE : KERR_POLICY_VIOLATION;
 }
 
 static void set_epoch(struct state *s, int16_t epoch)

@@ -23,9 +23,11 @@
 /* Producers in partitions; beyond it the one that has been idle the longest is forgotten early.
  * About 300 bytes each. */
 #define PRODUCERS_MAX (1u << 18)
-/* Aborted transactions in all partitions, 32 bytes each; beyond it no transaction begins. They go
- * when the log start passes them, or compaction has taken what they wrote. */
-#define PRODUCERS_ABORTED_MAX (1u << 22)
+/* Aborted transactions in all partitions, 32 bytes each; beyond it no transaction begins in a
+ * partition that has its share of them, so that logs which keep everything do not use up what the
+ * others need. They go when the log start passes them, or compaction has taken what they wrote. */
+#define PRODUCERS_ABORTED_MAX   (1u << 22)
+#define PRODUCERS_ABORTED_SHARE 1024u
 /* Batches of one producer in one partition that a repeated one is looked for in: Kafka's number. */
 #define PRODUCER_BATCHES 5
 
@@ -62,7 +64,7 @@ struct producers_duplicate {
  *   INVALID_RECORD                a producer without epoch or sequence, a transaction without a
  *                                 producer
  *   POLICY_VIOLATION              no room for another producer, PRODUCERS_MAX, or to remember that
- *                                 its transaction was aborted, PRODUCERS_ABORTED_MAX
+ *                                 its transaction was aborted, PRODUCERS_ABORTED_MAX and _SHARE
  *
  * v2: the client speaks the transaction protocol of KIP-890 (Produce 12 and later), in which the
  * first batch of a transaction has sequence 0. */

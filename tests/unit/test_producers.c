@@ -331,6 +331,52 @@ static void test_markers_make_no_more_producers_than_there_may_be(void **state)
 
 /* --- transactions ----------------------------------------------------------------------------- */
 
+/* Rows of so many aborted transactions: all that there may be in one partition, and not quite a
+ * partition's share of them in another. */
+static enum err scan_many(void *arg, struct slice prefix, store_row_fn *fn, void *fn_arg,
+                          struct errmsg *m)
+{
+    static const char aborted_prefix[] = PRODUCER_ROW_PREFIX "a";
+    static const uint32_t counts[] = {PRODUCERS_ABORTED_MAX, PRODUCERS_ABORTED_SHARE - 1};
+    uint8_t key[sizeof aborted_prefix - 1 + 12], value[25] = {1};
+    if (!slice_eq(prefix, slice_str(aborted_prefix))) {
+        return OK;
+    }
+    memcpy(key, aborted_prefix, sizeof aborted_prefix - 1);
+    for (uint32_t i = 0; i < 2; i++) {
+        be32_put(key + sizeof aborted_prefix - 1, i + 1);
+        for (uint32_t n = 0; n < counts[i]; n++) {
+            be64_put(key + sizeof aborted_prefix - 1 + 4, n);
+            assert_true(fn(fn_arg, slice_make(key, sizeof key), slice_make(value, sizeof value)));
+        }
+    }
+    return OK;
+}
+
+static void test_a_log_full_of_aborted_transactions_stops_no_other(void **state)
+{
+    const struct journal_rows rows = {.put = no_row,
+                                      .del = no_deletion,
+                                      .commit = no_commit,
+                                      .append = memory_append,
+                                      .rollback = memory_rollback,
+                                      .scan = scan_many};
+    const struct producers_options o = {.expiration_ms = DAY_MS, .check_interval_ms = 600000};
+    stop();
+    assert_int_equal(journal_open_rows(&j, &rows, NULL), OK);
+    assert_int_equal(producers_open(&p, j, &o, NULL), OK);
+    next_offset = PRODUCERS_ABORTED_MAX;
+    assert_int_equal(put(1, txn_batch(7, 0, 0, 1)), KERR_POLICY_VIOLATION);
+    assert_int_equal(put(1, batch(7, 0, 0, 1)), KERR_NONE);
+    assert_int_equal(put(1, txn_batch(7, 0, 1, 1)), KERR_POLICY_VIOLATION);
+    assert_int_equal(put(3, txn_batch(7, 0, 0, 1)), KERR_NONE);
+    assert_int_equal(put(2, txn_batch(7, 0, 0, 1)), KERR_NONE);
+    mark(2, 7, 0, false);
+    assert_int_equal(put(2, txn_batch(7, 0, 1, 1)), KERR_POLICY_VIOLATION); /* that is its share */
+    stop();
+    start();
+}
+
 static void test_an_open_transaction_holds_the_lso(void **state)
 {
     assert_int_equal(put(1, batch(5, 0, 0, 4)), KERR_NONE);
@@ -528,6 +574,7 @@ int main(void)
         TEST(test_an_idle_producer_expires),
         TEST(test_a_clock_that_is_set_makes_nobody_old),
         TEST(test_markers_make_no_more_producers_than_there_may_be),
+        TEST(test_a_log_full_of_aborted_transactions_stops_no_other),
         TEST(test_an_open_transaction_holds_the_lso),
         TEST(test_a_marker_counts_when_it_is_committed),
         TEST(test_aborted_transactions_are_found_by_their_offsets),
