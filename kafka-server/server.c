@@ -118,6 +118,7 @@ static void on_wake(evutil_socket_t fd, short what, void *arg)
     workers_reap(s->workers);
     workers_reap(s->asking);
     workers_reap(s->judges);
+    workers_reap(s->opener);
     watches_check(s->watches);
 }
 
@@ -259,7 +260,7 @@ static void done_open_own(struct work *w)
     struct own_opening *o = (struct own_opening *)w;
     struct server *s = o->server;
     o->busy = false;
-    if (workers_closing(s->workers)) {
+    if (workers_closing(s->opener)) {
         if (o->store != NULL) {
             store_close(o->store);
         }
@@ -275,7 +276,8 @@ static void done_open_own(struct work *w)
     }
 }
 
-/* By a worker: what a store has to recover may take seconds, and clients are served meanwhile. */
+/* By a thread of its own: what a store has to recover may take seconds, and clients are served
+ * meanwhile. One that gives way to nobody, for the store's own threads are as it is. */
 static void look_for_own(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
@@ -293,7 +295,7 @@ static void look_for_own(struct server *s, int64_t now_ms)
         say_own_fails(s, take_own(s, e, &o->message), &o->message);
         return;
     }
-    o->busy = workers_submit(s->workers, &o->work) == OK;
+    o->busy = workers_submit(s->opener, &o->work) == OK;
 }
 
 /* --- the captured store ---------------------------------------------------------------------- */
@@ -734,10 +736,12 @@ static enum err open_broker(struct server *s, struct errmsg *m)
     appender_init(s->appender);
     own_state_watch_topics(s);
     /* A request has one piece of work at a time, and opening the follower is one more. */
-    enum err e = workers_open(&s->asking, 1, c->requests_in_flight_max, poke, s, m);
-    e = e != OK ? e : workers_open(&s->judges, 1, c->requests_in_flight_max, poke, s, m);
-    return e != OK ? e : workers_open(&s->workers, c->num_io_threads,
-                                      c->requests_in_flight_max + 1, poke, s, m);
+    const int most = c->requests_in_flight_max;
+    enum err e = workers_open(&s->asking, 1, WORKERS_NICE, most, poke, s, m);
+    e = e != OK ? e : workers_open(&s->judges, 1, WORKERS_NICE, most, poke, s, m);
+    e = e != OK ? e : workers_open(&s->opener, 1, 0, 1, poke, s, m);
+    return e != OK ? e : workers_open(&s->workers, c->num_io_threads, WORKERS_NICE, most + 1, poke,
+                                      s, m);
 }
 
 static enum err open_net(struct server *s, struct errmsg *m)
@@ -861,7 +865,8 @@ void server_close(struct server *s)
     workers_close(s->asking); /* they give requests back: before the connections go */
     workers_close(s->workers);
     workers_close(s->judges);
-    s->asking = s->workers = s->judges = NULL;
+    workers_close(s->opener);
+    s->asking = s->workers = s->judges = s->opener = NULL;
     net_close(s->net);
     own_state_close(s);
     if (s->appender != NULL) {

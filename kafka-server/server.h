@@ -74,6 +74,7 @@ struct server {
     struct workers *workers;
     struct workers *asking; /* one thread, for commands to the broker's writer */
     struct workers *judges; /* one thread, for what producers send and takes long to judge */
+    struct workers *opener; /* one thread, for opening the own store again */
     _Atomic bool asking_ends; /* they wait for no answer any more */
     struct watches *watches;         /* who waits for which partition */
     struct fetch_sessions *sessions; /* KIP-227 */

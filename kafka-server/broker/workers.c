@@ -14,8 +14,6 @@
 
 #include "shared/base/bytes.h"
 
-#define WORKERS_NICE 5
-
 struct work_list {
     struct work *first;
     struct work **tail;
@@ -35,6 +33,7 @@ struct workers {
     unsigned generation;
     uint64_t submitted;
     int thread_count;
+    int nice;
     pthread_t threads[WORKERS_THREADS_MAX];
     void (*wake)(void *arg);
     void *wake_arg;
@@ -68,9 +67,9 @@ static struct work *list_pop(struct work_list *l)
 static void *worker_main(void *arg)
 {
     struct workers *w = arg;
-    /* This thread alone. Who reads history waits for the broker and for those who read what is
-     * new, where processors are short; not permitted: no harm done. */
-    (void)setpriority(PRIO_PROCESS, 0, WORKERS_NICE);
+    if (w->nice != 0) { /* of this thread alone; not permitted: no harm done */
+        (void)setpriority(PRIO_PROCESS, 0, w->nice);
+    }
     pthread_mutex_lock(&w->lock);
     for (;;) {
         while (!w->stop && w->queue.first == NULL) {
@@ -96,8 +95,8 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-enum err workers_open(struct workers **out, int threads, int queue_max, void (*wake)(void *arg),
-                      void *arg, struct errmsg *m)
+enum err workers_open(struct workers **out, int threads, int nice, int queue_max,
+                      void (*wake)(void *arg), void *arg, struct errmsg *m)
 {
     struct workers *w = calloc(1, sizeof *w);
     if (w == NULL) {
@@ -107,6 +106,7 @@ enum err workers_open(struct workers **out, int threads, int queue_max, void (*w
     pthread_cond_init(&w->more, NULL);
     list_init(&w->queue);
     list_init(&w->finished);
+    w->nice = nice;
     w->queue_max = queue_max;
     w->wake = wake;
     w->wake_arg = arg;

@@ -11,6 +11,9 @@
 #include <stdint.h>
 
 #define WORKERS_THREADS_MAX 64
+/* Of threads for clients who read history: they wait for the broker and for those who read what is
+ * new, where processors are short. */
+#define WORKERS_NICE 5
 
 struct work {
     void (*run)(struct work *w);  /* on a worker thread; may block */
@@ -21,10 +24,11 @@ struct work {
 
 struct workers;
 
-/* wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no
+/* nice: 0, or by how much the threads give way to others; so do threads that their work makes.
+ * wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no
  * thread). */
-enum err workers_open(struct workers **out, int threads, int queue_max, void (*wake)(void *arg),
-                      void *arg, struct errmsg *m) MUST_CHECK;
+enum err workers_open(struct workers **out, int threads, int nice, int queue_max,
+                      void (*wake)(void *arg), void *arg, struct errmsg *m) MUST_CHECK;
 /* Waits for what runs, starts nothing more, and calls `done` for everything that was submitted,
  * work that never ran included: see workers_closing. */
 void workers_close(struct workers *w);

@@ -1,6 +1,7 @@
 """The server's own disk is full, also when it starts: groups cannot commit, everybody can read, and it heals without
 a restart."""
 
+import contextlib
 import os
 import shutil
 import socket
@@ -71,9 +72,19 @@ def with_history(culex_factory, small_disk):
     return c
 
 
+def threads(c):
+    """By id, how much each gives way to others."""
+    nice = {}
+    for thread in os.listdir(f"/proc/{c.server.pid}/task"):
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            nice[thread] = os.getpriority(os.PRIO_PROCESS, int(thread))
+    return nice
+
+
 def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, small_disk):
     c = with_history(culex_factory, small_disk)
     assert commit(c, 1) is True
+    before = threads(c)
     fill(small_disk)
     said = next(s for s in (commit(c, 2) for _ in range(100)) if s is not True)
     assert said == "COORDINATOR_NOT_AVAILABLE"
@@ -82,6 +93,8 @@ def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, sm
     os.remove(small_disk / "fill")
     wait_until("commits are taken again", lambda: commit(c, 3) is True, every=0.2)
     assert committed(c) == 3
+    now = threads(c)  # those of the store that was opened again are as the first was
+    assert {nice for thread, nice in now.items() if thread not in before} == {now[str(c.server.pid)]}
     c.server.kill9()
     c.server.start()
     assert committed(c) == 3

@@ -291,7 +291,7 @@ static void test_work_runs_elsewhere_and_is_done_here(void **state)
 {
     struct workers *w;
     static struct counted all[200];
-    assert_int_equal(workers_open(&w, 3, 1000, poke, NULL, NULL), OK);
+    assert_int_equal(workers_open(&w, 3, 0, 1000, poke, NULL, NULL), OK);
     for (int i = 0; i < 200; i++) {
         all[i] = (struct counted){.work = {.run = run, .done = done}};
         assert_int_equal(workers_submit(w, &all[i].work), OK);
@@ -319,7 +319,7 @@ static void test_full_queue_refuses(void **state)
     struct counted all[8];
     int taken = 0;
     set_hold(true);
-    assert_int_equal(workers_open(&w, 1, 2, poke, NULL, NULL), OK);
+    assert_int_equal(workers_open(&w, 1, 0, 2, poke, NULL, NULL), OK);
     for (int i = 0; i < 8; i++) {
         all[i] = (struct counted){.work = {.run = run, .done = done}};
         taken += workers_submit(w, &all[i].work) == OK;
@@ -335,7 +335,7 @@ static void test_closing_gives_everything_back(void **state)
     struct workers *w;
     struct counted all[50];
     int came_back = 0;
-    assert_int_equal(workers_open(&w, 2, 100, poke, NULL, NULL), OK);
+    assert_int_equal(workers_open(&w, 2, 0, 100, poke, NULL, NULL), OK);
     for (int i = 0; i < 50; i++) {
         all[i] = (struct counted){.work = {.run = run, .done = done}};
         assert_int_equal(workers_submit(w, &all[i].work), OK);

@@ -38,7 +38,7 @@ static struct workers *open_one(void)
     assert_int_equal(sem_init(&may_run, 0, 0), 0);
     assert_int_equal(sem_init(&finished, 0, 0), 0);
     done_count = 0;
-    assert_int_equal(workers_open(&w, 1, 10, wake, NULL, &m), OK);
+    assert_int_equal(workers_open(&w, 1, 0, 10, wake, NULL, &m), OK);
     return w;
 }
 
