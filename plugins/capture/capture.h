@@ -43,8 +43,9 @@ enum capture_verdict capture_too_large(struct capture *c);
  * reason. client may be NULL. */
 void capture_log_refusal(struct capture *c, struct slice topic, const char *client);
 
-/* True when capture_attend has something to do, or may have: two relaxed loads. */
-bool capture_due(const struct capture *c);
+/* True when capture_attend has something to do, or may have: a relaxed load, and a look at the
+ * clock where the broker does not tick. */
+bool capture_due(const struct capture *c, bool ticks);
 /* Listens to the writer, starts it again when it has ended, and publishes counters that changed,
  * some at a time. At each tick, and where capture_due says so. */
 typedef void capture_sys_fn(void *arg, const char *topic, const char *text);

@@ -202,6 +202,13 @@ void child_read_config(struct capture *c)
     buf_fini(&mistakes);
 }
 
+/* A writer that has died says nothing: where nobody ticks, the clock says when to look. */
+HOT bool capture_due(const struct capture *c, bool ticks)
+{
+    return atomic_load_explicit(&c->link->due, memory_order_relaxed) ||
+           (!ticks && clock_mono_us() >= c->child.watched_us + WATCH_US);
+}
+
 void child_watch(struct capture *c)
 {
     struct child *ch = &c->child;

@@ -21,7 +21,8 @@
  * MQTT 3 has no negative acknowledgement: 12 would tell the publisher that all is well.
  *
  * At ticks the writer's log lines and counters go to the broker. 2.0.11 does not tick with
- * per_listener_settings, so a message does the same when it finds something waiting. */
+ * per_listener_settings, so a message does the same when it finds something waiting, or when
+ * nobody has looked for a tenth of a second: the writer may have died. */
 #if __has_include(<mosquitto/broker_plugin.h>)
 #include <mosquitto.h>
 #else
@@ -64,6 +65,7 @@ static struct {
     struct capture *capture;
     unsigned instances;
     bool broker_2_1;
+    bool ticks; /* on_tick is called: not by 2.0.11 with per_listener_settings */
     size_t owned_count;
     void *owned[PUBLISH_USER_PROPERTIES_MAX * 2 + 8]; /* copies that the broker made for us */
 
@@ -109,6 +111,7 @@ SELDOM static void attend(void)
 
 static int on_tick(int event, void *event_data, void *userdata)
 {
+    culex.ticks = true;
     culex.last.by = NULL;
     attend();
     return RC_GO_ON;
@@ -264,7 +267,7 @@ HOT static int on_message(int event, void *event_data, void *userdata)
     if (culex.broker_2_1 && culex.instances > 1 && seen_before(userdata, ed)) {
         return RC_GO_ON;
     }
-    if (capture_due(culex.capture)) {
+    if (capture_due(culex.capture, culex.ticks)) {
         attend();
     }
     struct slice topic = slice_str(ed->topic);

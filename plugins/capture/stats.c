@@ -20,7 +20,6 @@
 #define PREFIX      "$SYS/broker/culex/"
 #define TOPIC_BYTES 384
 #define PASS_STEP   256 /* topics for each call */
-#define LOOK_EVERY  4096 /* publishes, where no tick comes by */
 #define LAG_MS_MAX  INT32_MAX
 #define PASS_LATE_US 500000 /* the writer asks for one each interval, when it runs */
 
@@ -197,12 +196,6 @@ bool stats_init(struct capture *c)
 {
     c->shown_streams = calloc(LINK_STREAMS_MAX, sizeof *c->shown_streams);
     return c->shown_streams != NULL;
-}
-
-HOT bool capture_due(const struct capture *c)
-{
-    return atomic_load_explicit(&c->link->due, memory_order_relaxed) ||
-           counter_get(&c->link->received) % LOOK_EVERY == 0;
 }
 
 void capture_attend(struct capture *c, capture_sys_fn *publish, void *arg)
