@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 from harness import CLIENTS, Driver, group_violations, run_driver, settled_ends, wait_until
-from test_groups import Group, load, partitions_since, wait_gets
+from test_groups import Group, load, owned, partitions_since, share_all, wait_gets
 from wire import Wire
 
 CLIENTS_848 = ["librdkafka", "java"]
@@ -51,7 +51,7 @@ def test_two_members_share_one_leaves_one_is_killed(live, client):
         mark_a, mark_b = len(a.events), len(b.events)
         wait_until("both together get all partitions", lambda: len(
             partitions_since(a, mark_a) | partitions_since(b, mark_b)) == 16, 120, every=0.05)
-        assert len(partitions_since(b, 0)) == 8  # the server's assignor is even
+        wait_until("it has seen each of its half", lambda: len(partitions_since(b, 0)) == 8)  # the server's assignor is even
         b.leave()
         wait_gets(a, set(range(16)))
         c = g.join()
@@ -98,8 +98,9 @@ def test_static_member_comes_back_to_its_work(patient, client):
         a.wait_records(1)
         b = g.join(instance_id="two")
         b.wait_records(100)
-        wait_until("it has given half of them up", lambda: any("revoked" in e for _, e in list(a.events)), 120)
-        share = set(range(16)) - {p for _, e in list(a.events) if "revoked" in e for p in e["revoked"]}
+        share_all(a, b)
+        share = owned(a)
+        assert len(share) == 8
         a.leave()  # with -2: it says that it will be back
         events_of_b = [e for _, e in list(b.events) if "assigned" in e or "revoked" in e]
         again = g.join(instance_id="one")

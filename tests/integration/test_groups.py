@@ -2,12 +2,17 @@
 same: no record is missing, and none is delivered after a commit that covers it was answered."""
 
 import shutil
+import signal
+import time
+from itertools import count
+from types import SimpleNamespace
 
 import pytest
-from harness import Driver, Load, group_violations, run_driver, settled_ends, wait_until
+from harness import Driver, Load, group_violations, partition_of, run_driver, settled_ends, wait_until
 
 MEMBERS = [("librdkafka", {}), ("librdkafka", {"assignor": "cooperative-sticky"}), ("java", {}),
-           ("java", {"assignor": "cooperative-sticky"}), ("franz-go", {}), ("sarama", {}), ("kafka-go", {}),
+           ("java", {"assignor": "cooperative-sticky"}), ("java", {"assignor": "roundrobin"}), ("java", {"assignor": "sticky"}),
+           ("franz-go", {}), ("sarama", {}), ("kafka-go", {}),
            ("kafkajs", {}), ("kafka-python", {}), ("kafka-python-2.0.2", {}), ("aiokafka", {})]
 SESSION_MS = 60000  # of one who is to come back: on a busy machine Java takes a while to start
 NAMES = [c + ("-" + o["assignor"] if o else "") for c, o in MEMBERS]
@@ -111,10 +116,9 @@ def test_static_member_comes_back_without_a_rebalance(live, client):
         a.wait_records(1)
         b = g.join(instance_id="two", session_ms=SESSION_MS)
         b.wait_records(100)
-        mark_a = len(a.events)
-        a.wait_for("its share", lambda ev: sum("o" in e for _, e in ev[mark_a:]) > 500)
-        share = partitions_since(a, len(a.events) - 400)
-        assert 0 < len(share) < 16
+        share_all(a, b)
+        share = owned(a)
+        wait_gets(a, share)
         a.kill9()
         events_of_b = [e for _, e in list(b.events) if "assigned" in e or "revoked" in e]
         again = g.join(instance_id="one", session_ms=SESSION_MS)
@@ -124,6 +128,92 @@ def test_static_member_comes_back_without_a_rebalance(live, client):
         assert [e for _, e in list(b.events) if "assigned" in e or "revoked" in e] == events_of_b
         assert partitions_since(again, 0) == share
         assert group_violations(g.all) == []
+    finally:
+        g.close()
+
+
+CALLBACKS = ("assigned", "revoked", "lost")
+
+
+def owned(driver):
+    """The partitions that a member has, as its callbacks say."""
+    has = set()
+    for _, e in list(driver.events):
+        has |= set(e.get("assigned", ()))
+        has -= set(e.get("revoked", ())) | set(e.get("lost", ()))
+    return has
+
+
+def share_all(a, b):
+    def look():
+        x, y = owned(a), owned(b)
+        return x and y and not x & y and len(x | y) == 16
+    wait_until("both have something, and all is given out once", look, 120, every=0.05)
+
+
+def while_a_member(driver):
+    """Without what it was given under an assignment that it lost: when that was, it could not know."""
+    events, fenced = [], False
+    for t, e in reversed(list(driver.events)):
+        fenced = "lost" in e if any(name in e for name in CALLBACKS) else fenced
+        if not (fenced and "o" in e):
+            events.insert(0, (t, e))
+    return SimpleNamespace(name=driver.name, events=events)
+
+
+def publish_to_all(culex, tag, each=5):
+    topics = {}
+    for i in count():
+        topics.setdefault(partition_of(b"demo/%d" % i, 16), f"demo/{i}")
+        if len(topics) == 16:
+            break
+    with culex.mqtt() as m:
+        m.publish_all([(t, f"{tag} {t} {i}") for t in topics.values() for i in range(each)])
+
+
+def ends_committed(drivers, end):
+    done = {}
+    for d in drivers:
+        for _, e in list(d.events):
+            for p, o in e.get("commit", {}).items():
+                done[int(p)] = max(done.get(int(p), 0), o)
+    return done == {p: end for p in range(16)}
+
+
+@pytest.mark.parametrize("options", [{"assignor": "sticky"}, {"assignor": "cooperative-sticky"}, {"protocol": "consumer"}],
+                         ids=["sticky", "cooperative-sticky", "KIP-848"])
+def test_a_member_that_was_fenced_hears_that_its_partitions_are_lost(culex_factory, options):
+    """It stands still for longer than its session. What it commits then does not count, its callback says lost and never revoked,
+    and it gets work again."""
+    culex = culex_factory(server={"group.consumer.session.timeout.ms": 6000, "group.consumer.heartbeat.interval.ms": 300})
+    g = Group(culex, "java", options)
+    try:
+        a, b = g.join(session_ms=6000), g.join(session_ms=SESSION_MS)
+        share_all(a, b)
+        publish_to_all(culex, "first")
+        wait_until("all is read and committed", lambda: ends_committed([a, b], 5), 120, every=0.05)
+        share = owned(a)
+        a.proc.send_signal(signal.SIGSTOP)
+        publish_to_all(culex, "second")
+        wait_until("the other has all of it", lambda: owned(b) == set(range(16)) and ends_committed([b], 10), 120, every=0.05)
+        goes_on = time.monotonic()
+        a.proc.send_signal(signal.SIGCONT)
+
+        def since():
+            return [e for t, e in list(a.events) if t > goes_on]
+        a.wait_for("lost", lambda ev: any("lost" in e for t, e in ev if t > goes_on))
+        said = since()
+        at, lost = next((i, e) for i, e in enumerate(said) if any(name in e for name in CALLBACKS))
+        assert lost.keys() == {"lost"} and set(lost["lost"]) == share, said[:at + 1]
+        assert not any("commit" in e for e in said[:at]), said[:at]
+        share_all(a, b)
+        publish_to_all(culex, "third")
+        wait_until("all is read and committed", lambda: ends_committed([a, b], 15), 120, every=0.05)
+        g.wait_all({p: (0, 15) for p in range(16)})
+        a.leave()
+        b.leave()
+        assert b.committed == {p: 15 for p in range(16)}
+        assert group_violations([while_a_member(a), while_a_member(b)]) == []
     finally:
         g.close()
 

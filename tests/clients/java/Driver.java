@@ -25,6 +25,8 @@ import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 public final class Driver {
     private static final Map<String, String> ASSIGNORS = Map.of(
         "range", "org.apache.kafka.clients.consumer.RangeAssignor",
+        "roundrobin", "org.apache.kafka.clients.consumer.RoundRobinAssignor",
+        "sticky", "org.apache.kafka.clients.consumer.StickyAssignor",
         "cooperative-sticky", "org.apache.kafka.clients.consumer.CooperativeStickyAssignor");
     private static final StringBuilder OUT = new StringBuilder();
 
@@ -128,6 +130,10 @@ public final class Driver {
 
         @Override public void onPartitionsRevoked(Collection<TopicPartition> tps) {
             emit("revoked", partitions(tps));
+        }
+
+        @Override public void onPartitionsLost(Collection<TopicPartition> tps) {
+            emit("lost", partitions(tps));
         }
     }
 
