@@ -238,7 +238,7 @@ def test_parked_join_is_answered_when_the_server_stops(member):
     begin = time.monotonic()
     member.culex.server.stop()
     assert b.receive_join() == NOT_AVAILABLE
-    assert time.monotonic() - begin < 20  # and not the rebalance timeout
+    assert time.monotonic() - begin < 50  # and not the rebalance timeout
 
 
 def test_member_whose_connection_broke_in_a_join_asks_again(member):
@@ -256,7 +256,7 @@ def test_member_whose_connection_broke_in_a_join_asks_again(member):
 
 
 def test_silent_member_is_dropped_after_its_session_and_others_go_on(member):
-    a, b = member(session_ms=6000), member(session_ms=6000)
+    a, b = member(), member(session_ms=6000)
     assert a.join() == 0 and a.sync() == 0
     b.send_join()
     assert b.receive_join() == MEMBER_ID_REQUIRED

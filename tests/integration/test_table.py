@@ -99,7 +99,13 @@ class Table:
         return sum(p["PartitionSize"] for r in results for t in r["Topics"] for p in t["Partitions"])
 
     def files(self):
-        return sum(p.stat().st_size for p in (self.culex.data / "server").rglob("*.sst"))
+        total = 0
+        for p in (self.culex.data / "server").rglob("*.sst"):
+            try:
+                total += p.stat().st_size
+            except FileNotFoundError:  # just removed
+                pass
+        return total
 
     def log_starts(self):
         from confluent_kafka import Consumer, TopicPartition
