@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
-from harness import consumer, frame, read_all, recv_frame, request_header, wait_until
+from harness import Driver, consumer, frame, group_violations, read_all, recv_frame, request_header, wait_until
 from wire import ask
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
@@ -60,9 +60,9 @@ def committed(c):
         k.close()
 
 
-def with_history(culex_factory, small_disk):
+def with_history(culex_factory, small_disk, **settings):
     """The server's own directory is the small disk; 100 records are captured on the large one."""
-    c = culex_factory()
+    c = culex_factory(server=settings)
     c.server.stop()
     shutil.rmtree(c.data / "server")
     os.symlink(small_disk, c.data / "server")
@@ -99,6 +99,40 @@ def test_full_disk_of_the_server_stops_commits_alone_and_heals(culex_factory, sm
     c.server.start()
     assert committed(c) == 3
     assert c.server.running()
+
+
+@pytest.mark.parametrize("client", ["librdkafka", "java"])
+def test_members_of_the_consumer_protocol_outlive_a_full_disk(culex_factory, small_disk, client):
+    """A commit has failed that may be there: until the store is open again, nobody knows what a member may have."""
+    c = with_history(culex_factory, small_disk, **{"group.consumer.heartbeat.interval.ms": 100,
+                                                   "group.consumer.session.timeout.ms": 600000})
+    member = {"GroupId": "by hand", "MemberId": "m", "MemberEpoch": 0, "RebalanceTimeoutMs": 30000,
+              "SubscribedTopicNames": ["demo"], "TopicPartitions": []}
+    lives_on = member | {"MemberEpoch": 1, "RebalanceTimeoutMs": -1, "SubscribedTopicNames": None,
+                         "TopicPartitions": None}
+
+    def heartbeat(fields):
+        return ask(c.server.port, "ConsumerGroupHeartbeat", 1, **fields)["ErrorCode"]
+    d = Driver(client, c.bootstrap, "demo", "live", 0, protocol="consumer")
+    try:
+        d.wait_records(100)
+        assert [heartbeat(member), heartbeat(lives_on)] == [0, 0]
+        fill(small_disk)
+        while commit(c, 1) is True:
+            pass
+        assert heartbeat(lives_on) == COORDINATOR_NOT_AVAILABLE
+        c.server.wait_log(r"own store is broken")
+        assert heartbeat(lives_on) == COORDINATOR_NOT_AVAILABLE
+        c.server.wait_log(r"own store cannot be opened, trying again")
+        os.remove(small_disk / "fill")
+        wait_until("the member goes on", lambda: heartbeat(lives_on) == 0, every=0.1)
+        c.publish("demo/x", [str(k) for k in range(100)])
+        d.wait_records(200)
+        d.leave()
+        assert len({(e["p"], e["o"]) for _, e in d.events if "o" in e}) == 200
+        assert group_violations([d]) == []
+    finally:
+        d.close()
 
 
 def heartbeat_error(c):
