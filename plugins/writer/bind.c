@@ -317,6 +317,7 @@ enum err plan_put(struct plan *p, struct config_stream *s)
         config_stream_fini(s);
         return ERR_NOMEM;
     }
+    p->changed = p->changed || i == p->count || !config_bound_same(&p->streams[i], s);
     if (i < p->count && p->own[i]) {
         config_stream_fini(&p->streams[i]);
     }
@@ -328,21 +329,20 @@ enum err plan_put(struct plan *p, struct config_stream *s)
 
 void plan_remove(struct plan *p, const char *name)
 {
-    size_t i = find_stream(p, name);
-    if (i == p->count) {
-        return;
+    for (size_t i; (i = find_stream(p, name)) < p->count;) {
+        if (p->own[i]) {
+            config_stream_fini(&p->streams[i]);
+        }
+        p->changed = true;
+        p->count--;
+        memmove(&p->streams[i], &p->streams[i + 1], (p->count - i) * sizeof *p->streams);
+        memmove(&p->own[i], &p->own[i + 1], (p->count - i) * sizeof *p->own);
     }
-    if (p->own[i]) {
-        config_stream_fini(&p->streams[i]);
-    }
-    p->count--;
-    memmove(&p->streams[i], &p->streams[i + 1], (p->count - i) * sizeof *p->streams);
-    memmove(&p->own[i], &p->own[i + 1], (p->count - i) * sizeof *p->own);
 }
 
 bool plan_written(const struct plan *p, const char *data)
 {
-    return config_bound_written(data, p->streams, p->count);
+    return !p->changed && config_bound_written(data, p->streams, p->count);
 }
 
 enum err plan_write(const struct plan *p, const char *data, struct errmsg *m)

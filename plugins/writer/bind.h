@@ -20,6 +20,7 @@ struct plan {
     struct config_stream *streams; /* of a configuration, which must live as long … */
     bool *own;                     /* … or the plan's */
     size_t count, room;
+    bool changed; /* it is not as it was opened */
     struct config file;
 };
 
@@ -32,8 +33,9 @@ void plan_close(struct plan *p);
 const struct config_stream *plan_find(const struct plan *p, const char *name);
 /* In place of the one of its name, or one more. Takes what `s` has over, also on failure. */
 enum err plan_put(struct plan *p, struct config_stream *s) MUST_CHECK;
+/* Also the one that it hides. */
 void plan_remove(struct plan *p, const char *name);
-/* Does the file say that already? */
+/* Is it as it was opened, and the file, too? */
 bool plan_written(const struct plan *p, const char *data);
 /* As config_write_bound. */
 enum err plan_write(const struct plan *p, const char *data, struct errmsg *m) MUST_CHECK;

@@ -50,7 +50,7 @@
 #define ACCEPT_PAUSE_US 100000
 #define ROW_PREFIX      "unbind/" /* of the rows that say which topics may have to go */
 #define ROW_BYTES_MAX   (sizeof ROW_PREFIX + STORE_NAME_BYTES_MAX)
-#define ROWS_RETRY_MS   1000
+#define RETRY_MS        1000
 #define FOUND_MAX       64 /* rows looked at in one go */
 
 enum command_state { COMMAND_NONE, COMMAND_WANTED, COMMAND_ASKED, COMMAND_DONE };
@@ -89,6 +89,8 @@ struct control {
     char reload_text[sizeof(((struct errmsg *)0)->text)];
     /* The writer's own. */
     enum view view;
+    bool unwritten; /* the file is not as the configuration, and nobody could mend it */
+    int64_t unwritten_ms; /* not tried again before then */
     bool rows; /* there may be some */
     bool rows_failed;
     int64_t rows_ms; /* not looked at before then */
@@ -183,21 +185,22 @@ static bool row_found(void *arg, struct slice key, struct slice value)
     return f->count < FOUND_MAX;
 }
 
-static bool is_configured(const struct writer *w, const char *name)
+/* NULL: the configuration has no such stream. */
+static const struct config_stream *configured(const struct writer *w, const char *name)
 {
     const struct config *c = &w->now->config;
     for (size_t i = 0; i < c->stream_count; i++) {
         if (strcmp(c->streams[i].name, name) == 0) {
-            return true;
+            return &c->streams[i];
         }
     }
-    return false;
+    return NULL;
 }
 
 static enum err end_row(struct writer *w, const char *name, struct errmsg *m)
 {
     char key[ROW_BYTES_MAX];
-    enum err e = is_configured(w, name) ? OK : delete_topic(w, name, m);
+    enum err e = configured(w, name) ? OK : delete_topic(w, name, m);
     if (e && e != ERR_NOT_FOUND) {
         return e;
     }
@@ -227,7 +230,7 @@ static enum err end_rows(struct writer *w, struct errmsg *m)
         }
     }
     k->rows = k->rows_failed = e != OK;
-    k->rows_ms = clock_mono_ms() + ROWS_RETRY_MS;
+    k->rows_ms = clock_mono_ms() + RETRY_MS;
     return e;
 }
 
@@ -262,9 +265,13 @@ static void write_back(struct writer *w, const struct task *tasks, size_t count)
         e = plan_write(&p, w->data, &m);
         plan_close(&p);
     }
-    if (e) {
-        log_error("streams bound by Kafka clients: the file has what was refused: %s", m.text);
+    struct control *k = w->control;
+    if (e && !k->unwritten) {
+        log_error("streams bound by Kafka clients: the file has what was refused, trying again: %s",
+                  m.text);
     }
+    k->unwritten = e != OK;
+    k->unwritten_ms = clock_mono_ms() + RETRY_MS;
 }
 
 /* The same, and the broker reads it, which nobody waits for: it may have read the other one. An
@@ -303,15 +310,20 @@ struct turn {
     uint32_t left; /* partitions that can still be made */
 };
 
+static enum err not_bound(const struct writer *w, const char *name, struct errmsg *m)
+{
+    const char *path = w->now->config.path;
+    return err_set(m, ERR_LOCKED, "stream %.249s stands in %.200s: it is changed there", name,
+                   path ? path : "mosquitto.conf");
+}
+
 /* May this be done to the stream of that name? */
 static enum err check_bound(const struct writer *w, const struct turn *t, const char *name,
                             bool must_be, struct errmsg *m)
 {
-    const struct config *c = &w->now->config;
     const struct config_stream *s = plan_find(&t->plan, name);
     if (s && !s->bound) {
-        return err_set(m, ERR_LOCKED, "stream %.249s stands in %.200s: it is changed there", name,
-                       c->path ? c->path : "mosquitto.conf");
+        return not_bound(w, name, m);
     }
     if (must_be && !s) {
         return err_set(m, ERR_NOT_FOUND, "no stream %.249s is bound to MQTT", name);
@@ -345,15 +357,18 @@ static enum err check_partitions(const struct writer *w, struct turn *t, struct 
     return OK;
 }
 
-static enum err put_stream(struct turn *t, struct task *task, struct config_stream *s,
-                           enum err checked)
+static enum err put_stream(struct writer *w, struct turn *t, struct task *task,
+                           struct config_stream *s, enum err checked)
 {
     bool validate = json_is_true(json_object_get(task->command, "validate"));
+    bool makes_topic = task->makes_topic && !checked && !validate;
+    enum err e = makes_topic ? note_row(w, s->name, &task->why) : checked;
     task->partitions = s->partitions;
-    if (checked || validate) {
+    if (e || validate) {
         config_stream_fini(s);
-        return checked;
+        return e;
     }
+    t->makes_topics = t->makes_topics || makes_topic;
     task->waits = true;
     return plan_put(&t->plan, s) ? err_set(&task->why, ERR_NOMEM, "no memory") : OK;
 }
@@ -368,13 +383,8 @@ static enum err bind_stream(struct writer *w, struct turn *t, struct task *task)
     }
     e = check_bound(w, t, s.name, replace, &task->why);
     e = e ? e : check_partitions(w, t, task, &s, &task->why);
-    e = put_stream(t, task, &s, e);
     task->makes_stream = !replace;
-    if (!e && task->waits && task->makes_topic) {
-        t->makes_topics = true;
-        e = note_row(w, text_of(task, "name"), &task->why);
-    }
-    return e;
+    return put_stream(w, t, task, &s, e);
 }
 
 static enum err alter_stream(struct writer *w, struct turn *t, struct task *task)
@@ -383,7 +393,7 @@ static enum err alter_stream(struct writer *w, struct turn *t, struct task *task
     const char *name = text_of(task, "name");
     enum err e = check_bound(w, t, name, true, &task->why);
     e = e ? e : bind_alter(&s, plan_find(&t->plan, name), task->command, &task->why);
-    return e ? e : put_stream(t, task, &s, OK);
+    return e ? e : put_stream(w, t, task, &s, OK);
 }
 
 static enum err unbind_stream(struct writer *w, struct turn *t, struct task *task)
@@ -515,14 +525,22 @@ static bool has_topic(struct writer *w, const char *name)
     return there;
 }
 
-/* A stream is bound when the log has it, and unbound when the log has not; e: what came of
- * deleting. */
+/* A stream is bound when configuration and log have it, and unbound when neither has; e: what came
+ * of deleting. culex.json, which was read as well, may have the name by now. */
 static enum err result_in_log(struct writer *w, struct task *task, enum err e,
                               const struct errmsg *m)
 {
     const char *name = text_of(task, "name");
-    bool there = has_topic(w, name);
-    if (is_command(task, "unbind")) {
+    const struct config_stream *s = configured(w, name);
+    bool ends = is_command(task, "unbind"), there = has_topic(w, name);
+    if (s && !s->bound) {
+        task->undone = task->makes_stream;
+        return not_bound(w, name, &task->why);
+    }
+    if (ends ? s != NULL : s == NULL) {
+        return err_set(&task->why, ERR_AGAIN, "the broker's configuration did not come through");
+    }
+    if (ends) {
         task->why = *m;
         return there ? e : OK;
     }
@@ -530,7 +548,8 @@ static enum err result_in_log(struct writer *w, struct task *task, enum err e,
         task->undone = task->makes_stream;
         return err_set(&task->why, ERR_TOO_LARGE, "the log cannot make stream %.249s", name);
     }
-    log_info("stream bound by a Kafka client stream=%s", name);
+    log_info("stream %s by a Kafka client stream=%s",
+             task->makes_stream ? "bound" : "altered", name);
     return OK;
 }
 
@@ -581,9 +600,12 @@ static void look_at_broker(struct writer *w)
     pthread_mutex_unlock(&k->lock);
     if (k->view == VIEW_ASKED && answered && all_here) {
         k->view = VIEW_SURE;
+        k->unwritten = false;
         if (k->reload_result) {
             write_back(w, NULL, 0);
         }
+    } else if (k->view == VIEW_SURE && k->unwritten && clock_mono_ms() >= k->unwritten_ms) {
+        write_back(w, NULL, 0);
     }
 }
 
@@ -652,17 +674,18 @@ bool control_waits(struct writer *w)
 
 void control_reloaded(struct writer *w, uint32_t number, enum err e, const char *mistakes)
 {
+    pthread_mutex_lock(&w->lock); /* it does not go meanwhile */
     struct control *k = w->control;
-    if (!k) {
-        return;
+    if (k) {
+        pthread_mutex_lock(&k->lock);
+        if (number == k->asked) { /* else it is about a command that ran out of time */
+            k->answered = true;
+            k->reload_result = e;
+            snprintf(k->reload_text, sizeof k->reload_text, "%s", mistakes);
+        }
+        pthread_mutex_unlock(&k->lock);
     }
-    pthread_mutex_lock(&k->lock);
-    if (number == k->asked) { /* else it is about a command that ran out of time */
-        k->answered = true;
-        k->reload_result = e;
-        snprintf(k->reload_text, sizeof k->reload_text, "%s", mistakes);
-    }
-    pthread_mutex_unlock(&k->lock);
+    pthread_mutex_unlock(&w->lock);
 }
 
 /* --- the thread ------------------------------------------------------------------------------- */
@@ -786,6 +809,16 @@ static void note_name(const struct writer *w, struct control *k)
     k->device = st.st_dev;
 }
 
+/* The listener uses it, too. */
+static void set_control(struct writer *w, struct control *k)
+{
+    pthread_mutex_lock(&w->lock);
+    w->control = k;
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* A data directory that is made anew has what is captured; one that was put in place of another is
+ * read as at a start. */
 static void control_start(struct writer *w)
 {
     struct errmsg m;
@@ -795,10 +828,9 @@ static void control_start(struct writer *w)
         note_name(w, k);
         pthread_mutex_init(&k->lock, NULL);
         pthread_cond_init(&k->done, NULL);
-        k->view = w->control_begun ? VIEW_SURE : VIEW_START;
         k->rows = true;
         k->asked = (uint32_t)clock_wall_ms() & LINK_RELOAD_MAX; /* none of another writer's */
-        w->control = k;
+        set_control(w, k);
         e = pthread_create(&k->thread, NULL, control_main, w) == 0
                 ? OK
                 : err_set(&m, ERR_NOMEM, "no thread");
@@ -810,8 +842,10 @@ static void control_start(struct writer *w)
         if (!w->control_failed) {
             log_warn("Kafka clients cannot bind streams, trying again: %s", m.text);
         }
-        w->control = NULL;
+        set_control(w, NULL);
         free(k);
+    } else if (w->control_begun && config_bound_written(w->data, NULL, 0)) {
+        write_back(w, NULL, 0);
     }
     w->control_failed = e != OK;
     w->control_begun = w->control_begun || !e;
@@ -841,7 +875,7 @@ void control_stop(struct writer *w)
     close(k->socket);
     pthread_mutex_destroy(&k->lock);
     pthread_cond_destroy(&k->done);
-    w->control = NULL;
+    set_control(w, NULL);
     free(k);
 }
 

@@ -84,7 +84,7 @@ struct writer {
     pthread_mutex_t lock;   /* for the next ones */
     struct order *orders;   /* oldest first */
     _Atomic uint64_t sets_received; /* number of the newest that is queued, or was lost */
-    struct control *control; /* NULL: no commands can be given */
+    struct control *control; /* NULL: no commands can be given; the writer's thread reads it so */
     bool control_failed;     /* and that was said */
     bool control_begun;      /* they could, once */
 };

@@ -244,3 +244,12 @@ bool config_bound_written(const char *data, const struct config_stream *streams,
     (void)fclose(f);
     return same;
 }
+
+bool config_bound_same(const struct config_stream *a, const struct config_stream *b)
+{
+    char *x = bound_text(a, 1), *y = bound_text(b, 1);
+    bool same = x && y && strcmp(x, y) == 0;
+    free(x);
+    free(y);
+    return same;
+}

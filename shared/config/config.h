@@ -200,6 +200,8 @@ enum err config_write_bound(const char *data, const struct config_stream *stream
                             struct errmsg *m) MUST_CHECK;
 /* Does the file say just that already? */
 bool config_bound_written(const char *data, const struct config_stream *streams, size_t count);
+/* Would the file say the same of both? */
+bool config_bound_same(const struct config_stream *a, const struct config_stream *b);
 void config_fini(struct config *c);
 
 /* Appends a checked configuration to out (a buf of CONFIG_PACKED_BYTES_MAX is enough), for a

@@ -1,5 +1,6 @@
 """Streams that are bound, altered and unbound while the broker runs, through the socket in the data directory."""
 
+import ctypes
 import json
 import os
 import re
@@ -58,6 +59,11 @@ def together(c, *commands):
         got = together_once(c, *commands)
         return None if got and all(r["error"] == "ERR_AGAIN" for r in got) else (got,)
     return wait_until("there is time for it", ask, 3 * START_SECONDS)[0]
+
+
+def patiently(c, **what):
+    """The answer, where it is not to ask again."""
+    return wait_until("there is time for it", lambda: (lambda a: a["error"] != "ERR_AGAIN" and a)(command(c, **what)), 3 * START_SECONDS)
 
 
 def bound(c):
@@ -412,6 +418,59 @@ def test_what_changes_nothing_is_done_at_once(make):
     assert c.broker.log().count("configuration read again") == 1
 
 
+def test_what_the_file_has_already_is_not_captured_for_that(make):
+    """Somebody has put it there, and the broker has not read it."""
+    c = make().configure([stream()]).start()
+    assert bind(c, "s", "s/#")["error"] == "OK"
+    (c.data / "streams.json").rename(c.data / "aside")
+    assert command(c, command="unbind", name="s")["error"] == "OK" and bound(c) == {}
+    (c.data / "aside").rename(c.data / "streams.json")
+    assert bind(c, "s", "s/#", partitions=1)["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish("s/x", b"1")
+    c.stop()
+    assert c.values("s") == ["1"]
+
+
+def test_what_was_refused_is_taken_out_of_the_file_when_that_can_be_done(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "one", "one/#")["error"] == "OK"
+    c.broker.signal(signal.SIGSTOP)
+    got = []
+    t = threading.Thread(target=lambda: got.append(bind(c, "two", "two/#")))
+    t.start()
+    wait_until("the file has it", lambda: "two" in bound(c), 60)
+    c.config_path.write_text("{")
+    (c.data / "streams.json.next").mkdir()  # where the next one is written first
+    c.broker.signal(signal.SIGCONT)
+    t.join(60)
+    assert got[0]["error"] in ("ERR_INVALID", "ERR_AGAIN"), got
+    c.broker.wait_log("the file has what was refused")
+    (c.data / "streams.json.next").rmdir()
+    wait_until("it is taken out", lambda: set(bound(c)) == {"one"})
+    c.configure([stream()])
+    assert patiently(c, command="bind", name="two", configs={"mqtt.filter": "two/#"})["error"] == "OK"
+    with c.mqtt() as m:
+        m.publish("two/x", b"2")
+    c.stop()
+    assert c.values("two") == ["2"]
+
+
+def test_a_name_that_the_configuration_has_taken_meanwhile_is_neither_bound_nor_deleted(make):
+    c = make().configure([stream()]).start()
+    assert bind(c, "mine", "mine/#", partitions=2)["error"] == "OK"
+    c.configure([stream(), stream("mine", "file/#", partitions=2), stream("new", "file/#", partitions=1)])
+    got = together(c, dict(command="unbind", name="mine"), dict(command="bind", name="new", configs={"mqtt.filter": "new/#"}),
+                   dict(command="bind", name="other", configs={"mqtt.filter": "other/#"}))
+    assert [r["error"] for r in got] == ["ERR_LOCKED", "ERR_LOCKED", "OK"], got
+    assert all("culex.json" in r["message"] for r in got[:2])
+    wait_until("the file has what was done", lambda: set(bound(c)) == {"other"})
+    with c.mqtt() as m:
+        m.publish_all([("file/x", b"1"), ("new/x", b"2"), ("mine/x", b"3"), ("other/x", b"4")])
+    c.stop()
+    assert (c.values("mine"), c.values("new"), c.values("other")) == (["1"], ["1"], ["4"])
+
+
 def test_what_an_older_writer_wrote_after_the_broker_had_read_is_read_again(make):
     """The writer of a broker that was killed may still be at work when the next broker starts."""
     c = make().configure([stream()]).start()
@@ -447,11 +506,6 @@ def small(make):
     yield c.configure([stream(on_full="reject")], store=SMALL_STORE)
     c.broker.kill9()
     subprocess.run(["umount", "-l", str(c.data)], check=True)
-
-
-def patiently(c, **what):
-    """The answer, where it is not to ask again."""
-    return wait_until("there is time for it", lambda: (lambda a: a["error"] != "ERR_AGAIN" and a)(command(c, **what)), 3 * START_SECONDS)
 
 
 def test_a_disk_that_fills_while_a_stream_is_being_bound_holds_nothing_up(small):
@@ -584,7 +638,23 @@ def test_a_data_directory_that_was_put_in_place_of_another_takes_commands(make):
     c.data.rename(c.home / "aside")
     with c.mqtt() as m:
         wait_until("commands are taken there", lambda: answers(c) and fill(m, "demo/x", 1, size=0))
-    assert bind(c, "two", "two/#")["error"] == "OK"
+        assert bind(c, "two", "two/#")["error"] == "OK"
+        assert set(bound(c)) == {"one", "two"}
+        (c.home / "other").mkdir()
+        (c.home / "other" / "streams.json").write_text(json.dumps({"streams": [{"name": "copied", "filters": ["copied/#"]}]}))
+        exchange(c.home / "other", c.data)
+        wait_until("it is read", lambda: "copied" in (catalog(c) or ()), 60)
+        m.publish("copied/x", b"1")
+        assert set(bound(c)) == {"copied"}
+    c.stop()
+    assert c.values("copied") == ["1"]
+
+
+def exchange(one, other):
+    """Each is at the other's path, at once."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
+        raise OSError(ctypes.get_errno(), "renameat2")
 
 
 def answers(c):
