@@ -68,7 +68,7 @@ static void *worker_main(void *arg)
 {
     struct workers *w = arg;
     if (w->nice != 0) { /* of this thread alone; not permitted: no harm done */
-        (void)setpriority(PRIO_PROCESS, 0, w->nice);
+        (void)setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0) + w->nice);
     }
     pthread_mutex_lock(&w->lock);
     for (;;) {

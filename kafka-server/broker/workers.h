@@ -24,7 +24,7 @@ struct work {
 
 struct workers;
 
-/* nice: 0, or by how much the threads give way to others; so do threads that their work makes.
+/* nice: by how much the threads give way to that of the caller; so do those that their work makes.
  * wake(arg) is called from a worker thread when something can be reaped. ERR_NOMEM, ERR_IO (no
  * thread). */
 enum err workers_open(struct workers **out, int threads, int nice, int queue_max,

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/resource.h>
 
 #include <cmocka.h>
 
@@ -88,11 +89,44 @@ static void test_what_never_ran_is_done_at_the_end(void **state)
     assert_int_equal(done_count, 2);
 }
 
+#define NICE_MOST 19
+
+static int seen_nice;
+
+static void see_nice(struct work *w)
+{
+    seen_nice = getpriority(PRIO_PROCESS, 0);
+}
+
+static int nice_of_a_worker(int nice)
+{
+    struct workers *w;
+    struct work work = {.run = see_nice, .done = count_done};
+    assert_int_equal(sem_init(&finished, 0, 0), 0);
+    assert_int_equal(workers_open(&w, 1, nice, 10, wake, NULL, NULL), OK);
+    assert_int_equal(workers_submit(w, &work), OK);
+    sem_wait(&finished);
+    workers_reap(w);
+    workers_close(w);
+    return seen_nice;
+}
+
+/* Last: what a process has given up it does not get back. */
+static void test_workers_give_way_to_the_thread_that_opened_them(void **state)
+{
+    int mine = getpriority(PRIO_PROCESS, 0);
+    mine += mine < NICE_MOST;
+    assert_int_equal(setpriority(PRIO_PROCESS, 0, mine), 0);
+    assert_int_equal(nice_of_a_worker(0), mine);
+    assert_int_equal(nice_of_a_worker(3), mine + 3 < NICE_MOST ? mine + 3 : NICE_MOST);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_work_of_before_is_known_until_it_is_reaped),
         cmocka_unit_test(test_what_never_ran_is_done_at_the_end),
+        cmocka_unit_test(test_workers_give_way_to_the_thread_that_opened_them),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
