@@ -1,4 +1,4 @@
-/* Varints, the sticky reader, UUIDs and CRC-32C.
+/* Varints, the sticky reader, UUIDs, UTF-8 and CRC-32C.
  *
  * A varint is LEB128: seven bits a byte, least significant first, the high bit says that more
  * follow. Zigzag maps small negatives to small unsigned numbers: 0, -1, 1, -2 … become 0, 1, 2, 3 …
@@ -241,4 +241,22 @@ HOT uint32_t crc32c_copy(uint32_t crc, void *to, const void *from, size_t len)
         memcpy(to, from, len);
     }
     return crc32c_long(crc, from, len);
+}
+
+size_t utf8_length(const uint8_t *p, size_t left)
+{
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    size_t n = p[0] == 0 ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2
+             : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
+    if (n <= 1 || n > left) {
+        return n > left ? 0 : n;
+    }
+    uint32_t code = p[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+        code = code << 6 | (p[i] & 0x3fu);
+    }
+    return code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : n;
 }

@@ -85,6 +85,10 @@ static inline void be64_put(uint8_t *p, uint64_t v)
     memcpy(p, &v, sizeof v);
 }
 
+/* Length of the UTF-8 sequence at p (left >= 1), 0 if it is none: overlong, surrogate, cut off,
+ * NUL. */
+size_t utf8_length(const uint8_t *p, size_t left);
+
 #define VARINT_BYTES_MAX 10 /* of a 64-bit varint */
 
 /* Writes an unsigned LEB128 varint to p (room for VARINT_BYTES_MAX); returns the bytes written.

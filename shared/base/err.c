@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+#include "shared/base/bytes.h"
 
 static const char *const names[] = {
     [OK] = "OK",
@@ -27,6 +30,22 @@ const char *err_name(enum err e)
     return i < sizeof names / sizeof names[0] ? names[i] : "ERR_UNKNOWN";
 }
 
+/* Sentences end in JSON and in Kafka's strings, which take UTF-8 alone. What they are made of may be
+ * any bytes, or letters that a precision (%.200s) or the text's end has cut. */
+static void make_utf8(char *text)
+{
+    size_t left = strlen(text);
+    while (left > 0) {
+        size_t n = utf8_length((const uint8_t *)text, left);
+        if (n == 0) {
+            *text = '?';
+            n = 1;
+        }
+        text += n;
+        left -= n;
+    }
+}
+
 enum err err_set(struct errmsg *m, enum err e, const char *fmt, ...)
 {
     if (m) {
@@ -34,6 +53,7 @@ enum err err_set(struct errmsg *m, enum err e, const char *fmt, ...)
         va_start(ap, fmt);
         vsnprintf(m->text, sizeof m->text, fmt, ap);
         va_end(ap);
+        make_utf8(m->text);
     }
     return e;
 }

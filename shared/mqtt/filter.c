@@ -56,25 +56,6 @@ struct filter_tree {
 
 /* --- is it one? ------------------------------------------------------------------------------- */
 
-/* Length of the UTF-8 sequence at p, 0 if it is none (overlong, surrogate, cut off, NUL). */
-static size_t utf8_length(const uint8_t *p, size_t left)
-{
-    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
-    size_t n = p[0] == 0 ? 0 : p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2
-             : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-    if (n <= 1 || n > left) {
-        return n > left ? 0 : n;
-    }
-    uint32_t code = p[0] & (0x7fu >> n);
-    for (size_t i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) {
-            return 0;
-        }
-        code = code << 6 | (p[i] & 0x3fu);
-    }
-    return code < least[n] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000) ? 0 : n;
-}
-
 static enum err check_text(struct slice filter, struct errmsg *m)
 {
     if (filter.len == 0) {

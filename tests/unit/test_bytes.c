@@ -263,6 +263,24 @@ static int64_t fixed_time(void)
     return 1234567;
 }
 
+static void test_error_messages_are_utf8_however_they_are_cut(void **state)
+{
+    struct errmsg m;
+    err_set(&m, ERR_INVALID, "%.3s, %.4s", "a\u00e4\u00e4", "\u20ac\u20ac");
+    assert_string_equal(m.text, "a\u00e4, \u20ac?");
+    err_set(&m, ERR_INVALID, "%.4s: is none", "a\u00e4\u00e4");
+    assert_string_equal(m.text, "a\u00e4?: is none");
+    err_set(&m, ERR_INVALID, "\xff\xc0\x80\xed\xa0\x80 \U0001f600");
+    assert_string_equal(m.text, "?????? \U0001f600");
+    char full[2 * sizeof m.text];
+    memset(full, 'x', sizeof full);
+    full[sizeof full - 1] = '\0';
+    memcpy(full + sizeof m.text - 2, "\u00e4", 2);
+    err_set(&m, ERR_INVALID, "%s", full);
+    assert_int_equal(strlen(m.text), sizeof m.text - 1);
+    assert_string_equal(m.text + sizeof m.text - 3, "x?");
+}
+
 static void test_clock_takes_its_time_from_a_test(void **state)
 {
     clock_set_source(fixed_time, fixed_time);
@@ -291,6 +309,7 @@ int main(void)
         cmocka_unit_test(test_crc32c_copies_what_it_sums),
         cmocka_unit_test(test_crc32c_goes_on_from_any_cut),
         cmocka_unit_test(test_error_names_and_messages),
+        cmocka_unit_test(test_error_messages_are_utf8_however_they_are_cut),
         cmocka_unit_test(test_clock_takes_its_time_from_a_test),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
