@@ -8,10 +8,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <strings.h>
+
+#include "shared/base/decimal.h"
 
 #define ANY_LONG .min = INT64_MIN, .max = INT64_MAX
 #define ANY_INT  .min = INT32_MIN, .max = INT32_MAX
@@ -230,16 +231,13 @@ static enum err set_whole(const struct topic_config *row, const char *given, con
 static enum err set_double(const struct topic_config *row, const char *given, const char *text,
                            struct buf *out, struct errmsg *m)
 {
-    char *end = NULL;
-    double v = strtod(text, &end);
-    bool decimal = strspn(text, "+-.0123456789eE") == strlen(text);
-    if (*text == '\0' || *end != '\0' || !decimal || isnan(v)) {
+    double v;
+    if (!decimal_read(text, &v)) {
         return refuse(row, given, m, "Not a number of type DOUBLE");
     }
-    char plain[40];
-    snprintf(plain, sizeof plain, "%.15g", v);
-    bool whole = strpbrk(plain, ".en") == NULL; /* Java writes 1 as 1.0 */
-    buf_printf(out, "%s%s", plain, whole ? ".0" : "");
+    char plain[DECIMAL_BYTES_MAX];
+    decimal_text(v, plain);
+    buf_printf(out, "%s", plain);
     return check_range(row, v, buf_text(out), m);
 }
 
@@ -664,7 +662,7 @@ void topic_settings_read(struct topic_settings *out, const json_t *configs, cons
     text_of("message.timestamp.type", configs, c, &b);
     out->log_append_time = strcmp(buf_text(&b), "LogAppendTime") == 0;
     text_of("min.cleanable.dirty.ratio", configs, c, &b);
-    out->min_cleanable_dirty_ratio = strtod(buf_text(&b), NULL);
+    (void)decimal_read(buf_text(&b), &out->min_cleanable_dirty_ratio); /* it was checked */
     buf_fini(&b);
 }
 

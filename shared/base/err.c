@@ -30,8 +30,8 @@ const char *err_name(enum err e)
     return i < sizeof names / sizeof names[0] ? names[i] : "ERR_UNKNOWN";
 }
 
-/* Sentences end in JSON and in Kafka's strings, which take UTF-8 alone. What they are made of may be
- * any bytes, or letters that a precision (%.200s) or the text's end has cut. */
+/* Sentences end in JSON and in Kafka's strings, which take UTF-8 alone. What they are made of may
+ * be any bytes, or letters that a precision (%.200s) or the text's end has cut. */
 static void make_utf8(char *text)
 {
     size_t left = strlen(text);

@@ -41,7 +41,8 @@ struct errmsg {
 /* Short name of an error for logs, e.g. "ERR_FULL". Never NULL. */
 const char *err_name(enum err e);
 
-/* Fills m (may be NULL) with UTF-8 (a byte that is none is '?') and returns e, so that `return err_set(m, ERR_IO, "…", …)` is one line. */
+/* Fills m (may be NULL) with UTF-8 (a byte that is none is '?') and returns e, so that
+ * `return err_set(m, ERR_IO, "…", …)` is one line. */
 enum err err_set(struct errmsg *m, enum err e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Prints file, line and condition to stderr and aborts. */

@@ -6,6 +6,7 @@
  * log, so that a broker whose log cannot be opened still knows what to capture. */
 #include "shared/config/config.h"
 #include "shared/config/options.h"
+#include "shared/base/decimal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -91,12 +92,13 @@ enum err config_add_bound(struct config *c)
 
 static json_t *value_json(const struct option_view *v, const char *text)
 {
+    double d = 0;
     switch (v->type) {
     case OPTION_INT:
     case OPTION_LONG:
         return json_integer(strtoll(text, NULL, 10));
     case OPTION_DOUBLE:
-        return json_real(strtod(text, NULL));
+        return decimal_read(text, &d) ? json_real(d) : NULL;
     case OPTION_BOOL:
         return json_boolean(strcmp(text, "true") == 0);
     default:

@@ -9,6 +9,7 @@
  * documentation. */
 #include "shared/config/options.h"
 #include "shared/config/listeners.h"
+#include "shared/base/decimal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -522,11 +523,9 @@ enum err option_set_double(const struct option_row *row, void *base, double valu
 static enum err set_double_text(const struct option_row *row, void *base, const char *text,
                                 struct errmsg *m)
 {
-    char *end;
-    double v = strtod(text, &end);
-    bool decimal = *text && strspn(text, "+-.0123456789eE") == strlen(text) && !*end;
-    return decimal ? option_set_double(row, base, v, m)
-                   : err_set(m, ERR_INVALID, "\"%s\" is not a number", text);
+    double v;
+    return decimal_read(text, &v) ? option_set_double(row, base, v, m)
+                                  : err_set(m, ERR_INVALID, "\"%s\" is not a number", text);
 }
 
 /* Blanks around the whole and around its commas mean nothing, as in Kafka. */
@@ -791,9 +790,9 @@ static void row_text(const struct option_row *row, const void *base, struct buf 
     } else if (row->type == OPTION_DOUBLE) {
         double v;
         memcpy(&v, (const char *)base + row->offset, sizeof v);
-        char text[40];
-        snprintf(text, sizeof text, "%.15g", v);
-        buf_printf(out, "%s%s", text, strpbrk(text, ".en") ? "" : ".0"); /* as Java writes it */
+        char text[DECIMAL_BYTES_MAX];
+        decimal_text(v, text);
+        buf_printf(out, "%s", text);
     } else if (row_get(row, base) != CONFIG_UNSET) {
         buf_printf(out, "%" PRId64, row_get(row, base));
     }

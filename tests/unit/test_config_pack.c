@@ -6,10 +6,15 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "shared/base/decimal.h"
 #include "shared/config/config.h"
 
+#include <ftw.h>
+#include <locale.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Every row that travels has another value than its default, in one place at least. */
@@ -128,6 +133,85 @@ static void assert_comes_back(const struct config *c)
     buf_fini(&packed);
     assert_same(c, &d);
     config_fini(&d);
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *at)
+{
+    return remove(path);
+}
+
+/* One in which a half is 0,5: as it is installed, or made here. */
+static bool enter_comma_locale(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    char dir[256], made_at[300];
+    if (setlocale(LC_ALL, "de_DE.UTF-8") || setlocale(LC_ALL, "fr_FR.UTF-8")) {
+        return true;
+    }
+    snprintf(dir, sizeof dir, "%s/culex-locale-XXXXXX", tmp ? tmp : "/tmp");
+    assert_non_null(mkdtemp(dir));
+    snprintf(made_at, sizeof made_at, "%s/de_DE.UTF-8", dir);
+    char *argv[] = {"localedef", "-i", "de_DE", "-f", "UTF-8", made_at, NULL};
+    pid_t pid;
+    int status = -1;
+    if (posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ) == 0) {
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+    }
+    setenv("LOCPATH", dir, 1);
+    bool made = status == 0 && setlocale(LC_ALL, "de_DE.UTF-8");
+    unsetenv("LOCPATH");
+    assert_int_equal(nftw(dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
+    return made;
+}
+
+static int leave_locale(void **state)
+{
+    return setlocale(LC_ALL, "C") ? 0 : -1;
+}
+
+/* The broker's process is of many: another plugin may have set its locale. */
+static void test_a_comma_in_the_senders_locale_means_nothing(void **state)
+{
+    if (!enter_comma_locale()) {
+        print_message("no locale with a comma can be had here\n");
+        skip();
+    }
+    char text[DECIMAL_BYTES_MAX];
+    snprintf(text, sizeof text, "%.1f", 0.5);
+    assert_string_equal(text, "0,5");
+    decimal_text(0.5, text);
+    assert_string_equal(text, "0.5");
+    double v = 0;
+    assert_true(decimal_read("0.25", &v) && v > 0.24 && v < 0.26);
+    assert_false(decimal_read("0,25", &v));
+
+    struct config c, d;
+    struct buf packed;
+    load(&c, everything);
+    pack(&c, &packed);
+    assert_non_null(setlocale(LC_ALL, "C"));
+    assert_int_equal(config_unpack(&d, buf_slice(&packed)), OK);
+    assert_same(&c, &d);
+    buf_fini(&packed);
+    config_fini(&c);
+    config_fini(&d);
+}
+
+static void test_decimals_are_as_java_writes_them(void **state)
+{
+    static const struct {
+        const char *in, *out;
+    } all[] = {{"0.1", "0.1"}, {"1", "1.0"}, {"-2e1", "-20.0"}, {"1e300", "1e+300"}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        double v;
+        char text[DECIMAL_BYTES_MAX];
+        assert_true(decimal_read(all[i].in, &v));
+        decimal_text(v, text);
+        assert_string_equal(text, all[i].out);
+    }
+    double v;
+    assert_false(decimal_read("", &v) || decimal_read("nan", &v) || decimal_read("0x1", &v) ||
+                 decimal_read("1 ", &v) || decimal_read("1e", &v));
 }
 
 /* Else a row that is left out would come back "equal". */
@@ -323,6 +407,8 @@ static void test_as_many_streams_and_filters_as_are_allowed(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(test_a_comma_in_the_senders_locale_means_nothing, leave_locale),
+        cmocka_unit_test(test_decimals_are_as_java_writes_them),
         cmocka_unit_test(test_a_configuration_comes_back_equal),
         cmocka_unit_test(test_a_configuration_without_a_file_comes_back_equal),
         cmocka_unit_test(test_mistakes_and_warnings_stay),
