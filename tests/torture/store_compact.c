@@ -4,12 +4,17 @@
  *   store_compact [seconds [seed]]
  *
  * Values name partition, offset and key; a row of each commit says which offset is the newest of
- * each key. What must hold, for each writer that opens and for the reader, at any time: batches
- * follow each other without a hole, records are where they were written, the newest of each key is
- * there. Segments are small, so rewrites and their rows are killed in the middle; some writers are
+ * each key. Some records are tombstones, some batches belong to transactions, every third of which
+ * is aborted; they go on over deaths. What must hold, for each writer that opens and the reader, at
+ * any time: batches follow each other without a hole, records are where they were written, the
+ * newest of each key is there. A writer, who knows what was aborted, must also find nothing behind
+ * the newest, and of a key that was deleted last either its tombstone or nothing: no value comes
+ * back. Segments are small, so rewrites and their rows are killed in the middle; some writers are
  * stopped there instead, in good order. In the end the last writer cleans all, and nothing but the
- * newest of each key is left. */
+ * newest of each key is left, of what was aborted nothing. */
 
+#include "shared/record/control.h"
+#include "shared/record/rewrite.h"
 #include "shared/store/store_int.h"
 #include "tests/torture/torture.h"
 
@@ -19,9 +24,28 @@
 #define BATCH_MAX 8
 #define ROUND_MAX 4000
 
+#define ABORTED_MAX 64 /* that the cleaner has not been over; no more are aborted then */
+#define PENDING_MAX 64
+
+struct wrote {
+    int64_t offset;
+    int32_t key;
+    bool tombstone;
+};
+
+/* What is open in a partition, and what was aborted there. */
+struct txns {
+    int64_t first; /* of the open one; -1: none is */
+    int32_t pending_count, aborted_count;
+    struct wrote pending[PENDING_MAX];
+    struct store_aborted aborted[ABORTED_MAX];
+};
+
 struct state {
     int64_t end[PARTS];
     int64_t newest[PARTS][KEYS]; /* + 1; 0: never written */
+    bool deleted[PARTS][KEYS];   /* … by that one */
+    struct txns txns[PARTS];
 };
 
 static char follower_dir[300];
@@ -30,10 +54,21 @@ static char follower_dir[300];
 
 struct seen {
     uint32_t uid;
-    int64_t from, next, records;
-    bool found[KEYS]; /* at the offset that the state says */
+    int64_t from, next, records, tombstones, aborted;
+    int64_t last[KEYS]; /* + 1, of what was committed */
+    bool transactional; /* the batch that is being read */
     const struct state *want;
 };
+
+/* In a transaction that was aborted or is open. */
+static bool is_uncommitted(const struct txns *t, int64_t offset)
+{
+    bool out = t->first >= 0 && offset >= t->first;
+    for (int32_t i = 0; i < t->aborted_count; i++) {
+        out |= offset >= t->aborted[i].first && offset <= t->aborted[i].last;
+    }
+    return out;
+}
 
 static bool see_record(void *arg, const struct record *r)
 {
@@ -49,9 +84,15 @@ static bool see_record(void *arg, const struct record *r)
     CHECK(r->key.len < 10 && sscanf((const char *)r->key.data, "k%3d", &key) == 1 && key < KEYS,
           "a key");
     int n = snprintf(want, sizeof want, "%u:%lld:%d.", q->uid, (long long)r->offset, key);
-    CHECK(r->value.len >= (size_t)n && memcmp(r->value.data, want, (size_t)n) == 0,
+    CHECK(r->value.data == NULL ||
+              (r->value.len >= (size_t)n && memcmp(r->value.data, want, (size_t)n) == 0),
           "partition %u offset %lld has another record's value", q->uid, (long long)r->offset);
-    q->found[key] |= q->want && q->want->newest[q->uid][key] == r->offset + 1;
+    if (q->want && q->transactional && is_uncommitted(&q->want->txns[q->uid], r->offset)) {
+        q->aborted++;
+        return true;
+    }
+    q->last[key] = r->offset + 1;
+    q->tombstones += r->value.data == NULL;
     q->records++;
     return true;
 }
@@ -76,7 +117,9 @@ static bool read_all(struct store *s, struct seen *q, int64_t end)
                   "hole: partition %u has %lld instead of %lld", q->uid, (long long)h.base_offset,
                   (long long)at);
             q->from = at;
-            CHECK(batch_walk(batch, 1u << 20, see_record, q, &m) == OK, "%s", m.text);
+            q->transactional = h.attributes & BATCH_TRANSACTIONAL;
+            CHECK((h.attributes & BATCH_CONTROL) ||
+                      batch_walk(batch, 1u << 20, see_record, q, &m) == OK, "%s", m.text);
             at = batch_next_offset(&h);
         }
         CHECK(at == x->next, "slices said %lld", (long long)x->next);
@@ -85,24 +128,51 @@ static bool read_all(struct store *s, struct seen *q, int64_t end)
     return true;
 }
 
-static bool check_all(struct store *s, const struct state *want, int64_t *records)
+/* A key that was deleted last may be gone; and nobody has written behind the newest. */
+static void check_key(const struct seen *q, int key)
 {
-    *records = 0;
+    int64_t newest = q->want->newest[q->uid][key], last = q->last[key];
+    CHECK(last == newest || (last == 0 && q->want->deleted[q->uid][key]),
+          "%s: partition %u, key %d: %lld instead of %lld", last < newest ? "lost" : "came back",
+          q->uid, key, (long long)last - 1, (long long)newest - 1);
+}
+
+struct left {
+    int64_t records, tombstones, aborted;
+};
+
+static bool check_all(struct store *s, const struct state *want, struct left *left)
+{
+    *left = (struct left){0};
     for (uint32_t p = 0; p < PARTS; p++) {
         struct seen q = {.uid = p, .want = want};
         if (!read_all(s, &q, want->end[p])) {
             return false;
         }
         for (int k = 0; k < KEYS; k++) {
-            CHECK(want->newest[p][k] == 0 || q.found[k], "lost: partition %u, key %d at %lld", p, k,
-                  (long long)want->newest[p][k] - 1);
+            check_key(&q, k);
         }
-        *records += q.records;
+        left->records += q.records;
+        left->tombstones += q.tombstones;
+        left->aborted += q.aborted;
     }
     return true;
 }
 
 /* --- the writer ------------------------------------------------------------------------------- */
+
+static struct state now; /* of the writer: what the next row says */
+
+static enum err tell_stability(void *arg, uint32_t uid, struct store_stability *out)
+{
+    const struct txns *t = &now.txns[uid];
+    out->last_stable = t->first >= 0 ? t->first : INT64_MAX;
+    out->aborted_count = (size_t)t->aborted_count;
+    out->aborted = malloc(sizeof t->aborted);
+    CHECK(out->aborted != NULL, "no memory");
+    memcpy(out->aborted, t->aborted, sizeof t->aborted);
+    return OK;
+}
 
 static struct store *open_writer(void)
 {
@@ -114,6 +184,7 @@ static struct store *open_writer(void)
                               .tail_bytes = 1u << 20};
     enum err e = store_open(&s, &o, &m);
     CHECK(e == OK, "store_open: %s: %s", err_name(e), m.text);
+    store_set_stability(s, tell_stability, NULL);
     const struct store_catalog *c = store_catalog_ref(s);
     if (c->count == 0) {
         struct store_topic t = {.name = "t",
@@ -135,43 +206,112 @@ static bool read_row(void *arg, struct slice key, struct slice value)
     return true;
 }
 
-static struct state check_recovered(struct store *s, const struct state *reported)
+static void check_recovered(struct store *s, const struct state *reported)
 {
     struct errmsg m;
-    static struct state row;
-    int64_t records;
-    CHECK(store_rows(s, slice_str("state"), read_row, &row, &m) == OK, "%s", m.text);
+    struct left left;
+    for (uint32_t p = 0; p < PARTS; p++) {
+        now.txns[p].first = -1;
+    }
+    CHECK(store_rows(s, slice_str("state"), read_row, &now, &m) == OK, "%s", m.text);
     for (uint32_t p = 0; p < PARTS; p++) {
         struct store_offsets o;
-        CHECK(store_offsets(s, p, &o) == OK && o.end == row.end[p], "the row and the ends differ");
+        CHECK(store_offsets(s, p, &o) == OK && o.end == now.end[p], "the row and the ends differ");
         CHECK(o.end >= reported->end[p], "lost: %lld of %lld", (long long)o.end,
               (long long)reported->end[p]);
     }
-    CHECK(check_all(s, &row, &records), "a writer can always read");
-    return row;
+    CHECK(check_all(s, &now, &left), "a writer can always read");
 }
 
-static void append_some(struct store *s, struct batch_builder *b, struct state *st, uint32_t p)
+static void note(uint32_t p, const struct wrote *w)
+{
+    if (now.newest[p][w->key] <= w->offset) {
+        now.newest[p][w->key] = w->offset + 1;
+        now.deleted[p][w->key] = w->tombstone;
+    }
+}
+
+static void append_batch(struct store *s, uint32_t p, struct slice batch, int count)
+{
+    int64_t base;
+    enum err e = store_append(s, p, (uint8_t *)(uintptr_t)batch.data, batch.len, &base);
+    CHECK(e == OK && base == now.end[p], "append: %s", err_name(e));
+    now.end[p] += count;
+}
+
+/* One producer for each partition. */
+static void end_txn(struct store *s, uint32_t p)
+{
+    struct txns *t = &now.txns[p];
+    uint8_t marker[TXN_MARKER_BYTES];
+    int64_t to, retention_ms;
+    CHECK(store_cleaned(s, p, &to, &retention_ms) == OK, "cleaned");
+    int32_t kept = 0;
+    for (int32_t i = 0; i < t->aborted_count; i++) { /* what is behind the cleaner is forgotten */
+        if (t->aborted[i].last >= to) {
+            t->aborted[kept++] = t->aborted[i];
+        }
+    }
+    t->aborted_count = kept;
+    struct txn_marker x = {.producer_id = 100 + p,
+                           .commit = kept == ABORTED_MAX || next_random(3) > 0,
+                           .timestamp = clock_wall_ms()};
+    txn_marker_write(&x, marker);
+    if (!x.commit) {
+        t->aborted[t->aborted_count++] = (struct store_aborted){100 + p, t->first, now.end[p]};
+    }
+    for (int32_t i = 0; x.commit && i < t->pending_count; i++) {
+        note(p, &t->pending[i]);
+    }
+    append_batch(s, p, slice_make(marker, sizeof marker), 1);
+    t->first = -1;
+    t->pending_count = 0;
+}
+
+static void append_some(struct store *s, struct batch_builder *b, uint32_t p)
 {
     char key[16];
     static char value[512];
+    struct txns *t = &now.txns[p];
     int count = 1 + (int)next_random(BATCH_MAX);
-    int64_t base;
+    bool in_txn = next_random(3) == 0 && t->pending_count + count <= PENDING_MAX;
     batch_builder_reset(b);
     for (int i = 0; i < count; i++) {
         int k = (int)next_random(p == 0 ? 10 : KEYS);
+        struct wrote w = {now.end[p] + i, k, next_random(5) == 0};
         snprintf(key, sizeof key, "k%03d", k);
-        int n = snprintf(value, sizeof value, "%u:%lld:%d.", p, (long long)st->end[p] + i, k);
-        struct record r = {.timestamp = clock_wall_ms(),
-                           .key = slice_str(key),
-                           .value = slice_make(value, (size_t)n + next_random(300))};
+        int n = snprintf(value, sizeof value, "%u:%lld:%d.", p, (long long)w.offset, k);
+        struct record r = {.timestamp = clock_wall_ms(), .key = slice_str(key)};
+        if (!w.tombstone) {
+            r.value = slice_make(value, (size_t)n + next_random(300));
+        }
         CHECK(batch_add(b, &r) == OK, "batch_add");
-        st->newest[p][k] = st->end[p] + i + 1;
+        if (in_txn) {
+            t->pending[t->pending_count++] = w;
+        } else {
+            note(p, &w);
+        }
     }
     struct slice batch = batch_finish(b);
-    enum err e = store_append(s, p, (uint8_t *)(uintptr_t)batch.data, batch.len, &base);
-    CHECK(e == OK && base == st->end[p], "append: %s", err_name(e));
-    st->end[p] += count;
+    if (in_txn) {
+        struct batch_header h;
+        CHECK(batch_read_header(batch, &h) == OK, "header");
+        h.producer_id = 100 + p;
+        h.attributes |= BATCH_TRANSACTIONAL;
+        batch_seal((uint8_t *)(uintptr_t)batch.data, batch.len, &h);
+        t->first = t->first < 0 ? now.end[p] : t->first;
+    }
+    append_batch(s, p, batch, count);
+    if (t->first >= 0 && next_random(4) == 0) {
+        end_txn(s, p);
+    }
+}
+
+static void commit_all(struct store *s)
+{
+    struct errmsg m;
+    CHECK(store_put(s, slice_str("state"), slice_make(&now, sizeof now)) == OK, "put");
+    CHECK(store_commit(s, &m) == OK, "commit: %s", m.text);
 }
 
 static void run_writer(int report, const struct state *reported, uint64_t with_seed)
@@ -181,16 +321,15 @@ static void run_writer(int report, const struct state *reported, uint64_t with_s
     seed = with_seed;
     batch_builder_init(&b, 1u << 20);
     struct store *s = open_writer();
-    struct state st = check_recovered(s, reported);
+    check_recovered(s, reported);
     int64_t now_ms = clock_wall_ms();
     int rounds = next_random(3) == 0 ? 50 + (int)next_random(500) : ROUND_MAX;
     for (int i = 0; i < rounds; i++) {
         for (uint32_t p = 0; p < PARTS; p++) {
-            append_some(s, &b, &st, p);
+            append_some(s, &b, p);
         }
-        CHECK(store_put(s, slice_str("state"), slice_make(&st, sizeof st)) == OK, "put");
-        CHECK(store_commit(s, &m) == OK, "commit: %s", m.text);
-        CHECK(write(report, &st.end, sizeof st.end) == sizeof st.end, "report");
+        commit_all(s);
+        CHECK(write(report, &now.end, sizeof now.end) == sizeof now.end, "report");
         if (i % 5 == 4) {
             now_ms += 1500;
             CHECK(store_tick(s, now_ms, &m) == OK, "tick: %s", m.text);
@@ -200,13 +339,20 @@ static void run_writer(int report, const struct state *reported, uint64_t with_s
     _exit(0);
 }
 
-/* The last life: cleans all that there is. */
+/* The last life: ends what is open, and cleans all that there is. */
 static void run_last(const struct state *reported)
 {
     struct errmsg m;
+    struct left left;
     struct store *s = open_writer();
-    struct state st = check_recovered(s, reported);
-    int64_t now_ms = clock_wall_ms() + 1000000000, records, keys = 0;
+    check_recovered(s, reported);
+    for (uint32_t p = 0; p < PARTS; p++) {
+        if (now.txns[p].first >= 0) {
+            end_txn(s, p);
+        }
+    }
+    commit_all(s);
+    int64_t now_ms = clock_wall_ms() + 1000000000, keys = 0;
     bool clean = false;
     int64_t clean_before = part_get(s, 0)->clean.to; /* 0 on a machine that was too busy */
     const struct store_catalog *c = store_catalog_ref(s);
@@ -220,20 +366,22 @@ static void run_last(const struct state *reported)
         CHECK(store_tick(s, now_ms, &m) == OK, "tick: %s", m.text);
         clean = cleaner_idle(s);
         for (uint32_t p = 0; p < PARTS; p++) {
-            clean = clean && part_get(s, p)->clean.to == st.end[p];
+            clean = clean && part_get(s, p)->clean.to == now.end[p];
         }
     }
-    CHECK(check_all(s, &st, &records), "a writer can always read");
+    CHECK(check_all(s, &now, &left), "a writer can always read");
     for (uint32_t p = 0; p < PARTS; p++) {
         for (int k = 0; k < KEYS; k++) {
-            keys += st.newest[p][k] > 0;
+            keys += now.newest[p][k] > 0 && !now.deleted[p][k];
         }
     }
-    CHECK(records == keys, "%lld records are left of %lld keys", (long long)records,
-          (long long)keys);
-    printf("store_compact: %lld records, %lld are left; partition 0 was clean to %lld of %lld\n",
-           (long long)(st.end[0] + st.end[1] + st.end[2]), (long long)records,
-           (long long)clean_before, (long long)st.end[0]);
+    CHECK(left.records - left.tombstones == keys && left.aborted == 0,
+          "%lld records are left of %lld keys, %lld of what was aborted",
+          (long long)(left.records - left.tombstones), (long long)keys, (long long)left.aborted);
+    printf("store_compact: %lld records, %lld are left, and %lld tombstones; partition 0 was clean "
+           "to %lld of %lld\n", (long long)(now.end[0] + now.end[1] + now.end[2]),
+           (long long)keys, (long long)left.tombstones, (long long)clean_before,
+           (long long)now.end[0]);
     fflush(stdout);
     store_close(s);
     _exit(0);
