@@ -28,6 +28,7 @@
 
 #define VALUE_BYTES_MAX (64u << 10) /* of one value */
 #define ATTRIBUTES_MAX  64          /* of one topic */
+#define KEYS_MAX        100000 /* of one request: each config is looked for among them */
 #define SYNONYMS_MAX    (1 + TOPIC_CONFIG_SYNONYMS_MAX) /* of one config */
 
 /* What tools look for at a broker, and neither the option table nor the defaults of topics have
@@ -598,6 +599,16 @@ static int32_t *resources_order(struct request *rq, const struct describe_config
     return names != NULL ? names_order(rq, names, q->resources_count) : NULL;
 }
 
+static bool too_many_keys(const struct describe_configs_request *q)
+{
+    int64_t count = 0;
+    for (int32_t i = 0; i < q->resources_count; i++) {
+        int32_t n = q->resources[i].configuration_keys_count;
+        count += n > 0 ? n : 0;
+    }
+    return count > KEYS_MAX;
+}
+
 /* Each is answered, and a repeated one again, as Kafka does. */
 void api_describe_configs(struct request *rq)
 {
@@ -608,14 +619,18 @@ void api_describe_configs(struct request *rq)
     codec_init(&describe_configs_response_message, &p);
     p.results =
         codec_new_array(&describe_configs_response_results_message, &rq->arena, q->resources_count);
-    bool whole = p.results != NULL && order != NULL;
+    bool whole = p.results != NULL && order != NULL, refused = too_many_keys(q);
     p.results_count = whole ? q->resources_count : 0;
     for (int32_t k = 0; k < p.results_count && whole; k++) {
         int32_t i = order[k];
         struct listing l = {rq, &read, q, &q->resources[i], &p.results[i], false};
         l.out->resource_type = l.asked->resource_type;
         l.out->resource_name = l.asked->resource_name;
-        describe(&l);
+        if (refused) {
+            refuse(&l, KERR_INVALID_REQUEST, "Too many configuration keys.");
+        } else {
+            describe(&l);
+        }
         whole = !l.no_memory;
     }
     topic_read_fini(&read);

@@ -97,17 +97,20 @@ static int tear_down(void **state)
     return 0;
 }
 
-/* Each with one of the names in turn, and retention.ms alone. */
-static void describe(const char *const *names, int32_t name_count, int32_t count)
+/* Each with one of the names in turn, and retention.ms alone, so many times. */
+static void describe_keys(const char *const *names, int32_t name_count, int32_t count,
+                          int32_t key_count)
 {
     rq = (struct request){.server = &server, .header.api_version = 4};
     arena_init(&rq.arena, 64u << 20);
     struct describe_configs_request *q = arena_alloc(&rq.arena, sizeof *q);
-    struct kstr *key = arena_alloc(&rq.arena, sizeof *key);
+    struct kstr *keys = arena_array(&rq.arena, (size_t)key_count, sizeof *keys);
     assert_non_null(q);
-    assert_non_null(key);
+    assert_non_null(keys);
     codec_init(&describe_configs_request_message, q);
-    *key = kstr_make("retention.ms");
+    for (int32_t i = 0; i < key_count; i++) {
+        keys[i] = kstr_make("retention.ms");
+    }
     q->resources =
         codec_new_array(&describe_configs_request_resources_message, &rq.arena, count);
     assert_non_null(q->resources);
@@ -115,12 +118,17 @@ static void describe(const char *const *names, int32_t name_count, int32_t count
     for (int32_t i = 0; i < count; i++) {
         q->resources[i].resource_type = 2;
         q->resources[i].resource_name = kstr_make(names[i % name_count]);
-        q->resources[i].configuration_keys = key;
-        q->resources[i].configuration_keys_count = 1;
+        q->resources[i].configuration_keys = keys;
+        q->resources[i].configuration_keys_count = key_count;
     }
     rq.body = q;
     api_describe_configs(&rq);
     assert_true(replied);
+}
+
+static void describe(const char *const *names, int32_t name_count, int32_t count)
+{
+    describe_keys(names, name_count, count, 1);
 }
 
 static void assert_told(const struct describe_configs_response_results *r, const char *name,
@@ -152,6 +160,20 @@ static void test_a_topic_named_thousands_of_times_is_read_once(void **state)
     assert_int_equal(reads, 8);
 }
 
+static void test_more_keys_than_are_worth_looking_through_are_refused(void **state)
+{
+    static const char *const names[] = {"free", "file"};
+    describe_keys(names, 2, 2, 50000);
+    assert_told(&reply.results[0], "free", "88", false);
+    arena_fini(&rq.arena);
+    describe_keys(names, 2, 2, 50001);
+    assert_int_equal(reply.results_count, 2);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(reply.results[i].error_code, KERR_INVALID_REQUEST);
+        assert_int_equal(reply.results[i].configs_count, 0);
+    }
+}
+
 static void test_who_has_bound_a_topic_is_read_once(void **state)
 {
     static const char *const names[] = {"bound", "file", "free"};
@@ -170,6 +192,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_topic_named_thousands_of_times_is_read_once),
+        TEST(test_more_keys_than_are_worth_looking_through_are_refused),
         TEST(test_who_has_bound_a_topic_is_read_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
