@@ -141,7 +141,7 @@ static void change_topic(struct request *rq, const struct change *c, struct outc
         c->name.len > 0 ? bound_call_for(rq, kstr_slice(c->name), NULL) : NULL;
     if (bound != NULL) {
         o->k = bound->k;
-        o->m = bound->m;
+        err_set(&o->m, ERR_INVALID, "%s", bound_why(bound));
         return;
     }
     const struct config *config = &rq->server->config;

@@ -1,6 +1,7 @@
 /* The state of a request lives on its own, because the request may go with its connection while the
  * thread is asking: then the message that is on its way is answered all the same, and no other
- * follows. */
+ * follows. What waits counts as the memory of requests does; of a request that has gone nothing
+ * waits any more. */
 #include "kafka-server/api/api_bound.h"
 
 #include <stdio.h>
@@ -9,21 +10,29 @@
 
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/broker/workers.h"
+#include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
 #include "shared/base/clock.h"
 #include "shared/control/control.h"
 
 #define SEEN_MS         5000 /* the follower sees a change sooner, or not at all */
 #define LOOK_MS         100
-#define CALLS_MAX       10000
+#define CALLS_MAX       10000  /* with commands */
+#define TRIMS_MAX       100000
+#define COMMAND_BYTES   1024   /* of one as JSON in memory, beside its text twice */
+#define NAME_BYTES      48     /* of a name or a sentence, mostly */
 #define MESSAGE_BYTES   (CONTROL_BYTES_MAX / 4 * 3) /* of commands, if one alone is not more */
 #define PATIENCE_MS_MIN 30000 /* many clients say 0, and mean that they do not know */
+
+enum claim { CLAIM_NONE, CLAIM_THREAD, CLAIM_LEFT };
 
 struct bound_calls {
     struct work work;
     struct request *rq; /* NULL: its connection is gone … */
     _Atomic bool left;  /* … and nothing more is asked for it */
+    _Atomic int claim;  /* enum claim: whose the list is */
     struct server *server;
+    size_t bytes; /* taken of net's memory */
     int64_t deadline_ms;
     struct bound_call *list; /* by index and sub */
     int32_t count, cap;
@@ -31,13 +40,9 @@ struct bound_calls {
     bool no_memory, too_many;
 };
 
-struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t sub,
-                             struct slice name)
+static struct bound_call *add(struct bound_calls *calls, int32_t index, int32_t sub,
+                              struct slice name)
 {
-    if (calls->count == CALLS_MAX) {
-        calls->too_many = true;
-        return NULL;
-    }
     if (calls->count == calls->cap) {
         int32_t cap = calls->cap != 0 ? calls->cap * 2 : 16;
         struct bound_call *list = realloc(calls->list, (size_t)cap * sizeof *list);
@@ -48,28 +53,97 @@ struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t s
         calls->list = list;
         calls->cap = cap;
     }
+    size_t len = name.len < STORE_NAME_BYTES_MAX ? name.len : STORE_NAME_BYTES_MAX;
+    char *copy = strndup(len > 0 ? (const char *)name.data : "", len);
+    if (copy == NULL) {
+        calls->no_memory = true;
+        return NULL;
+    }
     struct bound_call *c = &calls->list[calls->count++];
-    *c = (struct bound_call){.index = index, .sub = sub};
-    snprintf(c->name, sizeof c->name, "%.*s", (int)name.len, (const char *)name.data);
+    *c = (struct bound_call){.index = index, .sub = sub, .name = copy};
     return c;
+}
+
+struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t sub,
+                             struct slice name)
+{
+    if (calls->count == CALLS_MAX) {
+        calls->too_many = true;
+        return NULL;
+    }
+    return add(calls, index, sub, name);
+}
+
+struct bound_call *bound_add_trim(struct bound_calls *calls, int32_t index, int32_t sub,
+                                  struct slice name)
+{
+    return calls->count < TRIMS_MAX ? add(calls, index, sub, name) : NULL;
+}
+
+static bool asks(const struct bound_call *c)
+{
+    return c->command != NULL || c->trims;
+}
+
+/* Its sentence is kept where there is memory for it. */
+static void settle(struct bound_call *c, enum kerr k, const char *sentence)
+{
+    json_decref(c->command);
+    c->command = NULL;
+    c->trims = false;
+    c->k = k;
+    free(c->why);
+    c->why = k != KERR_NONE ? strdup(sentence) : NULL;
 }
 
 void bound_refuse(struct bound_call *c, enum kerr k, const char *sentence)
 {
-    c->k = k;
-    err_set(&c->m, ERR_INVALID, "%s", sentence);
+    settle(c, k, sentence);
 }
 
-static void calls_free(void *arg)
+const char *bound_why(const struct bound_call *c)
 {
-    struct bound_calls *calls = arg;
+    return c->why != NULL ? c->why : "";
+}
+
+/* Until they are answered or forgotten, which may be long after their request. */
+static void take_memory(struct bound_calls *calls)
+{
+    size_t each = sizeof *calls->by_name + sizeof *calls->by_id + NAME_BYTES;
+    calls->bytes = (size_t)calls->cap * sizeof *calls->list + (size_t)calls->count * each;
+    for (int32_t i = 0; i < calls->count; i++) {
+        const json_t *command = calls->list[i].command;
+        if (command != NULL) {
+            calls->bytes += COMMAND_BYTES + 2 * json_dumpb(command, NULL, 0, JSON_COMPACT);
+        }
+    }
+    net_memory_take(calls->server->net, calls->bytes);
+}
+
+/* All but themselves. */
+static void drop_list(struct bound_calls *calls)
+{
     for (int32_t i = 0; i < calls->count; i++) {
         json_decref(calls->list[i].command);
+        free(calls->list[i].why);
+        free(calls->list[i].name);
     }
     free(calls->by_name);
     free(calls->by_id);
     free(calls->list);
-    free(calls);
+    calls->by_name = calls->by_id = NULL;
+    calls->list = NULL;
+    calls->count = 0;
+    if (calls->bytes > 0) {
+        net_memory_give(calls->server->net, calls->bytes);
+        calls->bytes = 0;
+    }
+}
+
+static void calls_free(void *arg)
+{
+    drop_list(arg);
+    free(arg);
 }
 
 /* --- asking, on a thread ---------------------------------------------------------------------- */
@@ -114,6 +188,14 @@ static void wait_visible(struct store *s, uint64_t version, const _Atomic bool *
     }
 }
 
+/* NULL: no memory. */
+static json_t *command_of(const struct bound_call *c)
+{
+    return c->trims ? json_pack("{s:s, s:s, s:i, s:I}", "command", "trim", "name", c->name,
+                                "partition", c->partition, "offset", (json_int_t)c->offset)
+                    : json_incref(c->command);
+}
+
 /* The commands from *from on that go into one message, which is returned; NULL: there are none, or
  * no memory. *to is behind the last of them. */
 static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to)
@@ -122,15 +204,17 @@ static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to
     size_t bytes = 0;
     int32_t i = from;
     for (; i < calls->count && json_array_size(list) < CONTROL_COMMANDS_MAX; i++) {
-        json_t *command = calls->list[i].command;
-        size_t more = command != NULL ? json_dumpb(command, NULL, 0, JSON_COMPACT) : 0;
+        if (!asks(&calls->list[i])) {
+            continue;
+        }
+        json_t *command = command_of(&calls->list[i]);
+        size_t more = json_dumpb(command, NULL, 0, JSON_COMPACT);
         if (bytes > 0 && more > MESSAGE_BYTES - bytes) {
+            json_decref(command);
             break;
         }
-        if (command != NULL) {
-            json_array_append(list, command);
-            bytes += more < MESSAGE_BYTES - bytes ? more : MESSAGE_BYTES - bytes;
-        }
+        json_array_append_new(list, command);
+        bytes += more < MESSAGE_BYTES - bytes ? more : MESSAGE_BYTES - bytes;
     }
     *to = i;
     json_t *message = bytes > 0 ? json_pack("{s:O}", "commands", list) : NULL;
@@ -140,10 +224,7 @@ static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to
 
 static void take_answer(struct bound_call *c, enum err e, const char *why)
 {
-    json_decref(c->command);
-    c->command = NULL;
-    c->k = kerr_of(e);
-    err_set(&c->m, e, "%s", why != NULL ? why : err_name(e));
+    settle(c, kerr_of(e), why != NULL ? why : err_name(e));
 }
 
 /* What was answered to the calls from `from` to `to`, in their order; e where nothing was. Returns
@@ -156,7 +237,7 @@ static bool take_answers(struct bound_calls *calls, int32_t from, int32_t to, en
     bool more = e != ERR_AGAIN;
     for (int32_t i = from; i < to; i++) {
         struct bound_call *c = &calls->list[i];
-        if (c->command == NULL) {
+        if (!asks(c)) {
             continue;
         }
         const json_t *result = e == OK ? json_array_get(results, n++) : NULL;
@@ -174,6 +255,10 @@ static void run_calls(struct work *w)
 {
     struct bound_calls *calls = (struct bound_calls *)w; /* its first member */
     const _Atomic bool *stop = &calls->server->asking_ends;
+    int claim = CLAIM_NONE;
+    if (!atomic_compare_exchange_strong(&calls->claim, &claim, CLAIM_THREAD)) {
+        return;
+    }
     struct errmsg m = {""};
     bool more = true;
     for (int32_t from = 0, to; from < calls->count && more; from = to) {
@@ -196,7 +281,7 @@ static void run_calls(struct work *w)
         err_set(&m, ERR_AGAIN, "not asked of the broker, which does not answer");
     }
     for (int32_t i = 0; i < calls->count; i++) {
-        if (calls->list[i].command != NULL) {
+        if (asks(&calls->list[i])) {
             take_answer(&calls->list[i], ERR_AGAIN, m.text);
         }
     }
@@ -254,14 +339,18 @@ static void done_calls(struct work *w)
 static void cancel_calls(struct request *rq)
 {
     struct bound_calls *calls = rq->parked;
+    int claim = CLAIM_NONE;
     calls->rq = NULL;
     atomic_store(&calls->left, true);
+    if (atomic_compare_exchange_strong(&calls->claim, &claim, CLAIM_LEFT)) {
+        drop_list(calls); /* the thread may come to it only after many others */
+    }
 }
 
 static bool has_command(const struct bound_calls *calls)
 {
     for (int32_t i = 0; i < calls->count; i++) {
-        if (calls->list[i].command != NULL) {
+        if (asks(&calls->list[i])) {
             return true;
         }
     }
@@ -273,8 +362,6 @@ static void refuse_all(struct bound_calls *calls)
 {
     for (int32_t i = 0; i < calls->count; i++) {
         struct bound_call *c = &calls->list[i];
-        json_decref(c->command);
-        c->command = NULL;
         bound_refuse(c, KERR_REQUEST_TIMED_OUT,
                      "The broker has not captured anything yet, or is starting: try again.");
     }
@@ -286,6 +373,9 @@ bool bound_first(struct request *rq, int32_t timeout_ms, bound_collect_fn *colle
         return false;
     }
     struct bound_calls *calls = calloc(1, sizeof *calls);
+    if (calls != NULL) {
+        calls->server = rq->server;
+    }
     if (calls == NULL || !collect(rq, calls, arg) || calls->no_memory || calls->too_many) {
         bool many = calls != NULL && calls->too_many;
         if (calls != NULL) {
@@ -299,8 +389,8 @@ bool bound_first(struct request *rq, int32_t timeout_ms, bound_collect_fn *colle
         calls_free(calls);
         return false;
     }
+    take_memory(calls);
     calls->rq = rq;
-    calls->server = rq->server;
     calls->deadline_ms =
         clock_mono_ms() + (timeout_ms > PATIENCE_MS_MIN ? timeout_ms : PATIENCE_MS_MIN);
     calls->work = (struct work){.run = run_calls, .done = done_calls};
@@ -344,11 +434,12 @@ const struct bound_call *bound_call_for(const struct request *rq, struct slice n
                                         const struct uuid *id)
 {
     const struct bound_calls *calls = rq->bound;
-    struct bound_call key = {.index = 0}, *k = &key;
+    char text[STORE_NAME_BYTES_MAX + 1];
+    struct bound_call key = {.name = text}, *k = &key;
     if (calls == NULL || name.len > STORE_NAME_BYTES_MAX || (name.len == 0 && id == NULL)) {
         return NULL;
     }
-    snprintf(key.name, sizeof key.name, "%.*s", (int)name.len, (const char *)name.data);
+    snprintf(text, sizeof text, "%.*s", (int)name.len, (const char *)name.data);
     if (name.len == 0) {
         key.id = *id;
     }

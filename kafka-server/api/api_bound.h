@@ -19,10 +19,13 @@
 
 struct bound_call {
     int32_t index, sub; /* of the part of the request that it belongs to */
-    json_t *command;    /* NULL: nothing is asked, k and m are the answer */
+    json_t *command;    /* what is asked, if anything; else k and why are the answer */
+    bool trims;         /* … or the log start of a partition, of which there may be many: */
+    int32_t partition;
+    int64_t offset;
     enum kerr k;
-    struct errmsg m;
-    char name[STORE_NAME_BYTES_MAX + 1];
+    char *why;  /* a sentence; NULL: none. The calls', as name */
+    char *name; /* of the topic */
     struct uuid id; /* of the topic, where there is one */
 };
 
@@ -32,8 +35,14 @@ struct bound_calls; /* of one request */
  * one request may ask. */
 struct bound_call *bound_add(struct bound_calls *calls, int32_t index, int32_t sub,
                              struct slice name);
+/* The same for a trim; they take little, and there may be more of them. NULL also where the rest is
+ * not done. */
+struct bound_call *bound_add_trim(struct bound_calls *calls, int32_t index, int32_t sub,
+                                  struct slice name);
 /* The answer without asking. */
 void bound_refuse(struct bound_call *c, enum kerr k, const char *sentence);
+/* The sentence. Never NULL. */
+const char *bound_why(const struct bound_call *c);
 
 /* collect calls bound_add for what belongs to captured streams; false: no memory. timeout_ms is for
  * how long the client says that it waits. True: the request is on its way (or closed) and the

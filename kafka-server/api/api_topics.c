@@ -99,7 +99,8 @@ static json_t *order_configs(const struct create_topics_request_topics *in, stru
 }
 
 /* The name and the number of partitions, as the broker judges those of its streams. */
-static enum kerr check_stream(const struct create_topics_request_topics *in, struct bound_call *c)
+static enum kerr check_stream(const struct create_topics_request_topics *in, const char *name,
+                              struct errmsg *m)
 {
     struct config_stream s;
     struct errmsg why;
@@ -109,13 +110,13 @@ static enum kerr check_stream(const struct create_topics_request_topics *in, str
     if (config_stream_init(&s) != OK) {
         return KERR_UNKNOWN_SERVER_ERROR;
     }
-    if (config_stream_set(&s, "name", c->name, &why) != OK) {
+    if (config_stream_set(&s, "name", name, &why) != OK) {
         k = KERR_INVALID_TOPIC_EXCEPTION;
-        err_set(&c->m, ERR_INVALID, "Topic name is invalid: %.400s", why.text);
+        err_set(m, ERR_INVALID, "Topic name is invalid: %.400s", why.text);
     } else if (in->num_partitions != -1 &&
                config_stream_set(&s, "partitions", count, &why) != OK) {
         k = KERR_INVALID_PARTITIONS;
-        err_set(&c->m, ERR_INVALID, "Number of partitions: %.400s", why.text);
+        err_set(m, ERR_INVALID, "Number of partitions: %.400s", why.text);
     }
     config_stream_fini(&s);
     return k;
@@ -134,14 +135,16 @@ static void order_bound(struct request *rq, const struct create_topics_request_t
 {
     const struct create_topics_request *q = rq->body;
     struct slice name = kstr_slice(in->name), wrong = {NULL, 0};
-    c->k = topic_check_name(name, &c->m);
-    if (c->k == KERR_NONE && is_taken(rq, name)) {
-        c->k = KERR_TOPIC_ALREADY_EXISTS;
-        err_set(&c->m, ERR_EXISTS, "Topic '%s' already exists.", c->name);
+    struct errmsg m = {""};
+    enum kerr k = topic_check_name(name, &m);
+    if (k == KERR_NONE && is_taken(rq, name)) {
+        k = KERR_TOPIC_ALREADY_EXISTS;
+        err_set(&m, ERR_EXISTS, "Topic '%s' already exists.", c->name);
     }
-    c->k = c->k == KERR_NONE ? check_stream(in, c) : c->k;
-    c->k = c->k == KERR_NONE ? topic_check_collision(rq->server->topics, name, &c->m) : c->k;
-    if (c->k != KERR_NONE) {
+    k = k == KERR_NONE ? check_stream(in, c->name, &m) : k;
+    k = k == KERR_NONE ? topic_check_collision(rq->server->topics, name, &m) : k;
+    if (k != KERR_NONE) {
+        bound_refuse(c, k, m.text);
         return;
     }
     if (in->assignments_count > 0) {
@@ -153,9 +156,9 @@ static void order_bound(struct request *rq, const struct create_topics_request_t
     } else {
         json_t *configs = order_configs(in, &wrong);
         if (configs == NULL) {
-            c->k = KERR_INVALID_CONFIG;
-            err_set(&c->m, ERR_INVALID, "%.*s: is null, or not UTF-8", (int)wrong.len,
+            err_set(&m, ERR_INVALID, "%.*s: is null, or not UTF-8", (int)wrong.len,
                     wrong.data != NULL ? (const char *)wrong.data : "");
+            bound_refuse(c, KERR_INVALID_CONFIG, m.text);
             return;
         }
         c->command = json_pack("{s:s, s:s, s:i, s:o, s:b}", "command", "bind", "name", c->name,
@@ -230,7 +233,7 @@ static bool tell_bound(struct request *rq, const struct bound_call *c,
 {
     out->error_code = (int16_t)c->k;
     if (c->k != KERR_NONE) {
-        out->error_message = names_keep(rq, c->m.text);
+        out->error_message = names_keep(rq, bound_why(c));
         return out->error_message.data != NULL;
     }
     const struct topic *t = topics_find(rq->server->topics, slice_str(c->name));
@@ -447,7 +450,7 @@ static bool collect_deleted(struct request *rq, struct bound_calls *calls, void 
 static bool tell_unbound(struct deletion *d, struct kstr name, const struct bound_call *c)
 {
     struct kstr told = name.len >= 0 ? name : names_keep(d->rq, c->name);
-    struct kstr why = c->k == KERR_NONE ? kstr_make(NULL) : names_keep(d->rq, c->m.text);
+    struct kstr why = c->k == KERR_NONE ? kstr_make(NULL) : names_keep(d->rq, bound_why(c));
     tell_deleted(d, told, &c->id, c->k, why.data);
     return told.data != NULL && (c->k == KERR_NONE || why.data != NULL);
 }
@@ -670,16 +673,17 @@ static bool collect_trimmed(struct request *rq, struct bound_calls *calls, void 
                 store_offsets(t->store, store_topic_uid(t->row, partition), &o) != OK) {
                 continue;
             }
-            struct bound_call *c = bound_add(calls, i, k, slice_str(t->row->name));
+            struct bound_call *c = bound_add_trim(calls, i, k, slice_str(t->row->name));
             if (c == NULL) {
-                return false;
+                return true;
             }
             offset = offset == -1 ? o.end : offset;
             if (offset < o.log_start || offset > o.end) { /* as Kafka: never back */
                 c->k = offset < 0 || offset > o.end ? KERR_OFFSET_OUT_OF_RANGE : KERR_NONE;
             } else {
-                c->command = json_pack("{s:s, s:s, s:i, s:I}", "command", "trim", "name", c->name,
-                                       "partition", partition, "offset", (json_int_t)offset);
+                c->trims = true;
+                c->partition = partition;
+                c->offset = offset;
             }
         }
     }
@@ -731,6 +735,8 @@ static bool trim_topic(struct request *rq, int32_t index,
         if (bound != NULL) {
             p->error_code = (int16_t)bound->k;
             p->low_watermark = bound->k == KERR_NONE ? log_start_of(t, p->partition_index) : -1;
+        } else if (topic_has_partition(t, p->partition_index) && is_trimmed(t)) {
+            p->error_code = KERR_POLICY_VIOLATION; /* more than one request may ask for */
         } else if (topic_has_partition(t, p->partition_index)) {
             p->error_code = (int16_t)topic_trim(&a, t, p->partition_index, in->partitions[i].offset,
                                                 &p->low_watermark, &m);

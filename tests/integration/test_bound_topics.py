@@ -488,6 +488,36 @@ def test_too_many_changes_in_one_request_cost_little(culex):
     assert culex.server.memory_kb() - before < 200 << 10
 
 
+def trims(many):
+    return {"Topics": [{"Name": "demo", "Partitions": [{"PartitionIndex": 0, "Offset": 0}] * many}]}
+
+
+def test_as_many_records_are_deleted_in_one_request_as_there_are_partitions(culex):
+    culex.publish("demo/x", "1")
+    answer = wire.ask(culex.server.port, "DeleteRecords", 2, TimeoutMs=120_000, **trims(20_000))
+    assert [p["ErrorCode"] for t in answer["Topics"] for p in t["Partitions"]] == [0]
+    some = {"Topics": [{"Name": "demo", "Partitions": [{"PartitionIndex": 0, "Offset": 99}] * 100_000 + [{"PartitionIndex": 1, "Offset": -1}]}]}
+    answer = wire.ask(culex.server.port, "DeleteRecords", 2, TimeoutMs=120_000, **some)
+    assert [p["ErrorCode"] for t in answer["Topics"] for p in t["Partitions"]] == [1, 44]  # out of range; too many
+
+
+def test_what_waits_for_a_writer_that_hangs_goes_with_its_clients(culex):
+    """And what is left of it has a bound."""
+    writer = SilentWriter(culex)
+    try:
+        with wire.Wire(culex.server.port) as first:
+            first.send("DeleteRecords", 2, TimeoutMs=60_000, **trims(1))
+            wait_until("it is asked", lambda: writer.messages)
+            before = culex.server.memory_kb()
+            for _ in range(40):
+                with wire.Wire(culex.server.port) as w:
+                    w.send("DeleteRecords", 2, TimeoutMs=60_000, **trims(10_000))
+            assert wire.ask(culex.server.port, "Metadata", 12, Topics=None)["Topics"]
+            assert culex.server.memory_kb() - before < 120 << 10
+    finally:
+        writer.close()
+
+
 def test_a_writer_that_hangs_holds_neither_the_server_nor_its_stop(culex):
     """Which would be for as long as an answer is waited for, 12 s."""
     def leave():
