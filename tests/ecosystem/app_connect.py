@@ -7,6 +7,7 @@ those topics have been compacted, is what is proven. A sink into a file that is 
 """
 
 import collections
+import http.client
 import json
 import os
 import time
@@ -67,7 +68,7 @@ class Worker(Program):
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return json.loads(answer.read() or b"{}")
-        except OSError:
+        except (OSError, http.client.HTTPException, ValueError):  # killed, perhaps in the middle of its answer
             return None
 
     def put(self, name, config):
@@ -108,7 +109,8 @@ class Files:
         publisher.close()
 
     def out(self):
-        return self.sink.read_text().splitlines() if self.sink.exists() else []
+        """Whole lines: one may be being written."""
+        return self.sink.read_text().rpartition("\n")[0].splitlines() if self.sink.exists() else []
 
     def wait_out(self):
         want = set(self.lines) | set(self.published)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(HERE.parent / "integration"))
 import harness  # noqa: E402
 
 ECO = harness.ROOT / "build" / "ecosystem"
-START_SECONDS = 90  # a JVM's start on a machine that does other things, too
+START_SECONDS = 180  # a JVM's start on a machine that does other things, too
 DONE_SECONDS = 180
 PARTITIONS = 4  # of each stream, unless told otherwise
 RETENTION_MS = "7200000"  # of streams that are made through Kafka

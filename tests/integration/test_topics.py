@@ -202,7 +202,7 @@ def test_a_hundred_thousand_names_are_answered_soon(server, w):
     assert len(create(w, *same)) == 1
     got = create(w, *other)
     assert len(got) == 100_000 and {t["ErrorCode"] for t in got.values()} == {PARTITIONS}
-    assert time.monotonic() - begun < 120
+    assert time.monotonic() - begun < 400  # with the sanitizers, on a slow machine; a list gone through for each is hours
     assert known(w) == {} and server.server.running()
 
 

@@ -218,7 +218,7 @@ class Reader:
 class Wire:
     """One connection to a server, or to Kafka."""
 
-    def __init__(self, port, client="test", timeout=60):
+    def __init__(self, port, client="test", timeout=180):
         self.s = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         self.client, self.correlation = client.encode(), 0
 
