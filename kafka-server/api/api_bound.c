@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "kafka-server/broker/topics.h"
+#include "kafka-server/broker/bound_names.h"
 #include "kafka-server/broker/workers.h"
 #include "kafka-server/net/net.h"
 #include "kafka-server/server.h"
@@ -106,23 +107,44 @@ const char *bound_why(const struct bound_call *c)
     return c->why != NULL ? c->why : "";
 }
 
-/* Until they are answered or forgotten, which may be long after their request. */
-static void take_memory(struct bound_calls *calls)
+static bool is_new_stream(const json_t *command)
 {
+    const char *what = json_string_value(json_object_get(command, "command"));
+    return strcmp(what != NULL ? what : "", "bind") == 0 &&
+           !json_is_true(json_object_get(command, "validate"));
+}
+
+/* Until they are answered or forgotten, which may be long after their request. Nobody makes a
+ * stream of the same name meanwhile, which the bound one would hide. */
+static void take_all(struct bound_calls *calls)
+{
+    struct bound_names *names = calls->server->bound_names;
     size_t each = sizeof *calls->by_name + sizeof *calls->by_id + NAME_BYTES;
     calls->bytes = (size_t)calls->cap * sizeof *calls->list + (size_t)calls->count * each;
     for (int32_t i = 0; i < calls->count; i++) {
-        const json_t *command = calls->list[i].command;
-        if (command != NULL) {
-            calls->bytes += COMMAND_BYTES + 2 * json_dumpb(command, NULL, 0, JSON_COMPACT);
+        struct bound_call *c = &calls->list[i];
+        if (c->command != NULL) {
+            calls->bytes += COMMAND_BYTES + 2 * json_dumpb(c->command, NULL, 0, JSON_COMPACT);
+            c->taken = is_new_stream(c->command) && bound_names_take(names, c->name) == OK;
         }
     }
     net_memory_take(calls->server->net, calls->bytes);
 }
 
+static void give_names(struct bound_calls *calls)
+{
+    for (int32_t i = 0; i < calls->count; i++) {
+        if (calls->list[i].taken) {
+            calls->list[i].taken = false;
+            bound_names_give(calls->server->bound_names, calls->list[i].name);
+        }
+    }
+}
+
 /* All but themselves. */
 static void drop_list(struct bound_calls *calls)
 {
+    give_names(calls);
     for (int32_t i = 0; i < calls->count; i++) {
         json_decref(calls->list[i].command);
         free(calls->list[i].why);
@@ -324,6 +346,7 @@ static void done_calls(struct work *w)
     if (rq != NULL) {
         rq->cancel = NULL;
     }
+    give_names(calls);
     if (rq == NULL || workers_closing(calls->server->asking)) {
         calls_free(calls); /* closing: the request goes with its connection */
         return;
@@ -389,7 +412,7 @@ bool bound_first(struct request *rq, int32_t timeout_ms, bound_collect_fn *colle
         calls_free(calls);
         return false;
     }
-    take_memory(calls);
+    take_all(calls);
     calls->rq = rq;
     calls->deadline_ms =
         clock_mono_ms() + (timeout_ms > PATIENCE_MS_MIN ? timeout_ms : PATIENCE_MS_MIN);

@@ -23,6 +23,7 @@ struct bound_call {
     bool trims;         /* … or the log start of a partition, of which there may be many: */
     int32_t partition;
     int64_t offset;
+    bool taken; /* its name, until it is answered: see broker/bound_names.h */
     enum kerr k;
     char *why;  /* a sentence; NULL: none. The calls', as name */
     char *name; /* of the topic */

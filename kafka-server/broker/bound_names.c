@@ -13,10 +13,22 @@
 
 #include "shared/config/config.h"
 
+/* Without memory an element is not added, and its hh.tbl is NULL: left to itself uthash ends the
+ * process. */
+#define HASH_NONFATAL_OOM 1
+#include <uthash.h>
+
+struct taken {
+    UT_hash_handle hh;
+    size_t count;
+    char name[];
+};
+
 struct bound_names {
     struct config config; /* its streams */
     bool has_config;
     struct stat seen; /* of the file that was read last */
+    struct taken *taken; /* by name */
 };
 
 struct bound_names *bound_names_new(void)
@@ -35,8 +47,49 @@ static void forget(struct bound_names *b)
 void bound_names_free(struct bound_names *b)
 {
     if (b != NULL) {
+        struct taken *t, *next;
+        HASH_ITER(hh, b->taken, t, next) {
+            HASH_DEL(b->taken, t);
+            free(t);
+        }
         forget(b);
         free(b);
+    }
+}
+
+static struct taken *find(const struct bound_names *b, struct slice name)
+{
+    struct taken *t;
+    HASH_FIND(hh, b->taken, name.data, name.len, t);
+    return t;
+}
+
+enum err bound_names_take(struct bound_names *b, const char *name)
+{
+    size_t len = strlen(name);
+    struct taken *t = find(b, slice_str(name));
+    if (t == NULL) {
+        t = calloc(1, sizeof *t + len + 1);
+        if (t == NULL) {
+            return ERR_NOMEM;
+        }
+        memcpy(t->name, name, len + 1);
+        HASH_ADD_KEYPTR(hh, b->taken, t->name, len, t);
+        if (t->hh.tbl == NULL) {
+            free(t);
+            return ERR_NOMEM;
+        }
+    }
+    t->count++;
+    return OK;
+}
+
+void bound_names_give(struct bound_names *b, const char *name)
+{
+    struct taken *t = find(b, slice_str(name));
+    if (t != NULL && --t->count == 0) {
+        HASH_DEL(b->taken, t);
+        free(t);
     }
 }
 
@@ -74,6 +127,9 @@ static void look(struct bound_names *b, const char *data)
 bool bound_names_has(struct bound_names *b, const char *data, struct slice name)
 {
     look(b, data);
+    if (find(b, name) != NULL) {
+        return true;
+    }
     for (size_t i = 0; b->has_config && i < b->config.stream_count; i++) {
         if (slice_eq(name, slice_str(b->config.streams[i].name))) {
             return true;

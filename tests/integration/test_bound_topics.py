@@ -518,6 +518,19 @@ def test_what_waits_for_a_writer_that_hangs_goes_with_its_clients(culex):
         writer.close()
 
 
+def test_nobody_else_takes_a_name_while_it_is_being_bound(culex):
+    writer = SilentWriter(culex)
+    plain = {"Topics": [{"Name": "s", "NumPartitions": 1, "ReplicationFactor": 1, "Assignments": [], "Configs": []}]}
+    try:
+        with wire.Wire(culex.server.port) as w:
+            w.send("CreateTopics", 7, timeoutMs=60_000, Topics=[order("s")])
+            wait_until("it is asked", lambda: writer.messages)
+            assert [t["ErrorCode"] for t in wire.ask(culex.server.port, "CreateTopics", 7, timeoutMs=60_000, **plain)["Topics"]] == [44]
+    finally:
+        writer.close()
+    wait_until("it is free again", lambda: wire.ask(culex.server.port, "CreateTopics", 7, timeoutMs=60_000, **plain)["Topics"][0]["ErrorCode"] == 0)
+
+
 def test_a_writer_that_hangs_holds_neither_the_server_nor_its_stop(culex):
     """Which would be for as long as an answer is waited for, 12 s."""
     def leave():

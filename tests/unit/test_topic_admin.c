@@ -186,6 +186,20 @@ static void test_a_name_that_is_bound_is_not_free(void **state)
     assert_int_equal(own.created, 3);
 }
 
+static void test_a_name_that_is_just_being_bound_is_not_free(void **state)
+{
+    assert_int_equal(bound_names_take(bound, "doors"), OK);
+    assert_int_equal(bound_names_take(bound, "doors"), OK);
+    assert_int_equal(create("doors"), KERR_POLICY_VIOLATION);
+    assert_int_equal(create("door"), KERR_NONE);
+    bound_names_give(bound, "doors");
+    assert_int_equal(create("doors"), KERR_POLICY_VIOLATION);
+    bound_names_give(bound, "doors");
+    bound_names_give(bound, "doors");
+    assert_int_equal(create("doors"), KERR_NONE);
+    assert_int_equal(bound_names_take(bound, "left"), OK);
+}
+
 #define MANY 1200
 
 /* Every third has a retention of its own, every fifth attributes that cannot be read. */
@@ -253,6 +267,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(test_what_the_store_never_takes_is_not_to_be_tried_again),
         T(test_a_name_that_is_bound_is_not_free),
+        T(test_a_name_that_is_just_being_bound_is_not_free),
         T(test_topics_follow_a_new_default_in_one_change),
         T(test_what_does_not_follow_a_new_default_is_counted),
     };
