@@ -192,6 +192,30 @@ void streams_forget(struct writer *w, const char *name)
         writer_stream_free(gone);
         tell_partitions(w->link, w->by_id);
     }
+    struct writer_stream *s = stream_unknown(w, id);
+    if (s) {
+        s->unbound = true;
+    }
+}
+
+struct writer_stream *stream_unknown(struct writer *w, uint64_t id)
+{
+    struct writer_stream *s;
+    HASH_FIND(hh, w->unknown, &id, sizeof id, s);
+    struct stream_counters *n = s ? NULL : link_counters_find(w->link, id);
+    if (n) {
+        s = calloc(1, sizeof *s);
+        if (s) {
+            s->id = id;
+            s->counters = n;
+            HASH_ADD(hh, w->unknown, id, sizeof s->id, s);
+            if (!s->hh.tbl) {
+                free(s);
+                s = NULL;
+            }
+        }
+    }
+    return s;
 }
 
 /* Room for the batches of so many partitions; between ticks, when there are none. */

@@ -230,30 +230,15 @@ static enum err frame_check_streams(struct writer *w)
     return OK;
 }
 
-/* An entry to count in, for a stream that the store has not. NULL: nobody knows its name. */
-static struct writer_stream *stream_unknown(struct writer *w, uint64_t id)
-{
-    struct writer_stream *s;
-    HASH_FIND(hh, w->unknown, &id, sizeof id, s);
-    struct stream_counters *n = s ? NULL : link_counters_find(w->link, id);
-    if (n) {
-        s = calloc(1, sizeof *s);
-        if (s) {
-            s->id = id;
-            s->counters = n;
-            HASH_ADD(hh, w->unknown, id, sizeof s->id, s);
-            if (!s->hh.tbl) {
-                free(s);
-                s = NULL;
-            }
-        }
-    }
-    return s;
-}
-
 static void frame_lost(struct writer *w, uint64_t id, bool recovered)
 {
     struct writer_stream *s = stream_unknown(w, id);
+    if (s && s->unbound) { /* which is how somebody wants it */
+        stream_touch(w, s);
+        s->tick.recovered += recovered;
+        s->tick.filtered++;
+        return;
+    }
     if (s) {
         stream_touch(w, s);
         s->tick.recovered += recovered;

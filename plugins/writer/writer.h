@@ -39,6 +39,7 @@ struct writer_stream {
     uint32_t *uids;          /* per partition, in the store */
     struct slot **slots;     /* per partition: the batch of this tick, or NULL */
     int32_t sticky;          /* partition for records without a key */
+    bool unbound;            /* by a client, and deleted */
     struct writer_stream *next_touched; /* in this tick; list ends in itself */
     struct stream_totals tick; /* counted in this tick; added when it is committed */
 };
@@ -153,5 +154,7 @@ enum err streams_sync(struct link *l, struct store *s, struct writer_stream **by
 void streams_free(struct writer_stream **by_id);
 /* The topic is gone from the store: frames that come for it are nobody's. */
 void streams_forget(struct writer *w, const char *name);
+/* An entry to count in, for a stream that the store has not. NULL: nobody knows its name. */
+struct writer_stream *stream_unknown(struct writer *w, uint64_t id);
 
 #endif

@@ -632,6 +632,22 @@ def test_what_is_published_while_its_stream_is_being_bound_is_captured(make):
         assert t["published"] == t["stored"] > 0, t
 
 
+def test_what_comes_for_a_stream_that_is_just_being_unbound_is_no_loss(make):
+    c = make().configure([stream(partitions=1)]).start()
+    with c.mqtt() as m, Load(c.broker.port, "-n", 2, "-q", 1, "-s", 60, "-d", 120, "-t", "new") as load:
+        for i in range(4):
+            assert bind(c, f"s{i}", "new/#")["error"] == "OK"
+            m.subscribe(f"$SYS/broker/culex/streams/s{i}/stored", 0)
+            m.wait_message(lambda x, i=i: f"/s{i}/" in x.topic and int(x.payload) > 0)
+            assert patiently(c, command="unbind", name=f"s{i}")["error"] == "OK"
+        load.stop()
+    c.stop()
+    for i in range(4):
+        t = c.totals(f"s{i}")
+        assert t["published"] == t["stored"] + t["filtered"] and t["dropped"] == 0, t
+    assert "record dropped" not in c.broker.log()
+
+
 def test_a_data_directory_that_was_put_in_place_of_another_takes_commands(make):
     c = make().configure([stream()]).start()
     assert bind(c, "one", "one/#")["error"] == "OK"
