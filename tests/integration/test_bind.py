@@ -116,6 +116,7 @@ def test_binding_needs_no_configuration_file(make):
     assert c.values("more") == ["1"] and c.values("demo") == ["2"]
 
 
+@pytest.mark.sanitized
 def test_altering_changes_what_is_captured_and_unbinding_ends_it(make):
     c = make().configure([stream()]).start()
     assert bind(c, "s", "a/#")["error"] == "OK"
@@ -185,6 +186,7 @@ def test_altering_a_stream_of_many_filters_keeps_them(make):
     assert c.values("s") == ["last"]
 
 
+@pytest.mark.sanitized
 def test_commands_of_one_message_are_one_change(make):
     c = make().configure([stream()]).start()
     def commands(n):
@@ -254,6 +256,7 @@ def test_what_is_wrong_is_said_and_nothing_changes(make, what, error, says):
     assert c.broker.log().count("configuration read again") == 0
 
 
+@pytest.mark.sanitized
 def test_unbinding_that_was_cut_off_is_done_when_it_is_asked_for_again(make):
     """Killed between the file and the log: the topic is there, and no configuration of it."""
     c = make().configure([stream()]).start()
@@ -288,6 +291,7 @@ def test_commands_that_are_none_are_refused(make):
     os.close(fd)
 
 
+@pytest.mark.sanitized
 def test_a_broken_configuration_file_refuses_the_command_and_leaves_the_streams(make):
     c = make().configure([stream()]).start()
     assert bind(c, "one", "one/#")["error"] == "OK"
@@ -313,6 +317,7 @@ def test_the_configuration_wins_over_a_bound_stream_and_says_so(make):
     assert c.values("s") == ["file"]
 
 
+@pytest.mark.sanitized
 def test_a_bound_stream_that_the_configuration_hides_is_kept(make):
     c = make().configure([stream()]).start()
     assert bind(c, "s", "bound/#", partitions=2)["error"] == "OK"
@@ -377,6 +382,7 @@ def test_more_names_than_a_broker_counts_for_are_refused_with_the_reason(make):
     assert c.values("b3999") == ["b"] and c.values("d11") == ["d"]
 
 
+@pytest.mark.sanitized
 def test_what_ran_out_of_time_is_as_if_nobody_had_asked(make):
     c = make().configure([stream()]).start()
     assert bind(c, "old", "old/#")["error"] == "OK"
@@ -432,6 +438,7 @@ def test_what_the_file_has_already_is_not_captured_for_that(make):
     assert c.values("s") == ["1"]
 
 
+@pytest.mark.sanitized
 def test_what_was_refused_is_taken_out_of_the_file_when_that_can_be_done(make):
     c = make().configure([stream()]).start()
     assert bind(c, "one", "one/#")["error"] == "OK"
@@ -456,6 +463,7 @@ def test_what_was_refused_is_taken_out_of_the_file_when_that_can_be_done(make):
     assert c.values("two") == ["2"]
 
 
+@pytest.mark.sanitized
 def test_a_name_that_the_configuration_has_taken_meanwhile_is_neither_bound_nor_deleted(make):
     c = make().configure([stream()]).start()
     assert bind(c, "mine", "mine/#", partitions=2)["error"] == "OK"
@@ -508,6 +516,7 @@ def small(make):
     subprocess.run(["umount", "-l", str(c.data)], check=True)
 
 
+@pytest.mark.sanitized
 def test_a_disk_that_fills_while_a_stream_is_being_bound_holds_nothing_up(small):
     c = small.start()
     assert bind(c, "s", "s/#")["error"] == "OK"
@@ -525,6 +534,7 @@ def test_a_disk_that_fills_while_a_stream_is_being_bound_holds_nothing_up(small)
     check_catalog(c, {"demo", *bound(c)})
 
 
+@pytest.mark.sanitized
 def test_a_full_disk_takes_what_makes_room(small):
     c = small.start()
     assert bind(c, "s", "s/#")["error"] == "OK" and bind(c, "keeps", "keeps/#")["error"] == "OK"
@@ -552,6 +562,7 @@ def test_a_full_disk_takes_what_makes_room(small):
     assert bound(c) == {} and c.values("later") == ["waits for room"]
 
 
+@pytest.mark.sanitized
 def test_a_start_on_a_full_disk_makes_room_though_a_stream_is_new(small):
     store = {**SMALL_STORE, "segment.bytes": 1 << 20}
     c = small.configure([stream(partitions=1)], store=store).start()
@@ -648,6 +659,7 @@ def test_what_comes_for_a_stream_that_is_just_being_unbound_is_no_loss(make):
     assert "record dropped" not in c.broker.log()
 
 
+@pytest.mark.sanitized
 def test_a_data_directory_that_was_put_in_place_of_another_takes_commands(make):
     c = make().configure([stream()]).start()
     assert bind(c, "one", "one/#")["error"] == "OK"

@@ -99,6 +99,7 @@ def one_round(c, rng, models, mqtt):
     return target, sum(acked)
 
 
+@pytest.mark.sanitized
 def test_what_was_unbound_stays_unbound_when_the_writer_is_killed(make):
     """Before the broker has seen that the writer had taken the configuration without it."""
     c = make().configure([stream("steady", partitions=1)]).start()

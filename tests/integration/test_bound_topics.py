@@ -492,6 +492,7 @@ def trims(many):
     return {"Topics": [{"Name": "demo", "Partitions": [{"PartitionIndex": 0, "Offset": 0}] * many}]}
 
 
+@pytest.mark.sanitized
 def test_as_many_records_are_deleted_in_one_request_as_there_are_partitions(culex):
     culex.publish("demo/x", "1")
     answer = wire.ask(culex.server.port, "DeleteRecords", 2, TimeoutMs=120_000, **trims(20_000))
@@ -518,6 +519,7 @@ def test_what_waits_for_a_writer_that_hangs_goes_with_its_clients(culex):
         writer.close()
 
 
+@pytest.mark.sanitized
 def test_nobody_else_takes_a_name_while_it_is_being_bound(culex):
     writer = SilentWriter(culex)
     plain = {"Topics": [{"Name": "s", "NumPartitions": 1, "ReplicationFactor": 1, "Assignments": [], "Configs": []}]}
