@@ -22,7 +22,7 @@
 #define RECORDS     900
 #define FULL_TURNS  5
 #define FILLS       5
-#define PATIENCE_MS 60000
+#define PATIENCE_MS 600000
 
 #define CHECK(cond, ...)                                                                           \
     do {                                                                                           \
