@@ -604,7 +604,8 @@ static void look_at_broker(struct writer *w)
         if (k->reload_result) {
             write_back(w, NULL, 0);
         }
-    } else if (k->view == VIEW_SURE && k->unwritten && clock_mono_ms() >= k->unwritten_ms) {
+    } else if (k->view == VIEW_SURE && k->unwritten && w->store && all_here &&
+               clock_mono_ms() >= k->unwritten_ms) {
         write_back(w, NULL, 0);
     }
 }
@@ -872,10 +873,10 @@ void control_stop(struct writer *w)
         finish_all(w, ERR_AGAIN, &m);
     }
     (void)pthread_join(k->thread, NULL);
+    set_control(w, NULL); /* before its lock goes: what the broker says is taken by another thread */
     close(k->socket);
     pthread_mutex_destroy(&k->lock);
     pthread_cond_destroy(&k->done);
-    set_control(w, NULL);
     free(k);
 }
 
