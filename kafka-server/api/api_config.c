@@ -345,7 +345,7 @@ static void describe_topic(struct listing *l)
         struct errmsg m = {""};
         enum kerr k = topic_check_name(name, &m);
         enum kerr unknown = names_missing(l->rq, KERR_KAFKA_STORAGE_ERROR,
-                                            KERR_UNKNOWN_TOPIC_OR_PARTITION);
+                                          KERR_UNKNOWN_TOPIC_OR_PARTITION);
         refuse(l, k == KERR_NONE ? unknown : k,
                k == KERR_NONE ? "" : m.text);
         return;

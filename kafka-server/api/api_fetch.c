@@ -642,8 +642,8 @@ static void add_part(struct asked *a, const struct session_key *key, struct kstr
         p->error = KERR_UNKNOWN_TOPIC_OR_PARTITION;
     } else {
         p->error = names_missing(a->rq, KERR_KAFKA_STORAGE_ERROR,
-                                   by_id ? KERR_UNKNOWN_TOPIC_ID
-                                         : KERR_UNKNOWN_TOPIC_OR_PARTITION);
+                                 by_id ? KERR_UNKNOWN_TOPIC_ID
+                                       : KERR_UNKNOWN_TOPIC_OR_PARTITION);
     }
 }
 

@@ -86,7 +86,7 @@ static void commit_topic(struct commit *x, int32_t i)
             e = KERR_COORDINATOR_NOT_AVAILABLE; /* first: the topics may not be there either */
         } else if (t == NULL) {
             e = names_missing(x->rq, KERR_COORDINATOR_NOT_AVAILABLE,
-                                by_id ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION);
+                              by_id ? KERR_UNKNOWN_TOPIC_ID : KERR_UNKNOWN_TOPIC_OR_PARTITION);
         } else if (!topic_has_partition(t, p->partition_index)) {
             e = KERR_UNKNOWN_TOPIC_OR_PARTITION;
         } else {

@@ -598,7 +598,7 @@ static bool grow_one(struct request *rq, const struct create_partitions_request_
     }
     if (t == NULL) {
         out->error_code = (int16_t)names_missing(rq, KERR_KAFKA_STORAGE_ERROR,
-                                                   KERR_UNKNOWN_TOPIC_OR_PARTITION);
+                                                 KERR_UNKNOWN_TOPIC_OR_PARTITION);
         return true;
     }
     for (int32_t i = 0; i < count; i++) {
@@ -729,7 +729,7 @@ static bool trim_topic(struct request *rq, int32_t index,
         p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
         if (t == NULL) {
             p->error_code = (int16_t)names_missing(rq, KERR_KAFKA_STORAGE_ERROR,
-                                                     KERR_UNKNOWN_TOPIC_OR_PARTITION);
+                                                   KERR_UNKNOWN_TOPIC_OR_PARTITION);
         }
         const struct bound_call *bound = bound_call_of(rq, index, i);
         if (bound != NULL) {
