@@ -1,6 +1,7 @@
 """Streams that are bound, altered and unbound while the broker runs, through the socket in the data directory."""
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -682,7 +683,10 @@ def exchange(one, other):
     """Each is at the other's path, at once."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2):
-        raise OSError(ctypes.get_errno(), "renameat2")
+        code = ctypes.get_errno()
+        if code in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
+            pytest.skip("this file system cannot exchange two paths")
+        raise OSError(code, os.strerror(code))
 
 
 def answers(c):
