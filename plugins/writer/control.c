@@ -873,7 +873,7 @@ void control_stop(struct writer *w)
         finish_all(w, ERR_AGAIN, &m);
     }
     (void)pthread_join(k->thread, NULL);
-    set_control(w, NULL); /* before its lock goes: what the broker says is taken by another thread */
+    set_control(w, NULL); /* before its lock goes: another thread takes what the broker says */
     close(k->socket);
     pthread_mutex_destroy(&k->lock);
     pthread_cond_destroy(&k->done);

@@ -151,14 +151,15 @@ static struct store *turn(struct store *s, int64_t ms)
     return s;
 }
 
-/* Another record, where there is room. What the full disk has broken may show only now, and then the
- * store is opened anew. */
+/* Another record, where there is room. What the full disk has broken may show only now, and then
+ * the store is opened anew. */
 static struct store *write_with_room(struct store *s)
 {
     const int64_t give_up = clock_mono_ms() + PATIENCE_MS;
     enum err e;
     while ((e = s != NULL ? write_one(s) : ERR_FULL) != OK) {
-        CHECK(s == NULL || store_state(s) == STORE_BROKEN, "room again: %s: %s", err_name(e), m.text);
+        CHECK(s == NULL || store_state(s) == STORE_BROKEN, "room again: %s: %s", err_name(e),
+              m.text);
         CHECK(clock_mono_ms() < give_up, "with room again nothing can be written: %s", m.text);
         s = turn(s, 1500);
     }
