@@ -28,11 +28,11 @@ ANCHOR_SUSTAINED = 33000  # messages/s: Mosquitto, a bridge and Kafka on two cor
 REST_SECONDS = 8
 HOME = Path(os.environ.get("BENCH_DIR", ROOT / "build" / "bench"))
 
-FULL = {"pairs": 17, "seconds": 1.2, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
+FULL = {"pairs": 41, "seconds": 0.5, "latency_count": 30000, "sustained": 400_000, "catchup_bytes": 4_000_000_000,
         "history_bytes": 10_000_000_000, "starts": 20, "catchup_runs": 3, "kills": 3, "kafka_rounds": 5,
         "kafka_records": 400_000, "kafka_read": 2_000_000, "kafka_latency": 10_000, "kafka_txn": 500, "kafka_commits": 3000,
         "kafka_joins": 3, "idle_seconds": 20}
-SHORT = {"pairs": 7, "seconds": 1.2, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
+SHORT = {"pairs": 15, "seconds": 0.5, "latency_count": 5000, "sustained": 60_000, "catchup_bytes": 500_000_000,
          "history_bytes": 1_000_000_000, "starts": 5, "catchup_runs": 2, "kills": 1, "kafka_rounds": 1,
          "kafka_records": 100_000, "kafka_read": 500_000, "kafka_latency": 3000, "kafka_txn": 100, "kafka_commits": 1000,
          "kafka_joins": 1, "idle_seconds": 5}

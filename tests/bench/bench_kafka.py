@@ -144,7 +144,7 @@ def bench_kafka(size, row, home):
                                     partitions, "-X", "acks=all", "-X", "linger.ms=5")["mb_per_second"]
                     finally:
                         delete(x.bootstrap, topic)
-                beside(row, pair, rounds, f"produce, {bytes_:,} B, {partitions} partition{'s' * (partitions > 1)}, acks=all",
+                beside(row, pair, 2 * rounds, f"produce, {bytes_:,} B, {partitions} partition{'s' * (partitions > 1)}, acks=all",
                        "MB/s", write, "more")
 
         for x in pair:
