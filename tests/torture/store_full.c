@@ -17,19 +17,9 @@
 
 #include "shared/record/record.h"
 #include "shared/store/store.h"
+#include "tests/torture/small_disk.h"
 
 #define VALUE_BYTES 20000
-
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "FAILED %s:%d: ", __FILE__, __LINE__);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            umount2(root, MNT_DETACH);                                                             \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static const struct disk {
     unsigned bytes;
@@ -39,7 +29,6 @@ static const struct disk {
     {64u << 20, 1u << 20, 24u << 20}, {96u << 20, 0, 72u << 20}, {40u << 20, 0, 30u << 20}};
 
 static const struct disk *disk;
-static char root[256], dir[300], ballast[300];
 static struct errmsg m;
 static struct batch_builder builder;
 
@@ -126,21 +115,6 @@ static int64_t end_of(struct store *s)
     CHECK(store_rows(s, slice_str("end"), read_row, &row, &m) == OK, "%s", m.text);
     CHECK(o.end == row, "ends at %lld, the row says %lld", (long long)o.end, (long long)row);
     return o.end;
-}
-
-/* A file that leaves so many bytes of the file system. */
-static void make_ballast(uint64_t leave)
-{
-    static char block[64 << 10];
-    int fd = open(ballast, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    CHECK(fd >= 0, "ballast");
-    while (write(fd, block, sizeof block) > 0) {
-    }
-    while (write(fd, block, 4096) > 0) {
-    }
-    off_t size = lseek(fd, 0, SEEK_END);
-    CHECK(ftruncate(fd, size > (off_t)leave ? size - (off_t)leave : 0) == 0, "ballast");
-    close(fd);
 }
 
 static int64_t fill_slowly(struct store *s, int64_t at)

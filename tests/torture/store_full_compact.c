@@ -15,6 +15,7 @@
 
 #include "shared/base/clock.h"
 #include "shared/store/store_int.h"
+#include "tests/torture/small_disk.h"
 
 #define DISK_BYTES  (64u << 20)
 #define VALUE_BYTES 20000
@@ -24,20 +25,8 @@
 #define FILLS       5
 #define PATIENCE_MS 600000
 
-#define CHECK(cond, ...)                                                                           \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "FAILED %s:%d: ", __FILE__, __LINE__);                                 \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fprintf(stderr, "\n");                                                                 \
-            umount2(root, MNT_DETACH);                                                             \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
 static const uint64_t leaves[] = {0, 200u << 10, 2u << 20, 4u << 20};
 
-static char root[256], dir[300], ballast[300];
 static struct errmsg m;
 static struct batch_builder builder;
 static int64_t newest[KEYS], end, now_ms;
@@ -118,21 +107,6 @@ static int64_t check_all(struct store *s)
               (long long)newest[k]);
     }
     return q.records;
-}
-
-/* A file that leaves so many bytes of the file system. */
-static void make_ballast(uint64_t leave)
-{
-    static char block[64 << 10];
-    int fd = open(ballast, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    CHECK(fd >= 0, "ballast");
-    while (write(fd, block, sizeof block) > 0) {
-    }
-    while (write(fd, block, 4096) > 0) {
-    }
-    off_t size = lseek(fd, 0, SEEK_END);
-    CHECK(ftruncate(fd, size > (off_t)leave ? size - (off_t)leave : 0) == 0, "ballast");
-    close(fd);
 }
 
 /* The next turn of the owner: opens a store that is broken, and gives the cleaner a moment. */
