@@ -6,12 +6,14 @@
 #include <stdlib.h>
 
 #include "kafka-server/api/api.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
 #include "shared/base/clock.h"
 
-/* --- ElectLeaders ---------------------------------------------------------------------------- */
+/* --- ElectLeaders ----------------------------------------------------------------------------
+ * Kafka's clients hand on what is said of a partition, whatever it is, and ask no second time. */
 
 enum { ELECTION_PREFERRED = 0, ELECTION_UNCLEAN = 1 };
 
@@ -27,6 +29,7 @@ static bool fill_election(struct request *rq,
     const struct elect_leaders_request *q = rq->body;
     const struct topic *t = topics_find(rq->server->topics, kstr_slice(asked->topic));
     bool known = is_known_election(q);
+    enum kerr missing = KERR_UNKNOWN_TOPIC_OR_PARTITION;
     out->topic = asked->topic;
     out->partition_result =
         codec_new_array(&elect_leaders_response_replica_election_results_partition_result_message,
@@ -37,7 +40,11 @@ static bool fill_election(struct request *rq,
     out->partition_result_count = asked->partitions_count;
     struct kstr no_topic = kstr_make(NULL);
     if (t == NULL) {
-        no_topic = request_text(rq, "No such topic as %.*s", asked->topic.len, asked->topic.data);
+        missing = names_missing(rq, KERR_LEADER_NOT_AVAILABLE, missing);
+        no_topic = request_text(rq, missing == KERR_LEADER_NOT_AVAILABLE
+                                        ? "The topic %.*s cannot be looked for now"
+                                        : "No such topic as %.*s",
+                                asked->topic.len, asked->topic.data);
     }
     for (int32_t i = 0; i < asked->partitions_count; i++) {
         struct elect_leaders_response_replica_election_results_partition_result *p =
@@ -53,7 +60,7 @@ static bool fill_election(struct request *rq,
             p->error_message = kstr_make("Leader election not needed for topic partition.");
             continue;
         }
-        p->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        p->error_code = (int16_t)missing;
         p->error_message = t == NULL ? no_topic
                                      : request_text(rq, "No such partition as %s-%d", t->row->name,
                                                     p->partition_id);

@@ -225,7 +225,8 @@ static void fill_missing(const struct request *rq, struct metadata_response_topi
     if (by_id) {
         out->name = kstr_make(NULL);
         out->topic_id = asked->topic_id;
-        out->error_code = KERR_UNKNOWN_TOPIC_ID;
+        out->error_code =
+            (int16_t)names_missing(rq, KERR_LEADER_NOT_AVAILABLE, KERR_UNKNOWN_TOPIC_ID);
         return;
     }
     out->name = asked->name;

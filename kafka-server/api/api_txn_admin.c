@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "kafka_messages.h"
+#include "kafka-server/api/api_names.h"
 #include "kafka-server/api/api_wait.h"
 #include "kafka-server/broker/journal.h"
 #include "kafka-server/broker/topic_regex.h"
@@ -45,17 +46,30 @@ static bool collect_producer(void *arg, const struct producers_view *v)
     return true;
 }
 
+/* Of the errors after which Kafka's admin client looks for the leader again, and asks it, the one
+ * that speaks of this moment. */
+static enum kerr why_missing(const struct request *rq, const struct topic *t)
+{
+    return t == NULL ? names_missing(rq, KERR_NOT_LEADER_OR_FOLLOWER,
+                                     KERR_UNKNOWN_TOPIC_OR_PARTITION)
+                     : KERR_UNKNOWN_TOPIC_OR_PARTITION;
+}
+
 static bool describe_partition(struct request *rq, struct slice name, const struct topic *t,
                                int32_t partition, producers_partition *out)
 {
-    out->partition_index = partition;
+    enum kerr e = KERR_NONE;
     if (!topic_name_ok(name)) {
-        out->error_code = KERR_INVALID_TOPIC_EXCEPTION;
+        e = KERR_INVALID_TOPIC_EXCEPTION;
     } else if (!topic_has_partition(t, partition)) {
-        out->error_code = KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        e = why_missing(rq, t);
     }
-    if (out->error_code != KERR_NONE) {
-        out->error_message = kstr_make("There is no such topic or partition.");
+    out->partition_index = partition;
+    out->error_code = (int16_t)e;
+    if (e != KERR_NONE) {
+        out->error_message = kstr_make(e == KERR_NOT_LEADER_OR_FOLLOWER
+                                           ? "The topic cannot be looked for now."
+                                           : "There is no such topic or partition.");
         return true;
     }
     if (t->captured || rq->server->producers == NULL) {
@@ -406,7 +420,7 @@ static enum kerr write_marker(struct request *rq, const markers_request *m, stru
 {
     const struct topic *t = topics_find(rq->server->topics, str_slice(topic));
     if (!topic_has_partition(t, partition)) {
-        return KERR_UNKNOWN_TOPIC_OR_PARTITION;
+        return why_missing(rq, t);
     }
     if (t->captured) {
         return KERR_POLICY_VIOLATION;

@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,8 +17,12 @@ from wire import ask
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
 LEADER_NOT_AVAILABLE = 5
+NOT_LEADER_OR_FOLLOWER = 6
 COORDINATOR_NOT_AVAILABLE = 15
 KAFKA_STORAGE_ERROR = 56
+ELECTION_NOT_NEEDED = 84
+UNSTABLE_OFFSET_COMMIT = 88
+UNKNOWN_TOPIC_ID = 100
 
 
 @pytest.fixture
@@ -247,6 +252,7 @@ def named(what, **partition):
     return {"Topics": [{what: "free", "Partitions": [partition]}]}
 
 
+MARKER = {"ProducerId": 7, "Topics": [{"Name": "free", "PartitionIndexes": [0]}]}
 # Who asks for the stream, and what is told instead of that there is none while the store may have it.
 ASKED = [
     ("OffsetCommit", 8, COORDINATOR_NOT_AVAILABLE, {"GroupId": "g"} | named("Name", PartitionIndex=0, CommittedOffset=1)),
@@ -261,6 +267,9 @@ ASKED = [
      {"Topics": [{"Name": "free", "Count": 2, "Assignments": None}], "ValidateOnly": True}),
     ("DeleteRecords", 2, KAFKA_STORAGE_ERROR, named("Name", PartitionIndex=0, Offset=0)),
     ("DeleteTopics", 6, KAFKA_STORAGE_ERROR, {"Topics": [{"Name": "none"}]}),
+    ("DescribeProducers", 0, NOT_LEADER_OR_FOLLOWER, {"Topics": [{"Name": "free", "PartitionIndexes": [0]}]}),
+    ("WriteTxnMarkers", 1, NOT_LEADER_OR_FOLLOWER, {"Markers": [MARKER]}),
+    ("ElectLeaders", 2, LEADER_NOT_AVAILABLE, {"TopicPartitions": [{"Topic": "free", "Partitions": [0]}]}),
 ]
 
 
@@ -270,8 +279,16 @@ def errors_in(answer):
     return set().union(*map(errors_in, answer)) if isinstance(answer, list) else set()
 
 
-def errors_told(c):
-    return {api: max(errors_in(ask(c.server.port, api, version, **body))) for api, version, _, body in ASKED}
+def asked_by_id(topic_id):
+    topic = {"TopicId": topic_id, "PartitionIndexes": [0]}
+    return [
+        ("Metadata", 12, LEADER_NOT_AVAILABLE, {"Topics": [{"TopicId": topic_id, "Name": None}]}),
+        ("OffsetFetch", 10, UNSTABLE_OFFSET_COMMIT, {"Groups": [{"GroupId": "g", "Topics": [topic]}]}),
+    ]
+
+
+def errors_told(c, asked):
+    return {api: max(errors_in(ask(c.server.port, api, version, **body))) for api, version, _, body in asked}
 
 
 def test_streams_of_clients_are_not_called_unknown_while_the_disk_is_full(culex_factory, small_disk):
@@ -282,8 +299,12 @@ def test_streams_of_clients_are_not_called_unknown_while_the_disk_is_full(culex_
     p = Producer({"bootstrap.servers": c.bootstrap})
     p.produce("free", b"one")
     assert p.flush(60) == 0
-    usual = {api: 0 for api, *_ in ASKED} | {"DeleteTopics": UNKNOWN_TOPIC_OR_PARTITION}
-    assert errors_told(c) == usual
+    told = ask(c.server.port, "Metadata", 12, Topics=[{"Name": "free"}])["Topics"][0]
+    asked = ASKED + asked_by_id(told["TopicId"])
+    usual = dict.fromkeys((api for api, *_ in asked), 0)
+    usual |= {"DeleteTopics": UNKNOWN_TOPIC_OR_PARTITION, "ElectLeaders": ELECTION_NOT_NEEDED}
+    assert errors_told(c, asked) == usual
+    assert set(errors_told(c, asked_by_id(uuid.uuid4())).values()) == {UNKNOWN_TOPIC_ID}
     k = consumer(c.bootstrap, **{"group.id": "g"})
     try:
         fill(small_disk)
@@ -291,12 +312,12 @@ def test_streams_of_clients_are_not_called_unknown_while_the_disk_is_full(culex_
             p.produce("free", bytes(20000))
             p.poll(0.01)
         c.server.wait_log(r"own store is broken")
-        assert errors_told(c) == {api: error for api, _, error, _ in ASKED}
+        assert errors_told(c, asked) == {api: error for api, _, error, _ in asked}
         with ThreadPoolExecutor(1) as pool:  # librdkafka asks until it is told
             begins = pool.submit(k.get_watermark_offsets, TopicPartition("free", 0), timeout=120)
             os.remove(small_disk / "fill")
             assert begins.result(130)[0] == 0
         assert p.flush(60) == 0
-        assert errors_told(c) == usual
+        assert errors_told(c, asked) == usual
     finally:
         k.close()
