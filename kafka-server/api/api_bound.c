@@ -23,6 +23,7 @@
 #define COMMAND_BYTES   1024   /* of one as JSON in memory, beside its text twice */
 #define NAME_BYTES      48     /* of a name or a sentence, mostly */
 #define MESSAGE_BYTES   (CONTROL_BYTES_MAX / 4 * 3) /* of commands, if one alone is not more */
+#define NO_MEMORY       "no memory to ask the broker"
 #define PATIENCE_MS_MIN 30000 /* many clients say 0, and mean that they do not know */
 
 enum claim { CLAIM_NONE, CLAIM_THREAD, CLAIM_LEFT };
@@ -218,8 +219,15 @@ static json_t *command_of(const struct bound_call *c)
                     : json_incref(c->command);
 }
 
+static void take_answer(struct bound_call *c, enum err e, const char *why)
+{
+    settle(c, kerr_of(e), why != NULL ? why : err_name(e));
+}
+
 /* The commands from *from on that go into one message, which is returned; NULL: there are none, or
- * no memory. *to is behind the last of them. */
+ * no memory. *to is behind the last of them. The writer answers in their order, so each that is
+ * asked from *from to *to is in the message: where there is no memory for one it ends before that,
+ * or, if it would be the first, that one is answered here. */
 static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to)
 {
     json_t *list = json_array();
@@ -230,12 +238,18 @@ static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to
             continue;
         }
         json_t *command = command_of(&calls->list[i]);
-        size_t more = json_dumpb(command, NULL, 0, JSON_COMPACT);
-        if (bytes > 0 && more > MESSAGE_BYTES - bytes) {
+        size_t more = json_dumpb(command, NULL, 0, JSON_COMPACT); /* 0: no memory */
+        if (more == 0 || (bytes > 0 && more > MESSAGE_BYTES - bytes)) {
             json_decref(command);
-            break;
+            command = NULL; /* which no list takes */
         }
-        json_array_append_new(list, command);
+        if (json_array_append_new(list, command) != 0) {
+            if (bytes > 0) {
+                break;
+            }
+            take_answer(&calls->list[i], ERR_AGAIN, NO_MEMORY);
+            continue;
+        }
         bytes += more < MESSAGE_BYTES - bytes ? more : MESSAGE_BYTES - bytes;
     }
     *to = i;
@@ -244,18 +258,25 @@ static json_t *next_message(struct bound_calls *calls, int32_t from, int32_t *to
     return message;
 }
 
-static void take_answer(struct bound_call *c, enum err e, const char *why)
+static size_t count_asking(const struct bound_calls *calls, int32_t from, int32_t to)
 {
-    settle(c, kerr_of(e), why != NULL ? why : err_name(e));
+    size_t n = 0;
+    for (int32_t i = from; i < to; i++) {
+        n += asks(&calls->list[i]);
+    }
+    return n;
 }
 
 /* What was answered to the calls from `from` to `to`, in their order; e where nothing was. Returns
  * whether there is any use in asking for more. */
 static bool take_answers(struct bound_calls *calls, int32_t from, int32_t to, enum err e,
-                         const json_t *answer, const struct errmsg *m)
+                         const json_t *answer, struct errmsg *m)
 {
     const json_t *results = json_object_get(answer, "results");
     size_t n = 0;
+    if (e == OK && json_array_size(results) != count_asking(calls, from, to)) {
+        e = err_set(m, ERR_AGAIN, "the broker has not answered as many commands as it was asked");
+    }
     bool more = e != ERR_AGAIN;
     for (int32_t i = from; i < to; i++) {
         struct bound_call *c = &calls->list[i];
@@ -264,7 +285,7 @@ static bool take_answers(struct bound_calls *calls, int32_t from, int32_t to, en
         }
         const json_t *result = e == OK ? json_array_get(results, n++) : NULL;
         const char *why = json_string_value(json_object_get(result, "message"));
-        enum err one = result != NULL ? control_error(result) : e != OK ? e : ERR_CORRUPT;
+        enum err one = result != NULL ? control_error(result) : e;
         more = more && one != ERR_AGAIN;
         take_answer(c, one, result != NULL ? why : m->text);
     }
@@ -281,8 +302,9 @@ static void run_calls(struct work *w)
     if (!atomic_compare_exchange_strong(&calls->claim, &claim, CLAIM_THREAD)) {
         return;
     }
-    struct errmsg m = {""};
+    struct errmsg m;
     bool more = true;
+    err_set(&m, ERR_AGAIN, NO_MEMORY); /* what is left without a message */
     for (int32_t from = 0, to; from < calls->count && more; from = to) {
         json_t *answer = NULL, *message = next_message(calls, from, &to);
         if (message == NULL) {
@@ -300,7 +322,7 @@ static void run_calls(struct work *w)
             wait_visible(calls->server->captured, (uint64_t)version, stop);
         }
         json_decref(answer);
-        err_set(&m, ERR_AGAIN, "not asked of the broker, which does not answer");
+        err_set(&m, ERR_AGAIN, more ? NO_MEMORY : "not asked of the broker, which does not answer");
     }
     for (int32_t i = 0; i < calls->count; i++) {
         if (asks(&calls->list[i])) {
