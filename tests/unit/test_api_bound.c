@@ -1,5 +1,6 @@
 /* What is asked of the broker's writer for one request: each part gets its own answer, also where
- * memory ends in the middle. Workers, net, topics and the writer are replaced. */
+ * memory ends in the middle, and what waits counts as the memory of requests until it is answered
+ * or forgotten. Workers, net, topics and the writer are replaced. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -247,6 +248,39 @@ static void test_answers_that_are_too_few_are_nobodys(void **state)
     let_go();
 }
 
+/* Names, commands as JSON, and their texts: more than the bytes that a client has sent. */
+static void test_what_waits_counts_as_memory_of_requests(void **state)
+{
+    ask();
+    int64_t waits = taken;
+    assert_true(waits > (PARTS - TRIMS) * (int64_t)sizeof "{command:unbind,name:t100}" +
+                            PARTS * (int64_t)sizeof(struct bound_call));
+    waiting->run(waiting);
+    assert_int_equal(taken, waits);
+    finish();
+    assert_int_equal(taken, waits); /* the answers are the request's */
+    let_go();
+}
+
+static void test_what_waits_is_let_go_with_its_client(void **state)
+{
+    ask();
+    assert_true(taken > 0);
+    rq.cancel(&rq);
+    assert_int_equal(taken, 0); /* the thread has not come to it yet */
+    waiting->run(waiting);
+    waiting->done(waiting);
+    assert_int_equal(messages, 0);
+    assert_int_equal(handled, 0);
+    ask();
+    waiting->run(waiting);
+    rq.cancel(&rq);
+    assert_true(taken > 0); /* it is the thread's */
+    waiting->done(waiting);
+    assert_int_equal(taken, 0);
+    assert_int_equal(handled, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -254,6 +288,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_without_memory_nobody_gets_the_answer_of_another,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_answers_that_are_too_few_are_nobodys, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_what_waits_counts_as_memory_of_requests, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(test_what_waits_is_let_go_with_its_client, set_up,
                                         tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
