@@ -19,7 +19,6 @@
 #define LONG_FROM(least) .min = (least), .max = INT64_MAX
 #define INT_FROM(least)  .min = (least), .max = INT32_MAX
 #define FOR_EVER "9223372036854775807"
-#define SETTINGS_MAX 128 /* more than the table of options has */
 
 static const char throttled[] = "Without effect: one broker replicates nothing.";
 static const char local[] = "Without effect: all is local.";
@@ -454,7 +453,7 @@ static const struct coarser {
 static struct setting {
     const char *name;
     size_t at; /* in the table of options */
-} settings[SETTINGS_MAX];
+} settings[CONFIG_OPTIONS_MAX];
 static size_t setting_count;
 
 static int compare_settings(const void *a, const void *b)
@@ -468,7 +467,7 @@ static void sort_settings(void)
         struct option_view v;
         option_view(i, &v);
         if (strcmp(v.section, "server") == 0) {
-            ASSERT(setting_count < SETTINGS_MAX);
+            ASSERT(setting_count < CONFIG_OPTIONS_MAX);
             settings[setting_count++] = (struct setting){v.name, i};
         }
     }

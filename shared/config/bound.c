@@ -5,8 +5,8 @@
  * operator's, and wins where both have a name. The file is in the data directory and not in the
  * log, so that a broker whose log cannot be opened still knows what to capture. */
 #include "shared/config/config.h"
-#include "shared/config/options.h"
 #include "shared/base/decimal.h"
+#include "shared/config/options.h"
 
 #include <errno.h>
 #include <fcntl.h>

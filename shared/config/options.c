@@ -8,8 +8,8 @@
  * with width 0 are lists or names that config.c handles itself (filters); they are here for their
  * documentation. */
 #include "shared/config/options.h"
-#include "shared/config/listeners.h"
 #include "shared/base/decimal.h"
+#include "shared/config/listeners.h"
 
 #include <errno.h>
 #include <inttypes.h>
