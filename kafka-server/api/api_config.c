@@ -24,6 +24,7 @@
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
+#include "shared/base/decimal.h"
 #include "shared/base/log.h"
 
 #define VALUE_BYTES_MAX (64u << 10) /* of one value */
@@ -160,7 +161,7 @@ json_t *api_config_captured(const struct store_topic *row, const json_t *attribu
 {
     bool compact = row->cleanup & STORE_CLEANUP_COMPACT;
     bool delete = row->cleanup & STORE_CLEANUP_DELETE;
-    char ratio[32];
+    char ratio[DECIMAL_BYTES_MAX];
     const char *policy = !compact ? "delete" : delete ? "compact,delete" : "compact";
     json_t *configs = json_object();
     const json_t *largest = json_object_get(attributes, "max.message.bytes");
@@ -172,10 +173,8 @@ json_t *api_config_captured(const struct store_topic *row, const json_t *attribu
         put_number(configs, "min.compaction.lag.ms", c->min_compaction_lag_ms);
         put_number(configs, "max.compaction.lag.ms", c->max_compaction_lag_ms);
         put_number(configs, "delete.retention.ms", c->delete_retention_ms);
-        snprintf(ratio, sizeof ratio, "%.6g", c->min_cleanable_dirty_ratio);
-        bool whole = strpbrk(ratio, ".e") == NULL; /* Java writes 1 as 1.0 */
-        json_object_set_new(configs, "min.cleanable.dirty.ratio",
-                            json_sprintf("%s%s", ratio, whole ? ".0" : ""));
+        decimal_text(c->min_cleanable_dirty_ratio, ratio);
+        json_object_set_new(configs, "min.cleanable.dirty.ratio", json_string(ratio));
     }
     if (json_is_integer(largest)) {
         put_number(configs, "max.message.bytes", json_integer_value(largest));

@@ -26,12 +26,22 @@ static void leave(struct locales l)
     }
 }
 
+/* Java has an exponent below a thousandth and from ten millions on, and always a fraction. */
 void decimal_text(double v, char out[static DECIMAL_BYTES_MAX])
 {
+    double size = v < 0 ? -v : v;
+    bool plain = size == 0 || (size >= 1e-3 && size < 1e7);
     struct locales l = enter();
-    int n = snprintf(out, DECIMAL_BYTES_MAX, "%.15g", v);
+    int n = snprintf(out, DECIMAL_BYTES_MAX, plain ? "%.15g" : "%.14e", v);
     leave(l);
-    if (n > 0 && !strpbrk(out, ".en")) {
+    char *end = strchr(out, 'e');
+    if (end) {
+        long exponent = strtol(end + 1, NULL, 10);
+        while (end[-1] == '0' && end[-2] != '.') {
+            end--;
+        }
+        snprintf(end, DECIMAL_BYTES_MAX - (size_t)(end - out), "E%ld", exponent);
+    } else if (n > 0 && !strpbrk(out, ".n")) { /* but for inf and nan */
         snprintf(out + n, DECIMAL_BYTES_MAX - (size_t)n, ".0");
     }
 }

@@ -7,7 +7,7 @@
 
 #define DECIMAL_BYTES_MAX 40
 
-/* 15 digits at most, and with a fraction, as Java writes it: 0.5, 1.0, 1e+20. */
+/* 15 digits at most, and with a fraction, as Java writes it: 0.5, 1.0, 1.0E20. */
 void decimal_text(double v, char out[static DECIMAL_BYTES_MAX]);
 /* Is the whole text a decimal number? *out is set if so; too large a one is infinite. */
 bool decimal_read(const char *text, double *out);

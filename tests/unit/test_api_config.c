@@ -6,6 +6,7 @@
 
 #include "kafka-server/api/api.h"
 #include "kafka-server/api/api_bound.h"
+#include "kafka-server/api/api_config.h"
 #include "kafka-server/broker/topics.h"
 #include "kafka-server/server.h"
 #include "kafka_messages.h"
@@ -186,6 +187,22 @@ static void test_who_has_bound_a_topic_is_read_once(void **state)
     assert_int_equal(reads, 2);
 }
 
+static void test_a_captured_topics_ratio_is_told_as_java_writes_it(void **state)
+{
+    static const struct {
+        double ratio;
+        const char *told;
+    } all[] = {{0.5, "0.5"}, {1, "1.0"}, {0, "0.0"}, {0.123456, "0.123456"}, {0.00025, "2.5E-4"}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const struct store_topic row = {
+            .compaction = {.given = true, .min_cleanable_dirty_ratio = all[i].ratio}};
+        json_t *configs = api_config_captured(&row, NULL);
+        const json_t *told = json_object_get(configs, "min.cleanable.dirty.ratio");
+        assert_string_equal(json_string_value(told), all[i].told);
+        json_decref(configs);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -194,6 +211,7 @@ int main(void)
         TEST(test_a_topic_named_thousands_of_times_is_read_once),
         TEST(test_more_keys_than_are_worth_looking_through_are_refused),
         TEST(test_who_has_bound_a_topic_is_read_once),
+        cmocka_unit_test(test_a_captured_topics_ratio_is_told_as_java_writes_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -201,7 +201,12 @@ static void test_decimals_are_as_java_writes_them(void **state)
 {
     static const struct {
         const char *in, *out;
-    } all[] = {{"0.1", "0.1"}, {"1", "1.0"}, {"-2e1", "-20.0"}, {"1e300", "1e+300"}};
+    } all[] = {{"0.1", "0.1"},         {"1", "1.0"},
+               {"-2e1", "-20.0"},      {"0", "0.0"},
+               {"0.001", "0.001"},     {"0.00025", "2.5E-4"},
+               {"-1e-5", "-1.0E-5"},   {"9999999", "9999999.0"},
+               {"10000000", "1.0E7"},  {"123456789", "1.23456789E8"},
+               {"1e300", "1.0E300"},   {"1e999", "inf"}};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         double v;
         char text[DECIMAL_BYTES_MAX];
