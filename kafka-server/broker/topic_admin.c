@@ -18,6 +18,7 @@
 #include "shared/base/log.h"
 
 #define REFUSED_LOG_MS 60000
+#define CHANGE_BYTES   (16u << 20) /* of rows, about: as many are changed at once */
 
 /* --- what belongs to MQTT -------------------------------------------------------------------- */
 
@@ -562,23 +563,38 @@ static bool follow_defaults(const struct topic_admin *a, const struct store_topi
     return true;
 }
 
+/* Each change is a copy of the whole catalog, so there are few of them; and each has its rows in
+ * memory twice, so none has all rows of ten thousand topics with 64 KB of configs. A topic's row is
+ * in one of them. Returns how many are not as they should be, m saying why of the last one. */
+static size_t alter_rows(struct store *s, const struct store_topic *rows, size_t count,
+                         struct errmsg *m)
+{
+    size_t left = 0;
+    for (size_t from = 0, to; from < count; from = to) {
+        size_t bytes = 0, refused = 0;
+        for (to = from; to < count && bytes < CHANGE_BYTES; to++) {
+            bytes += sizeof rows[to] + strlen(rows[to].attributes);
+        }
+        enum err e = store_topics_alter(s, &rows[from], to - from, &refused, m);
+        left += e == OK ? refused : to - from;
+    }
+    return left;
+}
+
 void topic_apply_defaults(const struct topic_admin *a)
 {
     struct errmsg m = {"no memory"};
     struct store_topic usual = {.name = ""};
     const struct store_catalog *topics = store_catalog_ref(a->own);
     struct store_topic *rows = calloc(topics->count + 1, sizeof *rows);
-    size_t count = 0, failed = rows == NULL ? topics->count : 0, refused = 0;
+    size_t count = 0, failed = rows == NULL ? topics->count : 0;
     fill_settings(&usual, NULL, a->config);
     for (size_t i = 0; i < topics->count && rows != NULL; i++) {
         bool made = follow_defaults(a, &topics->topics[i], &usual, &rows[count]);
         failed += !made;
         count += made && !same_row(&rows[count], &topics->topics[i]);
     }
-    if (count > 0) {
-        enum err e = store_topics_alter(a->own, rows, count, &refused, &m);
-        refused = e == OK ? refused : count;
-    }
+    size_t refused = alter_rows(a->own, rows, count, &m);
     free(rows);
     store_catalog_unref(a->own, topics);
     if (failed + refused > 0) {

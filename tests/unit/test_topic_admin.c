@@ -21,6 +21,7 @@ struct store {
     int created, altered; /* calls */
     size_t rows;          /* that were altered */
     size_t refuses;       /* of them */
+    size_t largest;       /* bytes of attributes in one call */
 };
 
 static struct store own;
@@ -80,7 +81,10 @@ enum err store_topics_alter(struct store *s, const struct store_topic *list, siz
     s->altered++;
     s->rows += count;
     *refused = s->refuses;
+    size_t bytes = 0;
     for (size_t i = 0; i < count && s->fails == OK; i++) {
+        bytes += strlen(list[i].attributes);
+        s->largest = bytes > s->largest ? bytes : s->largest;
         struct store_topic *t =
             bsearch(&list[i], catalog.topics, catalog.count, sizeof *t, compare_names);
         assert_non_null(t);
@@ -244,6 +248,32 @@ static void test_topics_follow_a_new_default_in_one_change(void **state)
     empty_catalog();
 }
 
+/* Which the WriteBatch of one change would have in memory all at once: 75 MB here. */
+static void test_topics_with_long_configs_follow_in_several_changes(void **state)
+{
+    const struct topic_admin a = {&own, topics, &config, bound};
+    static char all[STORE_ATTRIBUTES_BYTES_MAX];
+    memset(all, '{', sizeof all - 1); /* nobody reads further than that */
+    fill_catalog();
+    for (int i = 0; i < MANY; i++) {
+        catalog.topics[i].attributes = all;
+    }
+    config.server.log_retention_ms = 777;
+    topic_apply_defaults(&a);
+    assert_int_equal(own.rows, MANY);
+    assert_in_range(own.largest, 1, 32u << 20);
+    assert_in_range(own.altered, 2, 10);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(catalog.topics[i].retention_ms, 777);
+    }
+    config.server.log_retention_ms = 778;
+    own.fails = ERR_IO;
+    topic_apply_defaults(&a);
+    assert_int_equal(errors, 1);
+    assert_non_null(strstr(error, "topics=1200: as the test wants it"));
+    empty_catalog();
+}
+
 static void test_what_does_not_follow_a_new_default_is_counted(void **state)
 {
     const struct topic_admin a = {&own, topics, &config, bound};
@@ -269,6 +299,7 @@ int main(void)
         T(test_a_name_that_is_bound_is_not_free),
         T(test_a_name_that_is_just_being_bound_is_not_free),
         T(test_topics_follow_a_new_default_in_one_change),
+        T(test_topics_with_long_configs_follow_in_several_changes),
         T(test_what_does_not_follow_a_new_default_is_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
