@@ -179,31 +179,6 @@ __attribute__((target("sse4.2"), hot)) static uint32_t crc32c_short(uint32_t c, 
     return len & 1 ? __builtin_ia32_crc32qi(c, *p) : c;
 }
 
-__attribute__((target("sse4.2"), hot)) static uint32_t crc32c_copy_short(uint32_t c, uint8_t *to,
-                                                                         const uint8_t *p,
-                                                                         size_t len)
-{
-    uint64_t wide = c;
-    for (; len >= 8; len -= 8, p += 8, to += 8) {
-        uint64_t v;
-        memcpy(&v, p, sizeof v);
-        memcpy(to, &v, sizeof v);
-        wide = __builtin_ia32_crc32di(wide, v);
-    }
-    c = (uint32_t)wide;
-    if (len & 4) {
-        uint32_t v;
-        memcpy(&v, p, sizeof v);
-        memcpy(to, &v, sizeof v);
-        c = __builtin_ia32_crc32si(c, v);
-        p += sizeof v;
-        to += sizeof v;
-    }
-    for (len &= 3; len > 0; len--) {
-        c = __builtin_ia32_crc32qi(c, *to++ = *p++);
-    }
-    return c;
-}
 #endif
 
 SELDOM static uint32_t crc32c_long(uint32_t crc, const void *data, size_t len)
@@ -230,17 +205,72 @@ HOT uint32_t crc32c(uint32_t crc, const void *data, size_t len)
     return crc32c_long(crc, data, len);
 }
 
-HOT uint32_t crc32c_copy(uint32_t crc, void *to, const void *from, size_t len)
+#ifdef __x86_64__
+__attribute__((target("sse4.2"))) static inline uint32_t copy_short(uint32_t c, uint8_t *to,
+                                                                    const uint8_t *p, size_t len)
+{
+    uint64_t wide = c;
+    for (; len >= 8; len -= 8, p += 8, to += 8) {
+        uint64_t v;
+        memcpy(&v, p, sizeof v);
+        memcpy(to, &v, sizeof v);
+        wide = __builtin_ia32_crc32di(wide, v);
+    }
+    c = (uint32_t)wide;
+    if (len & 4) {
+        uint32_t v;
+        memcpy(&v, p, sizeof v);
+        memcpy(to, &v, sizeof v);
+        c = __builtin_ia32_crc32si(c, v);
+        p += sizeof v;
+        to += sizeof v;
+    }
+    for (len &= 3; len > 0; len--) {
+        c = __builtin_ia32_crc32qi(c, *to++ = *p++);
+    }
+    return c;
+}
+
+__attribute__((target("sse4.2"), hot)) static uint32_t gather_short(uint32_t crc, uint8_t *to,
+                                                                    const struct slice *parts,
+                                                                    size_t count)
+{
+    uint32_t c = ~crc;
+    for (size_t i = 0; i < count; i++) {
+        size_t len = parts[i].len;
+        if (len <= CRC_SHORT_BYTES) {
+            c = copy_short(c, to, parts[i].data, len);
+        } else {
+            memcpy(to, parts[i].data, len);
+            c = ~crc32c_long(~c, parts[i].data, len);
+        }
+        to += len;
+    }
+    return ~c;
+}
+#endif
+
+SELDOM static uint32_t gather_long(uint32_t crc, uint8_t *to, const struct slice *parts,
+                                   size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (parts[i].len > 0) {
+            memcpy(to, parts[i].data, parts[i].len);
+        }
+        crc = crc32c_long(crc, parts[i].data, parts[i].len);
+        to += parts[i].len;
+    }
+    return crc;
+}
+
+HOT uint32_t crc32c_gather(uint32_t crc, void *to, const struct slice *parts, size_t count)
 {
 #ifdef __x86_64__
-    if (len <= CRC_SHORT_BYTES && __builtin_cpu_supports("sse4.2")) {
-        return ~crc32c_copy_short(~crc, to, from, len);
+    if (__builtin_cpu_supports("sse4.2")) {
+        return gather_short(crc, to, parts, count);
     }
 #endif
-    if (len > 0) {
-        memcpy(to, from, len);
-    }
-    return crc32c_long(crc, from, len);
+    return gather_long(crc, to, parts, count);
 }
 
 size_t utf8_length(const uint8_t *p, size_t left)

@@ -28,6 +28,12 @@ static inline struct slice slice_make(const void *data, size_t len)
     return (struct slice){data, len};
 }
 
+static inline void slice_clear(struct slice *s)
+{
+    s->data = NULL;
+    s->len = 0;
+}
+
 static inline struct slice slice_str(const char *s)
 {
     return (struct slice){(const uint8_t *)s, s ? strlen(s) : 0};
@@ -162,8 +168,9 @@ struct uuid uuid_random(void);
 
 /* CRC-32C (Castagnoli), as in Kafka batches; crc is the value so far, 0 to begin. */
 uint32_t crc32c(uint32_t crc, const void *data, size_t len);
-/* memcpy, and crc32c of what was copied, in one go. Summed where they have just been written, bytes
- * are waited for until the processor has put its stores of them together. */
-uint32_t crc32c_copy(uint32_t crc, void *to, const void *from, size_t len);
+/* Copies the parts one after the other, and returns crc32c of what was copied. Summed where they
+ * have just been written, bytes are waited for until the processor has put its stores of them
+ * together. */
+uint32_t crc32c_gather(uint32_t crc, void *to, const struct slice *parts, size_t count);
 
 #endif

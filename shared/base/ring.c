@@ -411,7 +411,8 @@ HOT static uint32_t header_store(struct ring *r, uint64_t pos, uint32_t length)
 {
     const uint32_t h[] = {length, epoch_now(r), (uint32_t)(pos / ALIGN)};
     _Static_assert(sizeof h == sizeof(struct frame_header) - CRC_BYTES, "all but the checksum");
-    return crc32c_copy(crc_seed(pos), place(r, pos) + CRC_BYTES, h, sizeof h);
+    const struct slice all = {(const uint8_t *)h, sizeof h};
+    return crc32c_gather(crc_seed(pos), place(r, pos) + CRC_BYTES, &all, 1);
 }
 
 static void crc_store(struct ring *r, uint64_t pos, uint32_t crc)

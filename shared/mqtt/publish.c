@@ -151,12 +151,6 @@ SELDOM static uint8_t *put_properties(uint8_t *out, const struct publish *p, uin
     return out;
 }
 
-static inline uint8_t *put_summed(uint8_t *out, const void *data, size_t n, uint32_t *crc)
-{
-    *crc = crc32c_copy(*crc, out, data, n);
-    return out + n;
-}
-
 HOT uint32_t publish_frame_put(const struct publish *p, const uint64_t *streams,
                                size_t stream_count, uint8_t *out, uint32_t crc)
 {
@@ -171,18 +165,24 @@ HOT uint32_t publish_frame_put(const struct publish *p, const uint64_t *streams,
             (has_properties(p) ? properties_count(p) << 48 : 0),
     };
     _Static_assert(sizeof head == FRAME_HEAD_BYTES, "as drawn above");
-    out = put_summed(out, head, sizeof head, &crc);
-    out = put_summed(out, streams, stream_count * sizeof streams[0], &crc);
-    out = put_summed(out, p->topic.data, p->topic.len, &crc);
-    out = put_summed(out, p->client_id.data, p->client_id.len, &crc);
-    if (p->username.len) {
-        out = put_summed(out, p->username.data, p->username.len, &crc);
+    const struct slice parts[] = {
+        slice_make(head, sizeof head),
+        slice_make(streams, stream_count * sizeof streams[0]),
+        slice_make(p->topic.data, p->topic.len),
+        slice_make(p->client_id.data, p->client_id.len),
+        slice_make(p->username.data, p->username.len),
+        slice_make(p->payload.data, p->payload.len),
+    };
+    const size_t count = sizeof parts / sizeof parts[0];
+    if (!has_properties(p)) {
+        return crc32c_gather(crc, out, parts, count);
     }
-    if (has_properties(p)) {
-        out = put_properties(out, p, &crc);
+    crc = crc32c_gather(crc, out, parts, count - 1);
+    for (size_t i = 0; i < count - 1; i++) {
+        out += parts[i].len;
     }
-    (void)put_summed(out, p->payload.data, p->payload.len, &crc);
-    return crc;
+    out = put_properties(out, p, &crc);
+    return crc32c_gather(crc, out, &parts[count - 1], 1);
 }
 
 static uint16_t get_u16(struct reader *r)
