@@ -229,9 +229,8 @@ static inline enum capture_verdict publish_put(struct capture *c, struct publish
     }
     p->timestamp_ms = clock_wall_ms_near(&c->now);
     size_t size = publish_frame_size(p, c->matched_count);
-    size_t fanout_max = FANOUT_BYTES_MAX / c->matched_count;
-    if (size == 0 || size > fanout_max) {
-        return too_large(c, size, fanout_max);
+    if (size == 0 || size * c->matched_count > FANOUT_BYTES_MAX) {
+        return too_large(c, size, FANOUT_BYTES_MAX / c->matched_count);
     }
     uint8_t *out;
     enum err e = ring_reserve(&c->ring, size, true, &out);
