@@ -4,6 +4,7 @@
  * that ends speaks to producers and groups, and they put rows into the journal. */
 #include "kafka-server/own_state.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "kafka-server/broker/coordinator.h"
@@ -22,33 +23,42 @@
 #define ABORTED_KEEP_MS_MIN (3 * (int64_t)FETCH_WAIT_MS_MAX)
 #define SWEEP_MS            10000 /* between two looks for producers that are to be forgotten */
 
+struct own_read {
+    struct coordinator *left; /* that was in memory before */
+    struct journal *journal;
+    struct coordinator *coordinator;
+    struct producers *producers;
+    struct transactions *transactions;
+    char cluster_id[UUID_TEXT_BYTES];
+};
+
 static bool keep_cluster_id(void *arg, struct slice key, struct slice value)
 {
-    struct server *s = arg;
-    if (value.len < sizeof s->cluster_id) {
-        memcpy(s->cluster_id, value.data, value.len);
-        s->cluster_id[value.len] = '\0';
+    struct own_read *r = arg;
+    if (value.len < sizeof r->cluster_id) {
+        memcpy(r->cluster_id, value.data, value.len);
+        r->cluster_id[value.len] = '\0';
     }
     return false;
 }
 
 /* Random, made once, the same for ever. */
-static enum err find_cluster_id(struct server *s, struct errmsg *m)
+static enum err find_cluster_id(struct own_read *r, struct store *own, struct errmsg *m)
 {
     char told[UUID_TEXT_BYTES]; /* before there was a data directory */
-    memcpy(told, s->cluster_id, sizeof told);
-    s->cluster_id[0] = '\0';
-    enum err e = store_rows(s->own, slice_str(CLUSTER_ID_KEY), keep_cluster_id, s, m);
-    if (e != OK || s->cluster_id[0] != '\0') {
+    memcpy(told, r->cluster_id, sizeof told);
+    r->cluster_id[0] = '\0';
+    enum err e = store_rows(own, slice_str(CLUSTER_ID_KEY), keep_cluster_id, r, m);
+    if (e != OK || r->cluster_id[0] != '\0') {
         return e;
     }
-    memcpy(s->cluster_id, told, sizeof told);
+    memcpy(r->cluster_id, told, sizeof told);
     if (told[0] == '\0') {
         struct uuid id = uuid_random();
-        uuid_to_text(&id, s->cluster_id);
+        uuid_to_text(&id, r->cluster_id);
     }
-    e = store_put(s->own, slice_str(CLUSTER_ID_KEY), slice_str(s->cluster_id));
-    return e == OK ? store_commit(s->own, m) : e;
+    e = store_put(own, slice_str(CLUSTER_ID_KEY), slice_str(r->cluster_id));
+    return e == OK ? store_commit(own, m) : e;
 }
 
 static void on_topic_gone(void *arg, const char *name)
@@ -189,54 +199,125 @@ static void close_groups(struct server *s)
     }
 }
 
-/* Groups, offsets, producers, transactions. What memory has of them is as of the last commit that
- * succeeded, and one that failed may have landed all the same (store_commit): groups that went on
- * while the store was away give way to what the rows say. Members see a coordinator that started
- * again. */
-static enum err open_all(struct server *s, struct errmsg *m)
+static enum err read_all(struct own_read *r, struct store *own, const struct config_server *c,
+                         struct errmsg *m)
 {
-    ASSERT(s->producers == NULL && s->transactions == NULL); /* they hold on to the groups */
-    enum err e = find_cluster_id(s, m);
-    if (e == OK && s->journal != NULL) {
-        journal_set_store(s->journal, s->own);
-    } else if (e == OK) {
-        e = journal_open(&s->journal, s->own, m);
+    struct config_server numbers = *c;
+    numbers.group_consumer_assignors = NULL; /* own_state_take reads it */
+    const struct producers_options po = producers_options_of(c);
+    const struct transactions_options to = transactions_options_of(c);
+    enum err e = find_cluster_id(r, own, m);
+    if (e == OK) {
+        e = journal_open(&r->journal, own, m);
     }
     if (e == OK) {
-        close_groups(s);
-        e = coordinator_open(&s->coordinator, s->journal, &s->config.server, clock_mono_ms(), m);
-        if (e == OK) {
-            coordinator_ask_topics(s->coordinator, tell_topics, s);
-        }
+        e = coordinator_open(&r->coordinator, r->journal, &numbers, clock_mono_ms(), m);
     }
     if (e == OK) {
-        const struct producers_options o = producers_options_of(&s->config.server);
-        e = producers_open(&s->producers, s->journal, &o, m);
+        e = producers_open(&r->producers, r->journal, &po, m);
     }
     if (e == OK) {
-        const struct transactions_options o = transactions_options_of(&s->config.server);
-        e = transactions_open(&s->transactions, s->journal, s->producers, s->coordinator,
-                              &o, m);
-    }
-    if (e == OK) {
-        store_set_stability(s->own, stability_of, s);
+        e = transactions_open(&r->transactions, r->journal, r->producers, r->coordinator, &to, m);
     }
     return e;
 }
 
-enum err own_state_open(struct server *s, struct errmsg *m)
+enum err own_state_read(struct own_read **out, struct store *own, const struct config_server *c,
+                        const char *cluster_id, struct errmsg *m)
 {
-    enum err e = open_all(s, m);
-    if (e != OK) {
-        own_state_away(s);
+    struct own_read *r = calloc(1, sizeof *r);
+    *out = NULL;
+    if (r == NULL) {
+        return err_set(m, ERR_NOMEM, "no memory for what is stored");
     }
-    return e;
+    snprintf(r->cluster_id, sizeof r->cluster_id, "%s", cluster_id);
+    enum err e = read_all(r, own, c, m);
+    if (e != OK) {
+        own_state_drop(r);
+        return e;
+    }
+    *out = r;
+    return OK;
+}
+
+void own_state_drop(struct own_read *r)
+{
+    if (r == NULL) {
+        return;
+    }
+    transactions_close(r->transactions);
+    coordinator_close(r->coordinator);
+    producers_close(r->producers);
+    journal_close(r->journal);
+    coordinator_free(r->left);
+    free(r);
+}
+
+/* What memory has is as of the last commit that succeeded, and one that failed may have landed all
+ * the same (store_commit): groups that went on while the store was away give way to what the rows
+ * say. Members see a coordinator that started again. */
+void own_state_take(struct server *s, struct own_read *r)
+{
+    ASSERT(s->producers == NULL && s->transactions == NULL); /* they hold on to the groups */
+    struct own_read was = {.left = s->coordinator};
+    if (s->journal != NULL) {
+        journal_lose_store(s->journal); /* who waits hears it of groups that are still there */
+    }
+    if (s->coordinator != NULL) {
+        coordinator_detach(s->coordinator);
+        s->coordinator = NULL;
+    }
+    if (s->journal != NULL) {
+        journal_hand_over(s->journal, r->journal);
+    }
+    s->journal = r->journal;
+    s->coordinator = r->coordinator;
+    s->producers = r->producers;
+    s->transactions = r->transactions;
+    memcpy(s->cluster_id, r->cluster_id, sizeof s->cluster_id);
+    *r = was;
+    own_state_reload(s); /* settings may have changed since */
+    coordinator_begin(s->coordinator, clock_mono_ms());
+    coordinator_ask_topics(s->coordinator, tell_topics, s);
+    store_set_stability(s->own, stability_of, s);
+}
+
+void own_opening_run(struct work *w)
+{
+    struct own_opening *o = (struct own_opening *)w;
+    o->result = store_open(&o->store, &o->options, &o->message);
+    if (o->result == OK) { /* the cluster's id changes only when this is done */
+        o->result = own_state_read(&o->read, o->store, &o->config, o->server->cluster_id,
+                                   &o->message);
+    }
+}
+
+static void run_clear(struct work *w)
+{
+    struct own_opening *o = (struct own_opening *)w;
+    own_state_drop(o->read);
+    o->read = NULL;
+}
+
+static void done_clear(struct work *w)
+{
+    run_clear(w); /* where the thread did not, because the server closes */
+    ((struct own_opening *)w)->busy = false;
+}
+
+void own_opening_clear(struct own_opening *o)
+{
+    o->work = (struct work){.run = run_clear, .done = done_clear};
+    o->busy = workers_submit(o->server->opener, &o->work) == OK;
+    if (!o->busy) {
+        run_clear(&o->work);
+    }
 }
 
 void own_state_away(struct server *s)
 {
     if (s->journal != NULL) {
-        journal_set_store(s->journal, NULL);
+        journal_lose_store(s->journal);
     }
     transactions_close(s->transactions);
     s->transactions = NULL;

@@ -76,15 +76,7 @@ struct server_internal {
     char dir_own[4096], dir_captured[4096], dir_follower[4096];
 
     struct store *leaving; /* the own store, broken: to be closed when no worker reads it */
-    struct own_opening {
-        struct work work;
-        struct store_options options;
-        struct server *server;
-        struct store *store;
-        enum err result;
-        struct errmsg message;
-        bool busy;
-    } own;
+    struct own_opening own;
     struct work open_work; /* opens the captured store */
     bool opening;
     struct server *server;
@@ -166,28 +158,24 @@ static void apply_defaults(struct server *s)
     topic_apply_defaults(&a);
 }
 
-/* s->own is open: what belongs to it, too. What is kept of it in memory comes last, and leaves
- * nothing behind when it fails. */
-static enum err take_own_parts(struct server *s, struct errmsg *m)
+/* s->own is open, and r was read of it: what belongs to it, too. */
+static enum err take_own_parts(struct server *s, struct own_read *r, struct errmsg *m)
 {
     enum err e = watches_add_store(s->watches, s->own);
     if (e != OK) {
+        own_state_drop(r);
         return err_set(m, e, "cannot watch %s: no thread", s->in->dir_own);
     }
-    e = own_state_open(s, m);
-    if (e != OK) {
-        watches_remove_store(s->watches, s->own);
-        return e;
-    }
+    own_state_take(s, r);
     topics_set_stores(s->topics, s->own, s->captured);
     apply_defaults(s);
     return OK;
 }
 
-/* All of it or nothing. e: of opening s->own. */
-static enum err take_own(struct server *s, enum err e, struct errmsg *m)
+/* All of it or nothing. e: of opening s->own, and of reading r. */
+static enum err take_own(struct server *s, enum err e, struct own_read *r, struct errmsg *m)
 {
-    e = e == OK ? take_own_parts(s, m) : e;
+    e = e == OK ? take_own_parts(s, r, m) : e;
     if (e != OK && s->own != NULL) {
         store_close(s->own);
         s->own = NULL;
@@ -200,8 +188,13 @@ static enum err take_own(struct server *s, enum err e, struct errmsg *m)
 /* At the start: who connects waits anyway. */
 static enum err open_own(struct server *s, struct errmsg *m)
 {
+    struct own_read *r = NULL;
     enum err e = check_data_directory(s, m);
-    return take_own(s, e == OK ? open_patiently(s, m) : e, m);
+    e = e == OK ? open_patiently(s, m) : e;
+    e = e == OK ? own_state_read(&r, s->own, &s->config.server, s->cluster_id, m) : e;
+    e = take_own(s, e, r, m);
+    own_state_drop(e == OK ? r : NULL);
+    return e;
 }
 
 /* Is this over when somebody else has done something? */
@@ -248,27 +241,22 @@ static void end_drop(struct server *s)
     }
 }
 
-static void run_open_own(struct work *w)
-{
-    struct own_opening *o = (struct own_opening *)w;
-    o->store = NULL;
-    o->result = store_open(&o->store, &o->options, &o->message);
-}
-
 static void done_open_own(struct work *w)
 {
     struct own_opening *o = (struct own_opening *)w;
     struct server *s = o->server;
     o->busy = false;
     if (workers_closing(s->opener)) {
+        own_state_drop(o->read);
         if (o->store != NULL) {
             store_close(o->store);
         }
         return;
     }
     s->own = o->store;
-    enum err e = take_own(s, o->result, &o->message);
+    enum err e = take_own(s, o->result, o->read, &o->message);
     if (e == OK) {
+        own_opening_clear(o);
         log_info("the server's own store is open dir=%s", s->in->dir_own);
         s->in->next_captured_ms = 0;
     } else {
@@ -276,8 +264,8 @@ static void done_open_own(struct work *w)
     }
 }
 
-/* By a thread of its own: what a store has to recover may take seconds, and clients are served
- * meanwhile. One that gives way to nobody, for the store's own threads are as it is. */
+/* By a thread of its own: to recover a store and to read it may take seconds, and clients are
+ * served meanwhile. One that gives way to nobody, for the store's own threads are as it is. */
 static void look_for_own(struct server *s, int64_t now_ms)
 {
     struct server_internal *in = s->in;
@@ -287,12 +275,13 @@ static void look_for_own(struct server *s, int64_t now_ms)
         return;
     }
     in->next_own_ms = now_ms + LOOK_MS;
-    *o = (struct own_opening){.work = {.run = run_open_own, .done = done_open_own},
+    *o = (struct own_opening){.work = {.run = own_opening_run, .done = done_open_own},
                               .options = own_options(s),
+                              .config = s->config.server,
                               .server = s};
     enum err e = check_data_directory(s, &o->message);
     if (e != OK) {
-        say_own_fails(s, take_own(s, e, &o->message), &o->message);
+        say_own_fails(s, take_own(s, e, NULL, &o->message), &o->message);
         return;
     }
     o->busy = workers_submit(s->opener, &o->work) == OK;

@@ -17,8 +17,8 @@
  * What server.c calls of the group coordinator's side (all on the loop thread):
  *
  *   broker/journal.h      journal_open and journal_close; journal_flush at the end of every turn,
- *                         again while journal_pending; journal_set_store when `own` was opened
- *                         again after a fault (NULL: it is away, and what would be written fails)
+ *                         again while journal_pending; journal_lose_store when `own` goes away
+ *                         after a fault, journal_hand_over when it was opened again
  *   broker/coordinator.h  coordinator_open and coordinator_close; coordinator_deadline_ms at the
  *                         end of every turn, coordinator_tick when it is due; coordinator_reload
  *                         after SIGHUP; coordinator_stop at SIGTERM; coordinator_topic_gone and

@@ -736,6 +736,16 @@ static bool load_offset(void *arg, struct slice key, struct slice value)
     return true;
 }
 
+void coordinator_begin(struct coordinator *c, int64_t now_ms)
+{
+    const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
+    c->wake_ms = INT64_MAX;
+    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
+        on_load(g, now);
+        coordinated_touched(c, g);
+    }
+}
+
 static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m)
 {
     struct load l = {.c = c};
@@ -752,11 +762,7 @@ static enum err load_all(struct coordinator *c, int64_t now_ms, struct errmsg *m
     if (l.corrupt > 0) {
         log_error("rows of consumer groups cannot be read and are passed over rows=%zu", l.corrupt);
     }
-    const struct group_time now = {.mono_ms = now_ms, .wall_ms = clock_wall_ms()};
-    for (struct coordinated *g = c->groups; g != NULL; g = g->hh.next) {
-        on_load(g, now);
-        coordinated_touched(c, g);
-    }
+    coordinator_begin(c, now_ms);
     if (e == OK && l.groups + l.offsets > 0) {
         log_info("groups loaded groups=%zu offsets=%zu", l.groups, l.offsets);
     }
@@ -809,14 +815,19 @@ void coordinator_stop(struct coordinator *c)
     }
 }
 
-void coordinator_close(struct coordinator *c)
+void coordinator_detach(struct coordinator *c)
+{
+    coordinator_stop(c);
+    journal_flush(c->journal);
+    journal_remove_owner(c->journal, &c->owner);
+    c->journal = NULL;
+}
+
+void coordinator_free(struct coordinator *c)
 {
     if (c == NULL) {
         return;
     }
-    coordinator_stop(c);
-    journal_flush(c->journal);
-    journal_remove_owner(c->journal, &c->owner);
     struct coordinated *g, *next;
     HASH_ITER(hh, c->groups, g, next)
     {
@@ -828,6 +839,14 @@ void coordinator_close(struct coordinator *c)
     buf_fini(&c->key);
     buf_fini(&c->value);
     free(c);
+}
+
+void coordinator_close(struct coordinator *c)
+{
+    if (c != NULL) {
+        coordinator_detach(c);
+        coordinator_free(c);
+    }
 }
 
 /* --- what there is --------------------------------------------------------------------------- */

@@ -34,6 +34,9 @@ struct coordinated; /* a group with its offsets */
 enum err coordinator_open(struct coordinator **out, struct journal *j,
                           const struct config_server *cfg, int64_t now_ms,
                           struct errmsg *m) MUST_CHECK;
+/* It was opened a while ago, on another thread, and counts from now on: the sessions of members
+ * begin here. */
+void coordinator_begin(struct coordinator *c, int64_t now_ms);
 /* Takes over changed settings. */
 void coordinator_reload(struct coordinator *c, const struct config_server *cfg);
 /* Answers every parked join and sync with COORDINATOR_NOT_AVAILABLE, after the next flush, and
@@ -41,6 +44,10 @@ void coordinator_reload(struct coordinator *c, const struct config_server *cfg);
 void coordinator_stop(struct coordinator *c);
 /* Stops, flushes the journal, frees. */
 void coordinator_close(struct coordinator *c);
+/* The same in two steps: nobody has anything to do with it after the first, and the second, which
+ * takes a while where there is a lot, may be another thread's. */
+void coordinator_detach(struct coordinator *c);
+void coordinator_free(struct coordinator *c);
 
 /* clock_mono_ms() of the next timer; INT64_MAX: none. Cheap. */
 int64_t coordinator_deadline_ms(const struct coordinator *c);

@@ -208,11 +208,23 @@ static void flush_all(struct journal *j)
     }
 }
 
-void journal_set_store(struct journal *j, struct store *own)
+void journal_lose_store(struct journal *j)
 {
     flush_all(j);
-    j->rows.arg = own;
-    j->doubt = j->doubt && own == NULL;
+    j->rows.arg = NULL;
+}
+
+void journal_hand_over(struct journal *j, struct journal *next)
+{
+    flush_all(j);
+    ASSERT(j->owners == NULL);
+    journal_fail(next, j->put_err);
+    while (j->waits.next != &j->waits) {
+        struct journal_wait *w = j->waits.next;
+        ring_unlink(w);
+        ring_push(&next->waits, w);
+    }
+    free(j);
 }
 
 enum err journal_open_rows(struct journal **out, const struct journal_rows *rows, struct errmsg *m)

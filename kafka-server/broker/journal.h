@@ -57,10 +57,13 @@ enum err journal_open_rows(struct journal **out, const struct journal_rows *rows
 /* Flushes, then frees. Owners must have gone. */
 void journal_close(struct journal *j);
 
-/* The store was opened again after a fault; NULL: it is away, and what is put fails with ERR_IO. A
- * flush of nothing fails, too, where the last commit is in doubt: until the next store is there,
- * and owners must read then what it says. What is pending is flushed to the one before. */
-void journal_set_store(struct journal *j, struct store *own);
+/* The store is away: what is put fails with ERR_IO. A flush of nothing fails, too, where the last
+ * commit is in doubt: owners must read what the next store says. What is pending is flushed
+ * before. */
+void journal_lose_store(struct journal *j);
+/* There is another store, which has a journal and owners of its own that have read what it says:
+ * who still waits in j waits in `next` from now on, and j is freed. Its owners must have gone. */
+void journal_hand_over(struct journal *j, struct journal *next);
 
 void journal_add_owner(struct journal *j, struct journal_owner *o);
 void journal_remove_owner(struct journal *j, struct journal_owner *o);

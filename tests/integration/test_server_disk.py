@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
 from harness import Driver, consumer, frame, group_violations, read_all, recv_frame, request_header, wait_until
-from wire import ask
+from wire import Wire, ask
 
 UNKNOWN_TOPIC_OR_PARTITION = 3
 LEADER_NOT_AVAILABLE = 5
@@ -205,6 +205,49 @@ def test_clients_are_served_while_the_own_store_is_being_opened_again(culex_fact
     assert committed(c) == 12
 
 
+def loop_seconds(c):
+    """Of a processor, that the thread of the loop has used."""
+    with open(f"/proc/{c.server.pid}/task/{c.server.pid}/schedstat", encoding="ascii") as f:
+        return int(f.read().split()[0]) / 1e9
+
+
+def errors_in(answer):
+    if isinstance(answer, dict):
+        return {answer.get("ErrorCode", 0)}.union(*map(errors_in, answer.values()))
+    return set().union(*map(errors_in, answer)) if isinstance(answer, list) else set()
+
+
+def test_what_is_stored_is_read_anew_beside_the_loop(culex_factory, small_disk):
+    """What it costs to read it is known from the start, where the thread of the loop does it."""
+    c = with_history(culex_factory, small_disk, **{"auto.create.topics.enable": False})
+    groups, partitions = 150, 1000
+
+    def committed_of(group):
+        answer = ask(c.server.port, "OffsetFetch", 8, Groups=[{"GroupId": group, "Topics": None}])["Groups"][0]
+        return [p["CommittedOffset"] for t in answer["Topics"] for p in t["Partitions"]]
+
+    ask(c.server.port, "CreateTopics", 5,
+        Topics=[{"Name": "free", "NumPartitions": partitions, "ReplicationFactor": 1}])
+    offsets = [{"PartitionIndex": i, "CommittedOffset": i} for i in range(partitions)]
+    with Wire(c.server.port) as w:
+        request = w.frame("OffsetCommit", 8, GroupId="g000", Topics=[{"Name": "free", "Partitions": offsets}])
+        for i in range(groups):
+            w.s.sendall(request.replace(b"g000", b"g%03d" % i))
+            assert errors_in(w.recv("OffsetCommit", 8)) == {0}
+    c.server.stop()
+    c.server.start()
+    costs = loop_seconds(c)
+    fill(small_disk)
+    while commit(c, 1) is True:
+        pass
+    c.server.wait_log(r"own store is broken")
+    before = loop_seconds(c)
+    os.remove(small_disk / "fill")
+    c.server.wait_log("own store is open")
+    assert loop_seconds(c) - before < costs / 4
+    assert committed_of("g000") == committed_of(f"g{groups - 1}") == list(range(partitions))
+
+
 def test_full_disk_takes_nothing_back_that_was_answered_and_writing_goes_on_when_there_is_room(culex_factory, small_disk):
     """Producers with Kafka's default patience see a pause. Readers wait meanwhile, also for more: what they hold of the
     store must not keep it from being opened again."""
@@ -271,12 +314,6 @@ ASKED = [
     ("WriteTxnMarkers", 1, NOT_LEADER_OR_FOLLOWER, {"Markers": [MARKER]}),
     ("ElectLeaders", 2, LEADER_NOT_AVAILABLE, {"TopicPartitions": [{"Topic": "free", "Partitions": [0]}]}),
 ]
-
-
-def errors_in(answer):
-    if isinstance(answer, dict):
-        return {answer.get("ErrorCode", 0)}.union(*map(errors_in, answer.values()))
-    return set().union(*map(errors_in, answer)) if isinstance(answer, list) else set()
 
 
 def asked_by_id(topic_id):

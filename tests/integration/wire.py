@@ -228,7 +228,7 @@ class Wire:
     def __exit__(self, *exc):
         self.s.close()
 
-    def send(self, name, version, **values):
+    def frame(self, name, version, **values):
         api = APIS[name]
         flexible = version >= api.flexible
         self.correlation += 1
@@ -237,7 +237,10 @@ class Wire:
         if flexible:
             w.uvarint(0)
         w.struct(api.request, values)
-        self.s.sendall(struct.pack(">i", len(w.out)) + w.out)
+        return struct.pack(">i", len(w.out)) + w.out
+
+    def send(self, name, version, **values):
+        self.s.sendall(self.frame(name, version, **values))
 
     def recv(self, name, version):
         """Of the request sent last."""

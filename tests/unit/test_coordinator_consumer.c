@@ -135,6 +135,22 @@ static void test_a_group_is_stored_and_read_again(void **state)
     assert_int_equal(cgroup_state(consumer()), CGROUP_EMPTY);
 }
 
+/* Reading may take longer than a session, and members speak to somebody else meanwhile. */
+static void test_sessions_begin_when_what_was_read_counts(void **state)
+{
+    assert_int_equal(beat("a", 0, NULL), KERR_NONE);
+    journal_flush(j);
+    restart();
+    mono_ms += 10000;
+    coordinator_begin(c, mono_ms);
+    mono_ms += 35000;
+    coordinator_tick(c, mono_ms);
+    assert_int_not_equal(cgroup_state(consumer()), CGROUP_EMPTY);
+    mono_ms += 10000;
+    coordinator_tick(c, mono_ms);
+    assert_int_equal(cgroup_state(consumer()), CGROUP_EMPTY);
+}
+
 static void test_a_failed_commit_takes_the_group_back(void **state)
 {
     beat("a", 0, NULL);
@@ -547,6 +563,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(test_a_group_is_stored_and_read_again),
+        T(test_sessions_begin_when_what_was_read_counts),
         T(test_a_failed_commit_takes_the_group_back),
         T(test_who_is_refused_leaves_no_group),
         T(test_a_group_is_deleted_when_it_is_empty),

@@ -36,6 +36,7 @@ struct listener {
     size_t rows_seen;
     struct listener *forgets; /* on hearing */
     bool again;               /* waits and puts again on hearing */
+    bool always;              /* waits again on hearing, each time */
 };
 
 static void heard(struct journal_wait *w, enum err e)
@@ -50,6 +51,9 @@ static void heard(struct journal_wait *w, enum err e)
     if (l->again) {
         l->again = false;
         journal_put(j, slice_str("again"), slice_str("v"));
+        journal_wait(j, &l->wait);
+    }
+    if (l->always) {
         journal_wait(j, &l->wait);
     }
 }
@@ -128,13 +132,33 @@ static void test_who_has_written_nothing_is_told_of_a_commit_in_doubt_until_a_st
     journal_put(j, slice_str("2"), slice_str("y"));
     assert_int_equal(heard_of_nothing(), ERR_IO);
     assert_int_equal(mem.commits, commits);
-    journal_set_store(j, NULL);
+    journal_lose_store(j);
     assert_int_equal(heard_of_nothing(), ERR_IO);
-    journal_set_store(j, (struct store *)&mem); /* of which the rows in memory know nothing */
+    struct journal *next = memory_journal();
+    journal_hand_over(j, next);
+    j = next;
     assert_int_equal(heard_of_nothing(), OK);
     journal_put(j, slice_str("2"), slice_str("y"));
     assert_int_equal(heard_of_nothing(), OK);
     assert_int_equal(mem.count, 1);
+}
+
+static void test_who_waits_for_ever_waits_in_the_next_journal(void **state)
+{
+    struct listener a = {.wait.done = heard, .always = true};
+    journal_wait(j, &a.wait);
+    journal_lose_store(j);
+    struct journal *next = memory_journal();
+    journal_hand_over(j, next);
+    j = next;
+    int before = a.count;
+    assert_true(before > 0);
+    assert_true(journal_pending(j));
+    a.always = false;
+    journal_flush(j);
+    assert_int_equal(a.count, before + 1);
+    assert_int_equal(a.e, OK);
+    assert_false(journal_pending(j));
 }
 
 static void test_failed_put_fails_the_whole_turn(void **state)
@@ -268,6 +292,7 @@ int main(void)
         T(test_failed_put_fails_the_whole_turn),
         T(test_waiter_may_forget_another_that_was_to_hear_next),
         T(test_waiter_that_waits_again_belongs_to_the_next_flush),
+        T(test_who_waits_for_ever_waits_in_the_next_journal),
         T(test_owner_writes_last_and_hears_first),
         T(test_all_that_a_turn_does_counts_until_it_ends),
         T(test_batches_are_of_the_turns_commit_and_one_that_fails_is_not),

@@ -1,4 +1,5 @@
 /* What the server keeps in memory of its own store, when that store broke and is opened again. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,10 +18,23 @@ struct world {
     struct server s;
 };
 
+static enum err read_store(struct world *w, struct own_read **r)
+{
+    return own_state_read(r, w->s.own, &w->s.config.server, "", &w->kit.m);
+}
+
+static void take_store(struct world *w)
+{
+    struct own_read *r;
+    KIT_OK(read_store(w, &r));
+    own_state_take(&w->s, r);
+    own_state_drop(r);
+}
+
 static void open_store(struct world *w)
 {
     w->s.own = kit_open(&w->kit, &w->kit.writer);
-    KIT_OK(own_state_open(&w->s, &w->kit.m));
+    take_store(w);
 }
 
 static int setup(void **state)
@@ -139,7 +153,7 @@ static void test_nothing_is_answered_from_memory_while_a_commit_is_in_doubt(void
     assert_int_equal(heartbeat(w), OK);
     commit_offset(w, "a", 51);
     assert_int_equal(heartbeat(w), OK);
-    KIT_OK(own_state_open(&w->s, &w->kit.m));
+    take_store(w);
 
     snprintf(moved, sizeof moved, "%s.moved", w->kit.dir);
     assert_int_equal(rename(w->kit.dir, moved), 0);
@@ -156,6 +170,68 @@ static void test_nothing_is_answered_from_memory_while_a_commit_is_in_doubt(void
     open_store(w);
     assert_int_equal(heartbeat(w), OK);
     assert_int_equal(offset_of(w, "a"), 50);
+}
+
+struct reading {
+    struct world *w;
+    struct store *own;
+    struct own_read *read;
+    enum err e;
+};
+
+static void *read_aside(void *arg)
+{
+    struct reading *x = arg;
+    struct errmsg m;
+    x->e = own_state_read(&x->read, x->own, &x->w->s.config.server, "", &m);
+    return NULL;
+}
+
+static void *drop_aside(void *arg)
+{
+    own_state_drop(arg);
+    return NULL;
+}
+
+static void test_a_store_is_read_beside_what_goes_on(void **state)
+{
+    struct world *w = *state;
+    struct waiter last = {.wait.done = heard};
+    struct reading x = {.w = w, .own = w->s.own};
+    pthread_t thread;
+    commit_offset(w, "a", 50);
+    land(w, "a", 100);
+    own_state_away(&w->s);
+    w->s.own = NULL;
+    assert_int_equal(pthread_create(&thread, NULL, read_aside, &x), 0);
+    assert_int_equal(heartbeat(w), OK);
+    commit_offset(w, "a", 51); /* into no store */
+    assert_int_equal(offset_of(w, "a"), 50);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(x.e, OK);
+    assert_int_equal(offset_of(w, "a"), 50);
+    journal_wait(w->s.journal, &last.wait);
+    w->s.own = x.own;
+    own_state_take(&w->s, x.read);
+    assert_int_equal(last.count, 1);
+    assert_int_equal(pthread_create(&thread, NULL, drop_aside, x.read), 0);
+    assert_int_equal(offset_of(w, "a"), 100);
+    commit_offset(w, "a", 101);
+    assert_int_equal(offset_of(w, "a"), 101);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
+/* A server that stops meanwhile. */
+static void test_what_was_read_and_is_not_wanted_leaves_the_rest_alone(void **state)
+{
+    struct world *w = *state;
+    struct own_read *r;
+    commit_offset(w, "a", 50);
+    own_state_away(&w->s);
+    KIT_OK(read_store(w, &r));
+    own_state_drop(r);
+    assert_int_equal(offset_of(w, "a"), 50);
+    assert_int_equal(heartbeat(w), OK);
 }
 
 /* At a start, the own store is there before the captured one, which may hide its topics. */
@@ -203,14 +279,16 @@ static void test_an_opening_that_fails_leaves_nothing_of_itself(void **state)
     struct world *w = *state;
     commit_offset(w, "a", 50);
     own_state_away(&w->s);
+    struct own_read *r;
     open_fails = true;
-    assert_int_equal(own_state_open(&w->s, &w->kit.m), ERR_NOMEM);
+    assert_int_equal(read_store(w, &r), ERR_NOMEM);
     open_fails = false;
+    assert_null(r);
     assert_null(w->s.producers);
     assert_null(w->s.transactions);
     commit_offset(w, "a", 51); /* into no store */
     assert_int_equal(offset_of(w, "a"), 50);
-    KIT_OK(own_state_open(&w->s, &w->kit.m));
+    take_store(w);
     assert_non_null(w->s.producers);
     assert_non_null(w->s.transactions);
     commit_offset(w, "a", 52);
@@ -223,6 +301,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_a_commit_that_failed_and_landed_counts),
+        TEST(test_a_store_is_read_beside_what_goes_on),
+        TEST(test_what_was_read_and_is_not_wanted_leaves_the_rest_alone),
         TEST(test_nothing_is_answered_from_memory_while_a_commit_is_in_doubt),
         TEST(test_an_opening_that_fails_leaves_nothing_of_itself),
         TEST(test_offsets_go_with_another_topic_when_all_topics_are_known),
