@@ -320,35 +320,36 @@ $(B)/demo-device: packaging/demo/device.c
 	@mkdir -p $(@D)
 	$(CC) -D_GNU_SOURCE $(CFLAGS) $(LDFLAGS) -o $@ $< -lmosquitto
 
-demo:
-	@MQTT_PORT='$(MQTT_PORT)' KAFKA_PORT='$(KAFKA_PORT)' DATA='$(DATA)' BUILD_DIR='$(B)' packaging/demo/run
+demo: export BUILD_DIR := $(B)
+demo: # MQTT_PORT, KAFKA_PORT and DATA come through the environment, whatever is in them
+	@packaging/demo/run
 
 install: all
-	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR) $(DESTDIR)$(DOCDIR)/examples \
-	    $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(UNITDIR) \
-	    $(DESTDIR)$(PREFIX)/lib/tmpfiles.d $(DESTDIR)$(SYSCONFDIR)/culex
-	install -m 755 $(B)/culex-server $(B)/culex $(DESTDIR)$(BINDIR)
-	install -m 644 $(B)/culex_capture.so $(DESTDIR)$(LIBDIR)
-	install -m 755 $(B)/culex-writer $(DESTDIR)$(LIBDIR)
-	install -m 644 README.md CHANGELOG.md LICENSE $(DESTDIR)$(DOCDIR)
-	install -m 644 docs/*.md docs/*.png $(DESTDIR)$(DOCDIR)/docs
-	install -m 644 packaging/culex.json $(DESTDIR)$(DOCDIR)/examples/culex.json
-	test -e $(DESTDIR)$(SYSCONFDIR)/culex/culex.json || \
-	    install -m 644 packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json
-	$(fill) packaging/mosquitto-culex.conf.in >$(DESTDIR)$(DOCDIR)/examples/mosquitto-culex.conf
-	$(fill) packaging/systemd/culex-server.service.in >$(DESTDIR)$(UNITDIR)/culex-server.service
-	install -m 644 packaging/systemd/culex-tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
+	install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(DOCDIR)/examples" \
+	    "$(DESTDIR)$(DOCDIR)/docs" "$(DESTDIR)$(UNITDIR)" \
+	    "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d" "$(DESTDIR)$(SYSCONFDIR)/culex"
+	install -m 755 $(B)/culex-server $(B)/culex "$(DESTDIR)$(BINDIR)"
+	install -m 644 $(B)/culex_capture.so "$(DESTDIR)$(LIBDIR)"
+	install -m 755 $(B)/culex-writer "$(DESTDIR)$(LIBDIR)"
+	install -m 644 README.md CHANGELOG.md LICENSE "$(DESTDIR)$(DOCDIR)"
+	install -m 644 docs/*.md docs/*.png "$(DESTDIR)$(DOCDIR)/docs"
+	install -m 644 packaging/culex.json "$(DESTDIR)$(DOCDIR)/examples/culex.json"
+	test -e "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json" || \
+	    install -m 644 packaging/culex.json "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json"
+	$(fill) packaging/mosquitto-culex.conf.in >"$(DESTDIR)$(DOCDIR)/examples/mosquitto-culex.conf"
+	$(fill) packaging/systemd/culex-server.service.in >"$(DESTDIR)$(UNITDIR)/culex-server.service"
+	install -m 644 packaging/systemd/culex-tmpfiles.conf "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf"
 	@DESTDIR='$(DESTDIR)' packaging/after-install '$(DOCDIR)' '$(SYSCONFDIR)'
 
 # Keeps what is the user's: the configuration, if it is not the sample any more, and the data.
 uninstall:
 	@DESTDIR='$(DESTDIR)' packaging/before-uninstall '$(SYSCONFDIR)'
-	rm -f $(DESTDIR)$(BINDIR)/culex-server $(DESTDIR)$(BINDIR)/culex $(DESTDIR)$(LIBDIR)/culex_capture.so \
-	    $(DESTDIR)$(LIBDIR)/culex-writer \
-	    $(DESTDIR)$(UNITDIR)/culex-server.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf
-	if cmp -s packaging/culex.json $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; then \
-	    rm -f $(DESTDIR)$(SYSCONFDIR)/culex/culex.json; rmdir $(DESTDIR)$(SYSCONFDIR)/culex; fi
-	rm -rf $(DESTDIR)$(DOCDIR)
+	rm -f "$(DESTDIR)$(BINDIR)/culex-server" "$(DESTDIR)$(BINDIR)/culex" "$(DESTDIR)$(LIBDIR)/culex_capture.so" \
+	    "$(DESTDIR)$(LIBDIR)/culex-writer" \
+	    "$(DESTDIR)$(UNITDIR)/culex-server.service" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf"
+	if cmp -s packaging/culex.json "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json"; then \
+	    rm -f "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json"; rmdir "$(DESTDIR)$(SYSCONFDIR)/culex"; fi
+	rm -rf "$(DESTDIR)$(DOCDIR)"
 	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 docker-test:

@@ -22,7 +22,7 @@ class Demo(Process):
         super().__init__(name, home)
         self.mqtt_port = mqtt_port or free_port()
         self.kafka_port = kafka_port or free_port()
-        self.data = data or home / "data"
+        self.data = data or home / "the demo's data"
 
     def start(self):
         env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
@@ -169,7 +169,7 @@ def files_below(path):
 
 
 def test_install_puts_everything_where_debian_wants_it_and_uninstall_takes_it_away(home):
-    dest = home[0] / "root"
+    dest = home[0] / "a root"
     make("install", dest, "PREFIX=/usr")
     arch = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True).stdout.strip()
     doc = "usr/share/doc/culex"
