@@ -588,9 +588,9 @@ static void on_hup(evutil_socket_t fd, short what, void *arg)
         }
         const struct net_options o = net_options_of(&s->config.server);
         net_set_options(s->net, &o);
-        log_info("log reopened, configuration read again");
+        log_info("configuration read again");
     } else {
-        log_error("log reopened, configuration not taken over: it stays as it was");
+        log_error("configuration not taken over: it stays as it was");
     }
     sd_notify(0, "READY=1");
 }
