@@ -76,7 +76,8 @@ bool kafka_offsets(struct kafka *k, rd_kafka_topic_partition_list_t *list, int64
 json_t *kafka_topic_configs(struct kafka *k, const struct rd_kafka_metadata *md, struct errmsg *m);
 /* Groups as [{"group", "state", "assignor", "members": [{"client", "host", "member",
  * "partitions"}], "partitions": [{"topic", "partition", "committed", "end", "lag", "client",
- * "host"}], "lag"}]; group NULL: all. NULL: failed. */
+ * "host"}], "lag"}]; members is null where librdkafka cannot tell them (KIP-848), clients and hosts
+ * too. group NULL: all. NULL: failed. */
 json_t *kafka_groups(struct kafka *k, const char *group, struct errmsg *m);
 
 /* --- MQTT (sys.c) ---------------------------------------------------------------------------- */

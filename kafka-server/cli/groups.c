@@ -1,5 +1,6 @@
 /* culex groups: who reads, and how far they are. Lag is the end of a partition minus what is
- * committed; where nothing is committed there is no lag to speak of, and "-" stands there. */
+ * committed; where nothing is committed there is no lag to speak of, and "-" stands there. It
+ * stands for the members of KIP-848 groups too, which librdkafka lists and cannot describe. */
 #include <stdio.h>
 #include <string.h>
 
@@ -38,15 +39,21 @@ static void print_group(json_t *g)
     out_table(json_object_get(g, "partitions"), partition_columns, COUNT(partition_columns),
               "nothing is committed");
     printf("\n");
-    out_table(json_object_get(g, "members"), member_columns, COUNT(member_columns), "no members");
+    json_t *members = json_object_get(g, "members");
+    out_table(members, member_columns, COUNT(member_columns),
+              json_is_null(members) ? "members of group.protocol=consumer: `kafka-consumer-groups "
+                                      "--describe --members` tells them"
+                                    : "no members");
 }
 
 /* The protocol has no "no such group" before version 6 of DescribeGroups: a group that is not there
- * is Dead. */
+ * is Dead. One that is listed and cannot be described has null for its members. */
 static bool is_there(json_t *groups)
 {
     json_t *g = json_array_get(groups, 0);
-    return g != NULL && strcmp(json_string_value(json_object_get(g, "state")), "Dead") != 0;
+    return g != NULL && (strcmp(json_string_value(json_object_get(g, "state")), "Dead") != 0 ||
+                         json_is_null(json_object_get(g, "members")) ||
+                         json_array_size(json_object_get(g, "partitions")) > 0);
 }
 
 int verb_groups(const struct cli *cli)

@@ -198,8 +198,8 @@ json_t *kafka_topic_configs(struct kafka *k, const struct rd_kafka_metadata *md,
 
 /* --- groups ---------------------------------------------------------------------------------- */
 
-/* ["name", …] */
-static json_t *group_names(struct kafka *k, struct errmsg *m)
+/* {"name": "state", …} */
+static json_t *group_states(struct kafka *k, struct errmsg *m)
 {
     rd_kafka_AdminOptions_t *o = options(k, RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPS);
     rd_kafka_ListConsumerGroups(k->rk, o, k->queue);
@@ -215,14 +215,17 @@ static json_t *group_names(struct kafka *k, struct errmsg *m)
         rd_kafka_ListConsumerGroups_result_errors(result, &error_count);
     const rd_kafka_ConsumerGroupListing_t **list =
         rd_kafka_ListConsumerGroups_result_valid(result, &count);
-    json_t *out = json_array();
+    json_t *out = json_object();
     if (error_count > 0) { /* of one server, so nothing came */
         failed(m, "the server does not list its groups", rd_kafka_error_string(errors[0]));
         json_decref(out);
         out = NULL;
     }
     for (size_t i = 0; i < count && out != NULL; i++) {
-        json_array_append_new(out, json_string(rd_kafka_ConsumerGroupListing_group_id(list[i])));
+        const char *state =
+            rd_kafka_consumer_group_state_name(rd_kafka_ConsumerGroupListing_state(list[i]));
+        json_object_set_new(out, rd_kafka_ConsumerGroupListing_group_id(list[i]),
+                            json_string(state));
     }
     rd_kafka_event_destroy(ev);
     return out;
@@ -340,8 +343,11 @@ static bool fill_lag(struct kafka *k, json_t *rows, int64_t *total, struct errms
     return ok;
 }
 
+/* A group of KIP-848 is described as one that is Dead: DescribeGroups is about classic ones. What
+ * is listed is there, whatever the description says; its state is the listing's, and its members
+ * are not told (null). listed: that state, NULL if it is not listed. */
 static json_t *group_document(struct kafka *k, const rd_kafka_ConsumerGroupDescription_t *g,
-                              struct errmsg *m)
+                              const char *listed, struct errmsg *m)
 {
     const char *name = rd_kafka_ConsumerGroupDescription_group_id(g);
     const rd_kafka_error_t *error = rd_kafka_ConsumerGroupDescription_error(g);
@@ -362,7 +368,9 @@ static json_t *group_document(struct kafka *k, const rd_kafka_ConsumerGroupDescr
         }
     }
     rd_kafka_topic_partition_list_destroy(list);
-    json_t *members = members_of(g, &rows);
+    rd_kafka_consumer_group_state_t state = rd_kafka_ConsumerGroupDescription_state(g);
+    bool told = state != RD_KAFKA_CONSUMER_GROUP_STATE_DEAD || listed == NULL;
+    json_t *members = told ? members_of(g, &rows) : json_null();
     json_decref(rows.index);
     int64_t lag = 0;
     if (!fill_lag(k, rows.list, &lag, m)) {
@@ -371,23 +379,17 @@ static json_t *group_document(struct kafka *k, const rd_kafka_ConsumerGroupDescr
         return NULL;
     }
     return json_pack("{s:s, s:s, s:s, s:o, s:o, s:I}", "group", name, "state",
-                     rd_kafka_consumer_group_state_name(rd_kafka_ConsumerGroupDescription_state(g)),
+                     told ? rd_kafka_consumer_group_state_name(state) : listed,
                      "assignor", rd_kafka_ConsumerGroupDescription_partition_assignor(g), "members",
                      members, "partitions", rows.list, "lag", (json_int_t)lag);
 }
 
-static json_t *describe(struct kafka *k, json_t *names, struct errmsg *m)
+static json_t *describe(struct kafka *k, const char **list, size_t count, json_t *states,
+                        struct errmsg *m)
 {
-    size_t count = json_array_size(names), i;
-    const char **list = calloc(count + 1, sizeof *list);
-    json_t *name, *out = json_array();
-    if (list == NULL || count == 0) {
-        free(list);
+    json_t *out = json_array();
+    if (count == 0) {
         return out;
-    }
-    json_array_foreach(names, i, name)
-    {
-        list[i] = json_string_value(name);
     }
     rd_kafka_AdminOptions_t *o = options(k, RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS);
     rd_kafka_DescribeConsumerGroups(k->rk, list, count, o, k->queue);
@@ -399,14 +401,15 @@ static json_t *describe(struct kafka *k, json_t *names, struct errmsg *m)
                          rd_kafka_event_DescribeConsumerGroups_result(ev), &n)
                    : NULL;
     bool ok = ev != NULL;
-    for (i = 0; ok && i < n; i++) {
-        json_t *g = group_document(k, got[i], m);
+    for (size_t i = 0; ok && i < n; i++) {
+        const char *name = rd_kafka_ConsumerGroupDescription_group_id(got[i]);
+        const char *listed = json_string_value(json_object_get(states, name));
+        json_t *g = group_document(k, got[i], listed, m);
         ok = g != NULL && json_array_append_new(out, g) == 0;
     }
     if (ev != NULL) {
         rd_kafka_event_destroy(ev);
     }
-    free(list);
     if (!ok) {
         json_decref(out);
         return NULL;
@@ -416,11 +419,23 @@ static json_t *describe(struct kafka *k, json_t *names, struct errmsg *m)
 
 json_t *kafka_groups(struct kafka *k, const char *group, struct errmsg *m)
 {
-    json_t *names = group != NULL ? json_pack("[s]", group) : group_names(k, m);
-    if (names == NULL) {
-        return NULL;
+    json_t *states = group_states(k, m), *state, *out = NULL;
+    const char **list = calloc(json_object_size(states) + 1, sizeof *list), *name;
+    size_t count = 0;
+    if (states != NULL && list == NULL) {
+        failed(m, "groups", "no memory");
+    } else if (states != NULL) {
+        if (group != NULL) {
+            list[count++] = group;
+        } else {
+            json_object_foreach(states, name, state)
+            {
+                list[count++] = name;
+            }
+        }
+        out = describe(k, list, count, states, m);
     }
-    json_t *out = describe(k, names, m);
-    json_decref(names);
+    free(list);
+    json_decref(states);
     return out;
 }
