@@ -367,7 +367,7 @@ debian-matrix:
 TESTTOOLS := build/testtools
 TOOL_CFLAGS := -std=c11 -D_GNU_SOURCE -O2 -g $(WARN) $(if $(WERROR),-Werror) -pthread
 tools: $(TESTTOOLS)/mqttload $(TESTTOOLS)/kafkaread $(TESTTOOLS)/kafkawrite $(TESTTOOLS)/kafkabench \
-       $(TESTTOOLS)/tablestream $(TESTTOOLS)/clockahead.so $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
+       $(TESTTOOLS)/tablestream $(TESTTOOLS)/clockahead.so $(TESTTOOLS)/killat.so $(TESTTOOLS)/storefill $(TESTTOOLS)/storecat
 $(TESTTOOLS)/storecat: tests/tools/storecat.c $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(TOOL_CFLAGS) $(LDFLAGS) -o $@ $< $(B)/libculex.a $(LDLIBS_STORE)
@@ -386,7 +386,7 @@ $(TESTTOOLS)/kafkabench: tests/bench/kafkabench.c
 $(TESTTOOLS)/kafkawrite: tests/bench/kafkawrite.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -o $@ $< -lrdkafka
-$(TESTTOOLS)/clockahead.so: tests/tools/clockahead.c
+$(TESTTOOLS)/clockahead.so $(TESTTOOLS)/killat.so: $(TESTTOOLS)/%.so: tests/tools/%.c
 	@mkdir -p $(@D)
 	$(CC) $(TOOL_CFLAGS) -shared -fPIC -o $@ $<
 $(TESTTOOLS)/tablestream: tests/tools/tablestream.c
@@ -420,10 +420,11 @@ bench:
 	@$(MAKE) --no-print-directory -j2 all tools $(COMPARE)/lib/.done
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
-# Everything at once while server, broker and writer are killed: the long form of a test that `make test` has.
+# Everything at once while server, broker and writer are killed, and each call of a command that binds streams as the last one:
+# the long forms of tests that `make test` has.
 everything-run: all tools
 	EVERYTHING_LONG=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
-	    tests/integration/test_everything.py
+	    tests/integration/test_everything.py tests/integration/test_bind_steps.py
 
 # A table of a million keys, updated 20 times; make test has a twentieth of it.
 TABLE_KEYS ?= 1000000
