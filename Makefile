@@ -421,10 +421,12 @@ bench:
 	@build/venv/bin/python tests/bench/bench.py $(BENCH)
 
 # Everything at once while server, broker and writer are killed, and each call of a command that binds streams as the last one:
-# the long forms of tests that `make test` has.
-everything-run: all tools
+# the long forms of tests that `make test` has. And those with full disks, as root.
+everything-run: all tools $(B)/torture/store_full $(B)/torture/store_full_compact
 	EVERYTHING_LONG=1 build/venv/bin/python -m pytest -c tests/integration/pytest.ini --rootdir tests/integration -q \
-	    tests/integration/test_everything.py tests/integration/test_bind_steps.py
+	    tests/integration/test_everything.py tests/integration/test_bind_steps.py tests/integration/test_server_disk.py
+	$(B)/torture/store_full
+	$(B)/torture/store_full_compact
 
 # A table of a million keys, updated 20 times; make test has a twentieth of it.
 TABLE_KEYS ?= 1000000
