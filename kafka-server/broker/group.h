@@ -33,7 +33,7 @@
 #define GROUP_BYTES_MAX (32u << 20)
 /* A first join that waits longer is given up. */
 #define GROUP_NEW_MEMBER_JOIN_MS 300000
-/* A first rebalance without a delay waits this long for ids that were given out. */
+/* A first rebalance waits this long for ids that were given out, were its delay shorter. */
 #define GROUP_PENDING_GRACE_MS 250
 
 enum group_state {
@@ -108,6 +108,7 @@ struct group {
     int64_t empty_since_wall_ms; /* -1: not empty, or never had members */
     bool initial;                /* this rebalance is the first of an empty group */
     bool member_added;           /* somebody new since the delay began */
+    int64_t added_ms;            /* mono: the newest member came */
     int64_t initial_left_ms;     /* how far the delay may still be extended */
     int64_t join_deadline_ms;    /* GROUP_PREPARING */
     int64_t sync_deadline_ms; /* until all have asked for their assignment; INT64_MAX: they have */

@@ -27,9 +27,14 @@
  * 5. wake_ms is never later than the first deadline. Deadlines move away without touching it; a
  *    tick that comes too early only computes it anew.
  *
- * Where Kafka leaves a choice: a first rebalance without a delay waits up to GROUP_PENDING_GRACE_MS
- * for members that have just been given an id, so that many consumers that start together meet in
- * one generation. A lone consumer never waits. */
+ * A group's first rebalance waits group.initial.rebalance.delay.ms, and again after each window in
+ * which a member came, for no longer than the rebalance timeout: as in Kafka. Without it the first
+ * of many consumers that start together makes a generation of its own, and the others wait until
+ * its next heartbeat tells it of them.
+ *
+ * Where Kafka leaves a choice: a delay that is short, or none, goes on for up to
+ * GROUP_PENDING_GRACE_MS while ids are out that were just given to members. They will come, however
+ * slow the machine is. */
 #include "kafka-server/broker/group.h"
 
 #include <stdlib.h>
@@ -353,6 +358,7 @@ static void add_member(struct group *g, const struct group_join *ev, struct slic
     group_member_add(g, m);
     g->empty_since_wall_ms = -1;
     g->member_added = true;
+    g->added_ms = now.mono_ms;
     prepare_rebalance(g, now, out);
 }
 
@@ -707,9 +713,15 @@ static bool expire_sessions(struct group *g, struct group_time now, const struct
     return any;
 }
 
+static bool more_may_come(const struct group *g, struct group_time now)
+{
+    return g->member_added ||
+           (g->pending_count > 0 && now.mono_ms - g->added_ms < GROUP_PENDING_GRACE_MS);
+}
+
 static void join_time_is_up(struct group *g, struct group_time now, const struct group_sink *out)
 {
-    if (g->initial && g->member_added && g->initial_left_ms > 0) {
+    if (g->initial && g->initial_left_ms > 0 && more_may_come(g, now)) {
         int64_t more_ms = g->limits->initial_delay_ms;
         if (more_ms > g->initial_left_ms) {
             more_ms = g->initial_left_ms;

@@ -51,6 +51,59 @@ static void test_initial_delay_gathers_members_in_one_generation(void **state)
     assert_int_equal(a->members, 2);
 }
 
+static void test_lone_member_waits_the_initial_delay_and_no_longer(void **state)
+{
+    limits.initial_delay_ms = 5;
+    struct answer *a = join_new("a");
+    pass(4);
+    assert_int_equal(a->count, 0);
+    pass(1);
+    assert_int_equal(a->count, 1);
+    assert_int_equal(a->generation, 1);
+    sync_as("a", 1, "all", NULL);
+    struct answer *b = join_new("b"); /* only a group without members waits */
+    a = join_again("a");
+    assert_int_equal(a->count + b->count, 2);
+    assert_int_equal(b->generation, 2);
+}
+
+static void test_initial_delay_begins_anew_while_members_come(void **state)
+{
+    enum { MANY = 200 };
+    char ids[MANY][16];
+    struct answer *all[MANY];
+    limits.initial_delay_ms = 5;
+    for (int i = 0; i < MANY; i++) {
+        snprintf(ids[i], sizeof ids[i], "m%d", i);
+        all[i] = join_new(ids[i]);
+        pass(4);
+    }
+    assert_int_equal(all[0]->count, 0);
+    pass(5);
+    pass(5);
+    for (int i = 0; i < MANY; i++) {
+        assert_int_equal(all[i]->count, 1);
+        assert_int_equal(all[i]->generation, 1);
+    }
+}
+
+/* As in Kafka: members of that many ms of patience are not held up for longer. */
+static void test_initial_delay_is_not_extended_past_the_rebalance_timeout(void **state)
+{
+    limits.initial_delay_ms = 7000;
+    struct answer *a = join_new("a");
+    char id[16];
+    for (int s = 1; s < 30; s++) { /* 7, 14, 21, 28, and the 2 seconds that are left */
+        pass(1000);
+        snprintf(id, sizeof id, "m%d", s);
+        join_new(id);
+        assert_int_equal(a->count, 0);
+    }
+    pass(1000);
+    assert_int_equal(a->count, 1);
+    assert_int_equal(a->members, 30);
+}
+
 static void test_new_dynamic_member_is_sent_back_for_its_id(void **state)
 {
     struct group_join ev = join_event("", NULL);
@@ -96,6 +149,29 @@ static void test_lone_member_waits_no_longer_than_the_grace_for_an_id_that_is_no
     pass(GROUP_PENDING_GRACE_MS);
     assert_int_equal(a->count, 1);
     assert_int_equal(a->generation, 1);
+}
+
+static void test_short_initial_delay_waits_for_ids_that_were_given_out(void **state)
+{
+    limits.initial_delay_ms = 5;
+    struct group_join ev = join_event("", NULL);
+    ev.id_required = true;
+    join_with(&ev, "a");
+    join_with(&ev, "b");
+    join_with(&ev, "ghost");
+    struct answer *a = join_again("a");
+    for (int ms = 0; ms < GROUP_PENDING_GRACE_MS - 5; ms += 5) {
+        pass(5);
+        assert_int_equal(a->count, 0);
+    }
+    struct answer *b = join_again("b"); /* somebody came: the ghost has as long again */
+    for (int ms = 0; ms < GROUP_PENDING_GRACE_MS; ms += 5) {
+        assert_int_equal(a->count, 0);
+        pass(5);
+    }
+    assert_int_equal(a->count, 1);
+    assert_int_equal(a->members, 2);
+    assert_int_equal(b->generation, 1);
 }
 
 static void test_id_that_is_not_used_expires_and_lets_the_rebalance_end(void **state)
@@ -452,9 +528,13 @@ int main(void)
         T(test_lone_member_starts_at_once_and_leads),
         T(test_second_member_waits_until_the_first_has_joined_again),
         T(test_initial_delay_gathers_members_in_one_generation),
+        T(test_lone_member_waits_the_initial_delay_and_no_longer),
+        T(test_initial_delay_begins_anew_while_members_come),
+        T(test_initial_delay_is_not_extended_past_the_rebalance_timeout),
         T(test_new_dynamic_member_is_sent_back_for_its_id),
         T(test_members_that_start_together_meet_in_one_generation),
         T(test_lone_member_waits_no_longer_than_the_grace_for_an_id_that_is_not_used),
+        T(test_short_initial_delay_waits_for_ids_that_were_given_out),
         T(test_id_that_is_not_used_expires_and_lets_the_rebalance_end),
         T(test_join_refuses_what_cannot_work),
         T(test_group_takes_no_more_members_than_its_limit),
