@@ -242,9 +242,9 @@ const struct option_row option_rows[] = {
      .min = 1, .max = INT32_MAX, .default_text = "3600000", .reload = true,
      .doc = "How often the server looks for transactional ids to forget."},
     {SERVER(group_initial_rebalance_delay_ms), .name = "group.initial.rebalance.delay.ms",
-     .type = OPTION_INT, .min = 0, .max = 600000, .default_text = "0", .reload = true,
-     .doc = "How long a new group waits for more members. 0, so that a lone consumer starts at "
-            "once."},
+     .type = OPTION_INT, .min = 0, .max = 600000, .default_text = "5", .reload = true,
+     .doc = "How long a new group waits for more members, and again after each that came. Kafka's "
+            "is 3000; 5 is enough for consumers that start together, and a lone one hardly waits."},
     {SERVER(group_min_session_timeout_ms), .name = "group.min.session.timeout.ms",
      .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "6000", .reload = true,
      .doc = "Shortest session timeout that a member may ask for."},

@@ -1,7 +1,7 @@
 """Rows of bench.py that stand beside Apache Kafka: the same librdkafka, the same settings, one after the other in one run.
 
 Kafka is one node in KRaft mode with its default settings, but for replication factors of 1, a heap of 1 GB (its own default)
-and no wait for further members of a group. It does not sync its log to the disk, nor does Culex wait for that.
+and Culex's wait for further members of a new group. It does not sync its log to the disk, nor does Culex wait for that.
 """
 
 import json
@@ -30,7 +30,7 @@ transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
+group.initial.rebalance.delay.ms=5
 """
 
 

@@ -89,6 +89,7 @@ static void test_defaults_are_complete(void **state)
     assert_int_equal(c.store.flush_interval_ms, 10);
     assert_string_equal(c.server.listeners, "PLAINTEXT://127.0.0.1:9092");
     assert_int_equal(c.server.offsets_retention_minutes, 10080);
+    assert_int_equal(c.server.group_initial_rebalance_delay_ms, 5);
     assert_string_equal(c.server.log_level, "info");
     assert_int_equal(c.stream_count, 1);
     const struct config_stream *s = &c.streams[0];

@@ -398,6 +398,33 @@ static void test_stop_answers_whoever_waits(void **state)
     assert_int_equal(late.error, KERR_COORDINATOR_NOT_AVAILABLE);
 }
 
+static void test_new_group_waits_for_others_as_long_as_the_setting_says(void **state)
+{
+    const struct config_server cfg = {.group_initial_rebalance_delay_ms = 5,
+                                      .group_min_session_timeout_ms = 1000,
+                                      .group_max_session_timeout_ms = 3600000,
+                                      .group_max_size = 100,
+                                      .offsets_retention_minutes = RETENTION_MIN,
+                                      .offsets_retention_check_interval_ms = 1000,
+                                      .offset_metadata_max_bytes = 16};
+    struct caller a, b;
+    coordinator_reload(c, &cfg);
+    join_as(&a, "g", "", NULL);
+    assert_int_equal(coordinator_deadline_ms(c), mono_ms + 5);
+    mono_ms += 4;
+    coordinator_tick(c, mono_ms);
+    join_as(&b, "g", "", NULL);
+    while (mono_ms < 1010) { /* b has come meanwhile: five more */
+        assert_int_equal(a.prepared + b.prepared, 0);
+        mono_ms += 1;
+        coordinator_tick(c, mono_ms);
+    }
+    journal_flush(j);
+    assert_int_equal(a.sent + b.sent, 2);
+    assert_int_equal(a.generation, 1);
+    assert_int_equal(b.generation, 1);
+}
+
 static void test_deadline_is_that_of_the_next_timer(void **state)
 {
     int64_t sweep = coordinator_deadline_ms(c);
@@ -728,6 +755,7 @@ int main(void)
         T(test_parked_callers_hear_when_their_group_is_taken_back),
         T(test_cancelled_callers_hear_nothing),
         T(test_stop_answers_whoever_waits),
+        T(test_new_group_waits_for_others_as_long_as_the_setting_says),
         T(test_deadline_is_that_of_the_next_timer),
         T(test_sessions_do_not_end_while_the_server_was_held_up),
         T(test_deleted_group_is_gone_with_its_offsets),
