@@ -106,9 +106,10 @@ static bool sweeps(void)
 
 static void coordinator_start(void)
 {
+    static const int32_t delays_ms[] = {500, 5, 0};
     const struct journal_rows rows = sim_rows();
     struct config_server cfg = {
-        .group_initial_rebalance_delay_ms = sim.seed % 3 == 0 ? 500 : 0,
+        .group_initial_rebalance_delay_ms = delays_ms[sim.seed % 3],
         .group_min_session_timeout_ms = 1000,
         .group_max_session_timeout_ms = 60000,
         .group_max_size = sim.seed % 5 == 0 ? CLIENTS / 2 : 1000,
