@@ -627,6 +627,17 @@ static enum err check_sessions(const struct config_server *c, struct errmsg *m)
                          c->group_min_session_timeout_ms, c->group_max_session_timeout_ms);
 }
 
+/* As in Kafka: a member heartbeats in time, or loses its partitions between any two heartbeats. */
+static enum err check_heartbeats(const struct config_server *c, struct errmsg *m)
+{
+    return c->group_consumer_heartbeat_interval_ms < c->group_consumer_session_timeout_ms
+               ? OK
+               : err_set(m, ERR_INVALID, "group.consumer.heartbeat.interval.ms (%" PRId32 ") must "
+                         "be less than group.consumer.session.timeout.ms (%" PRId32 ")",
+                         c->group_consumer_heartbeat_interval_ms,
+                         c->group_consumer_session_timeout_ms);
+}
+
 /* As in Kafka. */
 static enum err check_request_memory(const struct config_server *c, struct errmsg *m)
 {
@@ -654,6 +665,8 @@ static void walk_together(struct walk *w)
         {{"advertised.listeners", "listeners"}, listeners_check_told},
         {{"listeners", "listener.security.protocol.map"}, listeners_check_spoken},
         {{"group.min.session.timeout.ms", "group.max.session.timeout.ms"}, check_sessions},
+        {{"group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"},
+         check_heartbeats},
         {{"queued.max.request.bytes", "socket.request.max.bytes"}, check_request_memory},
         {{"log.cleaner.max.compaction.lag.ms", "log.cleaner.min.compaction.lag.ms"}, check_lags},
     };

@@ -259,7 +259,8 @@ const struct option_row option_rows[] = {
             "group."},
     {SERVER(group_consumer_heartbeat_interval_ms), .name = "group.consumer.heartbeat.interval.ms",
      .type = OPTION_INT, .min = 1, .max = INT32_MAX, .default_text = "5000", .reload = true,
-     .doc = "How often members of the consumer protocol are told to send heartbeats."},
+     .doc = "How often members of the consumer protocol are told to send heartbeats; less than "
+            "group.consumer.session.timeout.ms."},
     {SERVER(group_consumer_max_size), .name = "group.consumer.max.size", .type = OPTION_INT,
      .min = 1, .max = INT32_MAX, .default_text = "2147483647", .reload = true,
      .doc = "Most members of one group of the consumer protocol."},

@@ -265,6 +265,13 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
         {"{\"server\": {\n\"group.max.session.timeout.ms\": 30}}",
          ":2: server.group.max.session.timeout.ms: group.min.session.timeout.ms (6000) is greater "
          "than group.max.session.timeout.ms (30)"},
+        {"{\"server\": {\"group.consumer.heartbeat.interval.ms\": 4000,\n"
+         "\"group.consumer.session.timeout.ms\": 4000}}",
+         ":1: server.group.consumer.heartbeat.interval.ms: group.consumer.heartbeat.interval.ms "
+         "(4000) must be less than group.consumer.session.timeout.ms (4000)"},
+        {"{\"server\": {\n\"group.consumer.session.timeout.ms\": 5000}}",
+         ":2: server.group.consumer.session.timeout.ms: group.consumer.heartbeat.interval.ms "
+         "(5000) must be less than group.consumer.session.timeout.ms (5000)"},
         {"{\"server\": {\n\"queued.max.request.bytes\": 2000000}}",
          ":2: server.queued.max.request.bytes: queued.max.request.bytes (2000000) is less than "
          "socket.request.max.bytes (104857600): the longest request could never be read"},
@@ -275,6 +282,14 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         assert_mistakes(rows[i].text, rows[i].expected);
     }
+}
+
+static void test_a_heartbeat_may_come_just_before_the_session_ends(void **state)
+{
+    struct config c;
+    assert_loads(&c, "{\"server\": {\"group.consumer.heartbeat.interval.ms\": 3999, "
+                     "\"group.consumer.session.timeout.ms\": 4000}}");
+    config_fini(&c);
 }
 
 static void test_fifty_mistakes_are_enough(void **state)
@@ -696,6 +711,7 @@ int main(void)
         cmocka_unit_test(test_defaults_are_complete),
         cmocka_unit_test(test_every_value_is_read),
         cmocka_unit_test(test_sentences_name_line_path_and_what_is_right),
+        cmocka_unit_test(test_a_heartbeat_may_come_just_before_the_session_ends),
         cmocka_unit_test(test_fifty_mistakes_are_enough),
         cmocka_unit_test(test_a_missing_file_is_named),
         cmocka_unit_test(test_listeners_are_right_or_have_their_sentence),
