@@ -1,5 +1,8 @@
 /* Tables for people, printed from the JSON that programs get. Widths are those of the longest cell;
- * the last column is not padded, so that lines end where their text does. */
+ * the last column is not padded, so that lines end where their text does.
+ *
+ * Names of groups and clients are what anybody made them: in tables a control character is printed
+ * as \xNN, so that no name moves the cursor or looks like a row of its own. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -30,16 +33,34 @@ static const char *cell(json_t *v, char *buf, size_t size)
     return buf;
 }
 
+/* Is there a control character at *s: ASCII's, or the C1 set (U+0080 to U+009F), of which UTF-8
+ * makes C2 and a byte? Terminals obey both. */
+static bool controls(const unsigned char *s)
+{
+    return s[0] < 0x20 || s[0] == 0x7f || (s[0] == 0xc2 && s[1] >= 0x80 && s[1] < 0xa0);
+}
+
+/* Prints text to `to`, if that is not NULL; how many bytes it takes. */
+static size_t print_text(FILE *to, const char *text)
+{
+    size_t width = 0;
+    for (const unsigned char *s = (const unsigned char *)text; *s != '\0'; s++) {
+        bool escaped = controls(s);
+        s += escaped && *s == 0xc2; /* its second byte is the code point */
+        width += escaped ? 4 : 1;
+        if (to != NULL) {
+            fprintf(to, escaped ? "\\x%02x" : "%c", *s);
+        }
+    }
+    return width;
+}
+
 static void print_cell(const char *text, const struct column *c, size_t width, bool last)
 {
-    if (c->right) {
-        printf("%*s", (int)width, text);
-    } else if (last) {
-        printf("%s", text);
-    } else {
-        printf("%-*s", (int)width, text);
-    }
-    printf("%s", last ? "\n" : "  ");
+    int pad = (int)(width - print_text(NULL, text));
+    printf("%*s", c->right ? pad : 0, "");
+    print_text(stdout, text);
+    printf("%*s%s", c->right || last ? 0 : pad, "", last ? "\n" : "  ");
 }
 
 void out_table(json_t *rows, const struct column *columns, size_t count, const char *empty)
@@ -57,7 +78,8 @@ void out_table(json_t *rows, const struct column *columns, size_t count, const c
         width[k] = strlen(columns[k].title);
         json_array_foreach(rows, i, row)
         {
-            size_t n = strlen(cell(json_object_get(row, columns[k].key), buf, sizeof buf));
+            size_t n =
+                print_text(NULL, cell(json_object_get(row, columns[k].key), buf, sizeof buf));
             width[k] = n > width[k] ? n : width[k];
         }
     }
@@ -84,7 +106,9 @@ void out_fields(json_t *object, const struct column *fields, size_t count)
     for (size_t k = 0; k < count; k++) {
         json_t *v = json_object_get(object, fields[k].key);
         if (v != NULL) {
-            printf("%-*s  %s\n", (int)width, fields[k].title, cell(v, buf, sizeof buf));
+            printf("%-*s  ", (int)width, fields[k].title);
+            print_text(stdout, cell(v, buf, sizeof buf));
+            printf("\n");
         }
     }
 }

@@ -179,6 +179,23 @@ def test_groups_of_the_consumer_protocol_are_there(running):
         d.close()
 
 
+def test_names_do_not_reach_the_terminal_as_they_are(running):
+    from confluent_kafka import Consumer, TopicPartition
+    c, _ = running
+    name = "a\x1b[31mb\x7f\u009b\r\nforged Stable 0 0 0 é"
+    k = Consumer({"bootstrap.servers": c.bootstrap, "group.id": name})
+    try:
+        k.commit(offsets=[TopicPartition("idle", 0, 0)], asynchronous=False)
+    finally:
+        k.close()
+    assert name in [g["group"] for g in ask(c, "groups", "-t", "60")]
+    plain = r"a\x1b[31mb\x7f\x9b\x0d\x0aforged Stable 0 0 0 é"
+    for args in (["groups"], ["groups", name]):
+        lines = run(*args, "-t", "60", "-s", c.bootstrap).stdout.split("\n")
+        assert len([line for line in lines if plain in line]) == 1
+        assert all(line.isprintable() and not line.startswith("forged") for line in lines)
+
+
 def test_group_that_is_not_there(running):
     c, _ = running
     assert "no group nobody" in run("groups", "nobody", "-s", c.bootstrap, rc=1).stderr
