@@ -10,6 +10,7 @@
 #include "shared/config/options.h"
 #include "shared/base/decimal.h"
 #include "shared/config/listeners.h"
+#include "shared/mqtt/json_path.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -713,6 +714,11 @@ static enum err key_set_name(struct config_stream *s, enum config_key key, const
     if (len == 0 || len > KEY_NAME_BYTES_MAX) {
         return err_set(m, ERR_INVALID, "\"%.80s\" needs a name of 1 to %d bytes after the dot",
                        s->key_text, KEY_NAME_BYTES_MAX);
+    }
+    if (key == KEY_PAYLOAD && !json_path_valid(name)) {
+        return err_set(m, ERR_INVALID, "\"%.80s\" is no path into a payload; names with a dot "
+                       "between them and [numbers] after them, like payload.values[0].id",
+                       s->key_text);
     }
     s->key_name = strdup(name);
     s->key = key;

@@ -229,6 +229,24 @@ static bool step(struct json_text *t, struct slice name)
     return found != NULL;
 }
 
+/* The length of the .name or [digits] at p; 0: there is neither. */
+static size_t step_len(const char *p)
+{
+    size_t name = *p == '.' ? strcspn(p + 1, ".[]") : 0;
+    size_t digits = *p == '[' ? strspn(p + 1, "0123456789") : 0;
+    return name > 0 ? name + 1 : digits > 0 && p[digits + 1] == ']' ? digits + 2 : 0;
+}
+
+bool json_path_valid(const char *path)
+{
+    size_t len = strcspn(path, ".[]");
+    while (len > 0 && path[len]) {
+        path += len;
+        len = step_len(path);
+    }
+    return len > 0;
+}
+
 bool json_path_find(struct slice text, const char *path, struct slice *value)
 {
     if (text.len == 0) {

@@ -9,9 +9,14 @@
 
 #define JSON_PATH_DEPTH_MAX 2048 /* a text that nests deeper is taken as malformed; jansson's own */
 
-/* path: members and indexes, a.b.0.c or a.b[0].c. The whole text must be well-formed (RFC 8259, but
- * that strings may hold bytes that are not UTF-8). Of members with the same name the last counts.
- * *value: a slice of text, without the blanks around it. false: there is none; *value is unset. */
+/* Is it a path? A name, then of each further step .name or [digits]; a name has one byte at least,
+ * and none of them is '.', '[' or ']': a member that is called so cannot be reached. */
+bool json_path_valid(const char *path);
+
+/* path: a valid one, a.b.0.c or a.b[0].c, of members and indexes. The whole text must be
+ * well-formed (RFC 8259, but that strings may hold bytes that are not UTF-8). Of members with the
+ * same name the last counts. *value: a slice of text, without the blanks around it. false: there is
+ * none; *value is unset. */
 bool json_path_find(struct slice text, const char *path, struct slice *value);
 
 /* Appends the text of a string value, quotes included in value, escapes resolved, to out. false:

@@ -21,10 +21,10 @@ MESSAGES = "kafka_messages.h"  # generated from the schema
 MAY_INCLUDE = {
     "shared/base": [],
     "shared/record": BASE,
-    # The mapping needs a stream's settings, and the settings are checked with the filter's rules:
-    # filter.h <- config <- mapping.h.
+    # The mapping needs a stream's settings, and the settings are checked with the rules of filters
+    # and paths: filter.h, json_path.h <- config <- mapping.h.
     "shared/mqtt": BASE + ["shared/record", "shared/config/config.h"],
-    "shared/config": BASE + ["shared/mqtt/filter.h"],
+    "shared/config": BASE + ["shared/mqtt/filter.h", "shared/mqtt/json_path.h"],
     "shared/store": BASE + ["shared/record", "shared/config"],
     "shared/control": BASE,
     # The broker's side knows neither records nor the store: both are its writer's.

@@ -284,6 +284,36 @@ static void test_sentences_name_line_path_and_what_is_right(void **state)
     }
 }
 
+static void test_a_key_of_the_payload_is_a_path(void **state)
+{
+    static const char *const paths[] = {"v", "v.w", "0", "v.0", "v[0]", "v[10][2].w[007].x",
+                                        "v-1 \"'$*", "-1", "v.-1", "\xc3\xa9.v"};
+    static const char *const others[] = {
+        ".",     "..",     ".v",    "v.",    "v..",   "v..w", "v[",     "v[]",  "v]",   "v[0",
+        "v[-1]", "v[0]x",  "v[0].", "v[0]]", "v.[0]", "[0]",  "v[0].[", "v[w]", "]v[0", "v[0 ]",
+        "v[1.2]", "v[0]..w"};
+    struct config_stream s;
+    struct errmsg m;
+    assert_int_equal(config_stream_init(&s), OK);
+    char key[64];
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        snprintf(key, sizeof key, "payload.%s", paths[i]);
+        assert_int_equal(config_stream_set(&s, "key", key, &m), OK);
+        assert_int_equal(s.key, KEY_PAYLOAD);
+        assert_string_equal(s.key_name, paths[i]);
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        char expected[300];
+        snprintf(key, sizeof key, "payload.%s", others[i]);
+        snprintf(expected, sizeof expected, "\"%s\" is no path into a payload; names with a dot "
+                 "between them and [numbers] after them, like payload.values[0].id", key);
+        assert_int_equal(config_stream_set(&s, "key", key, &m), ERR_INVALID);
+        assert_string_equal(m.text, expected);
+    }
+    assert_int_equal(config_stream_set(&s, "key", "property.v..w[", &m), OK);
+    config_stream_fini(&s);
+}
+
 static void test_a_heartbeat_may_come_just_before_the_session_ends(void **state)
 {
     struct config c;
@@ -711,6 +741,7 @@ int main(void)
         cmocka_unit_test(test_defaults_are_complete),
         cmocka_unit_test(test_every_value_is_read),
         cmocka_unit_test(test_sentences_name_line_path_and_what_is_right),
+        cmocka_unit_test(test_a_key_of_the_payload_is_a_path),
         cmocka_unit_test(test_a_heartbeat_may_come_just_before_the_session_ends),
         cmocka_unit_test(test_fifty_mistakes_are_enough),
         cmocka_unit_test(test_a_missing_file_is_named),
