@@ -171,7 +171,8 @@ static bool apply(struct cli *cli, int option, const char *value)
     }
 }
 
-/* The first listener of the configuration. An address that means "all" is reached locally. */
+/* The first listener of the configuration. An address that means "all" is reached locally; "::" is
+ * all of IPv6 alone, and localhost may be IPv4 alone. */
 static bool server_from_config(struct cli *cli)
 {
     struct config c;
@@ -181,8 +182,11 @@ static bool server_from_config(struct cli *cli)
     bool ok = config_load(&c, cli->config) == OK;
     struct config_listener l[LISTENERS_MAX];
     if (ok && listeners_read(&c.server, l) > 0) {
-        const char *host = listeners_wildcard(l[0].host) ? "localhost" : l[0].host;
+        const char *host = l[0].host;
         bool v6 = strchr(host, ':') != NULL;
+        if (listeners_wildcard(host)) {
+            host = v6 ? "::1" : "localhost";
+        }
         snprintf(cli->server, sizeof cli->server, v6 ? "[%s]:%d" : "%s:%d", host, l[0].port);
     } else if (!ok) {
         out_error("%s cannot be used; `culex check %s` says why", cli->config, cli->config);

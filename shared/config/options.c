@@ -194,7 +194,8 @@ const struct option_row option_rows[] = {
     {SERVER(listeners), .name = "listeners", .type = OPTION_LIST, .check = listeners_check,
      .default_text = "PLAINTEXT://127.0.0.1:9092",
      .doc = "Where the server listens: NAME://host:port, separated by commas. The host is a name, "
-            "an address (IPv6 in brackets), or nothing for all addresses of the machine."},
+            "an address (IPv6 in brackets), or nothing for all addresses of the machine: 0.0.0.0 "
+            "is those of IPv4 alone, [::] those of IPv6 alone."},
     {SERVER(advertised_listeners), .name = "advertised.listeners", .type = OPTION_LIST,
      .default_text = "", .check = listeners_check_advertised,
      .doc = "What clients are told to connect to: NAME://host:port for listeners of these names. "

@@ -238,6 +238,16 @@ def test_address_comes_from_the_configuration(running):
     assert [s["stream"] for s in doc] == ["demo", "idle"]
 
 
+@pytest.mark.parametrize("listener,reached", [("[::]", "[::1]"), ("[0::0]", "[::1]"), ("0.0.0.0", "localhost"),
+                                              ("", "localhost"), ("[::1]", "[::1]")])
+def test_a_listener_on_all_addresses_is_reached_locally(tmp_path, listener, reached):
+    port = free_port()
+    path = tmp_path / "culex.json"
+    path.write_text(json.dumps({"streams": [], "server": {"listeners": f"PLAINTEXT://{listener}:{port}"}}))
+    done = run("streams", "-c", path, rc=1)  # nothing listens there
+    assert done.stderr.startswith(f"culex: cannot reach the server at {reached}:{port}: ")
+
+
 # --- what can go wrong ---------------------------------------------------------------------------
 
 @pytest.mark.parametrize("verb", ["streams", "groups"])
