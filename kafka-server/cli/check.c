@@ -66,6 +66,46 @@ static void warn_filters(const struct config_stream *s, json_t *list)
     }
 }
 
+/* The fewest levels of a topic that the filter matches; *more: others have more of them. */
+static int32_t filter_levels(const char *filter, bool *more)
+{
+    int32_t count = 0;
+    *more = false;
+    for (const char *p = filter, *next; p != NULL; p = next) {
+        *more = *p == '#';
+        (void)level(p, &next); /* however long */
+        count++;
+    }
+    return *more && count > 1 ? count - 1 : count; /* "x/#" matches "x" too */
+}
+
+/* A key that no topic has; and records without one where the newest of each key is kept, and the
+ * older ones go: those never do. */
+static void warn_key(const struct config_stream *s, json_t *list)
+{
+    uint32_t without = 0, never = 0;
+    for (uint32_t i = 0; i < s->filter_count && s->key == KEY_LEVELS; i++) {
+        bool more, lacks = filter_levels(s->filters[i], &more) < s->key_from;
+        without += lacks;
+        never += lacks && !more;
+    }
+    if (never > 0 && never == s->filter_count) {
+        warn(list, "stream %s: no record will have a key: its filters match no topic that has a "
+             "level of %s", s->name, s->key_text);
+    } else if (!config_compacts(s)) {
+        return;
+    } else if (without > 0) {
+        warn(list, "stream %s: a topic of fewer than %d levels has no key with %s, and compaction "
+             "keeps records without a key", s->name, s->key_from, s->key_text);
+    } else if (s->key == KEY_PAYLOAD) {
+        warn(list, "stream %s: a retained empty publish has no key with %s, so it is no tombstone "
+             "of the value before it; compaction keeps both", s->name, s->key_text);
+    } else if (s->key == KEY_PROPERTY) {
+        warn(list, "stream %s: a publish without that user property has no key with %s, and "
+             "compaction keeps records without a key", s->name, s->key_text);
+    }
+}
+
 /* Two streams with overlapping filters store a publish twice: allowed, sometimes meant, worth a
  * word. */
 static void warn_streams(const struct config_stream *a, const struct config_stream *b, json_t *list)
@@ -90,6 +130,7 @@ static void add_warnings(const struct config *c, json_t *list)
     for (size_t i = 0; i < c->stream_count; i++) {
         const struct config_stream *s = &c->streams[i];
         warn_filters(s, list);
+        warn_key(s, list);
         for (size_t k = i + 1; k < c->stream_count && c->stream_count <= STREAM_PAIRS_MAX; k++) {
             warn_streams(s, &c->streams[k], list);
         }

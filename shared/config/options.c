@@ -159,8 +159,9 @@ const struct option_row option_rows[] = {
     {STREAM(cleanup), .name = "cleanup.policy", .type = OPTION_CHOICE, .default_text = "delete",
      .choices = cleanup_choices, .reload = true,
      .doc = "delete, or compact: retention.ms and retention.bytes then remove nothing, unless it "
-            "is compact,delete, and a retained empty publish is a tombstone. Older records of a "
-            "key are removed in the background, as Kafka does it."},
+            "is compact,delete, and a retained empty publish is a tombstone of its key (with key "
+            "payload.<path> it has none). Older records of a key are removed in the "
+            "background, as Kafka does it."},
     {STREAM(min_compaction_lag_ms), .name = "min.compaction.lag.ms", .type = OPTION_LONG,
      .max = INT64_MAX, .default_text = "0", .reload = true,
      .doc = "A record is not compacted before it is this old."},

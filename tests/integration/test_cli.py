@@ -65,6 +65,12 @@ def test_check_of_a_file_that_is_not_there(tmp_path):
     ([{"name": "a", "filters": ["a/#", "a"]}], ["adds nothing"]),
     ([{"name": "a", "filters": ["#"]}, {"name": "b", "filters": ["b/c"]}], ["streams a and b", "b/c", "both"]),
     ([], ["no streams"]),
+    ([{"name": "a", "filters": ["a/b", "+"], "key": "topic[3..4]"}], ["stream a", "no record", "topic[3..4]"]),
+    ([{"name": "a", "filters": ["a"], "key": "topic[2]", "cleanup.policy": "compact"}], ["no record", "topic[2]"]),
+    ([{"name": "a", "filters": ["a/#"], "key": "topic[2]", "cleanup.policy": "compact"}], ["fewer than 2 levels", "topic[2]"]),
+    ([{"name": "a", "filters": ["a/b", "c"], "key": "topic[2]", "cleanup.policy": "compact"}], ["fewer than 2 levels"]),
+    ([{"name": "a", "filters": ["#"], "key": "payload.id", "cleanup.policy": "compact"}], ["retained", "payload.id", "no tombstone"]),
+    ([{"name": "a", "filters": ["a"], "key": "property.id", "cleanup.policy": "compact,delete"}], ["user property", "property.id"]),
 ])
 def test_check_notes_what_is_surely_not_meant(tmp_path, streams, words):
     _, doc = check(tmp_path, {"streams": streams}, 0)
@@ -74,6 +80,15 @@ def test_check_notes_what_is_surely_not_meant(tmp_path, streams, words):
 @pytest.mark.parametrize("filters", [["+/a", "a/+"], ["a/b", "a/b/c"], ["a/+", "a/b/c"]])
 def test_check_is_silent_about_filters_that_do_not_cover_each_other(tmp_path, filters):
     _, doc = check(tmp_path, {"streams": [{"name": "a", "filters": filters}]}, 0)
+    assert doc["warnings"] == []
+
+
+@pytest.mark.parametrize("settings", [
+    {"filters": ["a/#"], "key": "topic[3]"}, {"filters": ["a/b", "a"], "key": "topic[2]"}, {"filters": ["a"], "key": "payload.id"},
+    {"filters": ["#"], "key": "topic[1..3]", "cleanup.policy": "compact"}, {"filters": ["#"], "cleanup.policy": "compact"},
+    {"filters": ["a/+/#"], "key": "topic[2..9]", "cleanup.policy": "compact"}, {"filters": ["#"], "key": "none"}])
+def test_check_is_silent_about_keys_that_are_there(tmp_path, settings):
+    _, doc = check(tmp_path, {"streams": [{"name": "a", **settings}]}, 0)
     assert doc["warnings"] == []
 
 
