@@ -231,7 +231,7 @@ $(B)/unit/%: tests/unit/%.c $(B)/libserver.a $(B)/libculex.a
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(filter %.o,$^) $(B)/libserver.a $(B)/libculex.a \
 	    $(LDLIBS_STORE) $(LDLIBS_SERVER) -lcmocka
-$(B)/unit/test_link: $(call obj,$(LINK_SRC) $(filter-out %/main.c,$(WRITER_SRC)))
+$(B)/unit/test_link $(B)/unit/test_bind: $(call obj,$(LINK_SRC) $(filter-out %/main.c,$(WRITER_SRC)))
 $(B)/unit/test_own_state: $(call obj,kafka-server/own_state.c)
 $(B)/unit/test_own_state: LDFLAGS += -Wl,--wrap=transactions_open
 # MODE=tsan: RocksDB is not instrumented, so its own locks are not seen; and tests fork to kill a writer.

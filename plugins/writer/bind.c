@@ -11,6 +11,7 @@
 
 #define CONFIG_PREFIX "mqtt."
 #define FILTER_CONFIG CONFIG_PREFIX "filter"
+#define POLICY_CONFIG "cleanup.policy"
 #define NO_FILTER     FILTER_CONFIG ": is missing; a stream needs a filter"
 
 static const char *text_of(const json_t *object, const char *name)
@@ -88,7 +89,7 @@ static enum err each_filter(struct config_stream *s, const char *value,
 static const char *setting_of(const char *config)
 {
     static const char *const plain[] = {
-        "retention.ms",          "retention.bytes",     "cleanup.policy", "min.compaction.lag.ms",
+        "retention.ms",          "retention.bytes",     POLICY_CONFIG,    "min.compaction.lag.ms",
         "max.compaction.lag.ms", "delete.retention.ms", "min.cleanable.dirty.ratio",
     };
     size_t skip = sizeof CONFIG_PREFIX - 1;
@@ -197,6 +198,27 @@ enum err bind_describe(struct config_stream *out, const json_t *command, struct 
     return finish(out, e, m);
 }
 
+/* cleanup.policy, a list in Kafka, with what is given added or taken away: each part is a bit. What
+ * is no policy, and a list without any, is left to the setting, which says so. */
+static enum err change_policy(struct config_stream *s, const char *value, bool append,
+                              struct errmsg *m)
+{
+    static const char *const lists[] = {"", "delete", "compact", "compact,delete"};
+    uint32_t now = s->cleanup == CLEANUP_DELETE ? 1 : s->cleanup == CLEANUP_COMPACT ? 2 : 3;
+    for (const char *p = value, *end; p; p = *end ? end + 1 : NULL) {
+        end = p + strcspn(p, ",");
+        struct slice part = slice_make(p, (size_t)(end - p));
+        uint32_t bit = slice_eq(part, slice_str(lists[1]))   ? 1
+                       : slice_eq(part, slice_str(lists[2])) ? 2
+                                                             : 0;
+        if (append && bit == 0) {
+            return set_config(s, POLICY_CONFIG, value, m);
+        }
+        now = append ? now | bit : now & ~bit;
+    }
+    return set_config(s, POLICY_CONFIG, lists[now], m);
+}
+
 static enum err change(struct config_stream *s, const json_t *x, struct errmsg *m)
 {
     const char *op = text_of(x, "op"), *config = text_of(x, "name"), *value = text_of(x, "value");
@@ -211,9 +233,12 @@ static enum err change(struct config_stream *s, const json_t *x, struct errmsg *
     if (!append && strcmp(op, "subtract") != 0) {
         return err_set(m, ERR_INVALID, "no such change: \"%.100s\"", op);
     }
+    if (strcmp(config, POLICY_CONFIG) == 0) {
+        return change_policy(s, value, append, m);
+    }
     if (strcmp(config, FILTER_CONFIG) != 0) {
-        return err_set(m, ERR_INVALID, "only " FILTER_CONFIG " is a list that can be appended to "
-                       "or subtracted from");
+        return err_set(m, ERR_INVALID, "only " FILTER_CONFIG " and " POLICY_CONFIG " are lists "
+                       "that can be appended to or subtracted from");
     }
     enum err e = each_filter(s, value, append ? filter_add : filter_remove, &why);
     return e ? err_set(m, e, "%s: %.400s", config, why.text) : OK;

@@ -103,13 +103,13 @@ def test_altering_it_reaches_the_broker(culex):
     culex.publish("b/1", ["b"])
     alter(culex, "s", (APPEND, "mqtt.filter", "c/#"))
     culex.publish("c/1", ["c"])
-    alter(culex, "s", (SUBTRACT, "mqtt.filter", "b/#"), (DELETE, "mqtt.headers", ""))
+    alter(culex, "s", (SUBTRACT, "mqtt.filter", "b/#"), (DELETE, "mqtt.headers", ""), (APPEND, "cleanup.policy", "compact"))
     culex.publish("b/2", ["no"])
     culex.publish("c/2", ["c2"])
     assert values(culex, "s", 3) == ["b", "c", "c2"]
     said = configs(culex, "s")
     assert said["mqtt.filter"].value == "c/#" and said["mqtt.headers"].value == "full"
-    assert said["retention.ms"].value == "60000"
+    assert said["retention.ms"].value == "60000" and said["cleanup.policy"].value == "compact,delete"
 
 
 @pytest.mark.sanitized
