@@ -166,6 +166,17 @@ static void prepare_rebalance(struct group *g, struct group_time now, const stru
     due(g, g->join_deadline_ms);
 }
 
+/* Who comes while a first rebalance waits for ids alone begins the delay anew, which is shorter. */
+static void end_wait_for_ids(struct group *g, struct group_time now)
+{
+    int64_t sooner_ms = g->join_deadline_ms - (now.mono_ms + g->limits->initial_delay_ms);
+    if (g->initial && sooner_ms > 0) {
+        g->initial_left_ms += sooner_ms;
+        g->join_deadline_ms -= sooner_ms;
+        due(g, g->join_deadline_ms);
+    }
+}
+
 static void remove_member(struct group *g, struct group_member *m, enum kerr e,
                           const struct group_sink *out)
 {
@@ -360,6 +371,7 @@ static void add_member(struct group *g, const struct group_join *ev, struct slic
     g->member_added = true;
     g->added_ms = now.mono_ms;
     prepare_rebalance(g, now, out);
+    end_wait_for_ids(g, now);
 }
 
 static void wait_for_rebalance(struct group *g, struct group_member *m, void *token,
@@ -713,22 +725,23 @@ static bool expire_sessions(struct group *g, struct group_time now, const struct
     return any;
 }
 
-static bool more_may_come(const struct group *g, struct group_time now)
+/* How much longer a first rebalance waits; 0: no longer. */
+static int64_t more_ms(const struct group *g, struct group_time now)
 {
-    return g->member_added ||
-           (g->pending_count > 0 && now.mono_ms - g->added_ms < GROUP_PENDING_GRACE_MS);
+    int64_t more = g->member_added          ? g->limits->initial_delay_ms
+                   : g->pending_count > 0 ? g->added_ms + GROUP_PENDING_GRACE_MS - now.mono_ms
+                                            : 0;
+    more = more < g->initial_left_ms ? more : g->initial_left_ms;
+    return g->initial && more > 0 ? more : 0;
 }
 
 static void join_time_is_up(struct group *g, struct group_time now, const struct group_sink *out)
 {
-    if (g->initial && g->initial_left_ms > 0 && more_may_come(g, now)) {
-        int64_t more_ms = g->limits->initial_delay_ms;
-        if (more_ms > g->initial_left_ms) {
-            more_ms = g->initial_left_ms;
-        }
-        g->initial_left_ms -= more_ms;
+    int64_t more = more_ms(g, now);
+    if (more > 0) {
+        g->initial_left_ms -= more;
         g->member_added = false;
-        g->join_deadline_ms = now.mono_ms + more_ms;
+        g->join_deadline_ms = now.mono_ms + more;
         return;
     }
     complete_join(g, now, out);

@@ -164,7 +164,9 @@ static void test_short_initial_delay_waits_for_ids_that_were_given_out(void **st
         pass(5);
         assert_int_equal(a->count, 0);
     }
+    assert_int_equal(g->join_deadline_ms, g->added_ms + GROUP_PENDING_GRACE_MS); /* one timer */
     struct answer *b = join_again("b"); /* somebody came: the ghost has as long again */
+    assert_int_equal(g->join_deadline_ms, g->added_ms + 5);
     for (int ms = 0; ms < GROUP_PENDING_GRACE_MS; ms += 5) {
         assert_int_equal(a->count, 0);
         pass(5);
