@@ -13,7 +13,10 @@ CFLAGS_debug   := -O0 -g3
 CFLAGS_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 CFLAGS_tsan    := -O1 -g -fsanitize=thread
 CFLAGS  += -std=c11 $(WARN) $(CFLAGS_$(MODE)) $(if $(WERROR),-Werror) -fvisibility=hidden -fPIC -fno-plt -pthread
-LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread -fno-lto
+# Ours is the plugin's alone (below); a builder's own is left alone.
+THEIR_LTO := $(filter -flto%,$(CC) $(CFLAGS) $(LDFLAGS))
+NO_LTO  := $(if $(THEIR_LTO),,-fno-lto)
+LDFLAGS += $(filter -fsanitize=%,$(CFLAGS_$(MODE))) -pthread $(NO_LTO)
 LDLIBS_STORE := -lrocksdb -lisal -ljansson -lzstd -llz4 -lsnappy -lz
 LDLIBS_SERVER = $(shell pkg-config --libs libevent libevent_pthreads libpcre2-8) -lsystemd
 
@@ -38,12 +41,12 @@ $(B)/libserver.a: $(SERVER_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 
 # What the broker runs for each message lies in seven files: GCC makes one function of it when the plugin is linked.
-LTO_release := $(if $(findstring Free Software,$(shell $(CC) --version)),-flto=auto)
+LTO_release := $(if $(findstring Free Software,$(shell $(CC) --version)),$(if $(THEIR_LTO),,-flto=auto))
 $(call obj,$(PLUGIN_SRC) $(LINK_SRC) $(wildcard shared/base/*.c shared/mqtt/*.c)): \
     CFLAGS += $(LTO_$(MODE)) $(if $(LTO_$(MODE)),-ffat-lto-objects)
 # The plugin links libmosquitto, because upstream brokers export only part of the API; the writer runs beside it.
 $(B)/culex_capture.so: $(call obj,$(PLUGIN_SRC) $(LINK_SRC)) $(B)/libculex.a
-	$(CC) -shared $(if $(LTO_$(MODE)),$(filter-out -fno-lto,$(LDFLAGS)) -O2 $(LTO_$(MODE)),$(LDFLAGS)) -Wl,--exclude-libs,ALL -o $@ $(call obj,$(PLUGIN_SRC) $(LINK_SRC)) $(B)/libculex.a -lisal -ljansson -lmosquitto
+	$(CC) -shared $(filter-out $(NO_LTO),$(LDFLAGS)) $(if $(LTO_$(MODE)),-O2 $(LTO_$(MODE))) -Wl,--exclude-libs,ALL -o $@ $(call obj,$(PLUGIN_SRC) $(LINK_SRC)) $(B)/libculex.a -lisal -ljansson -lmosquitto
 $(B)/culex-writer: $(call obj,$(WRITER_SRC) $(LINK_SRC)) $(B)/libculex.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS_STORE)
 $(B)/culex-server: $(call obj,$(MAIN_SRC)) $(B)/libserver.a $(B)/libculex.a
@@ -321,9 +324,10 @@ $(B)/demo-device: packaging/demo/device.c
 	$(CC) -D_GNU_SOURCE $(CFLAGS) $(LDFLAGS) -o $@ $< -lmosquitto
 
 demo: export BUILD_DIR := $(B)
-demo: # MQTT_PORT, KAFKA_PORT and DATA come through the environment, whatever is in them
+demo: # MQTT_PORT, KAFKA_PORT and DATA come through the environment: there may be quotes and blanks in them
 	@packaging/demo/run
 
+install uninstall: export DESTDIR := $(DESTDIR)
 install: all
 	install -d "$(DESTDIR)$(BINDIR)" "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(DOCDIR)/examples" \
 	    "$(DESTDIR)$(DOCDIR)/docs" "$(DESTDIR)$(UNITDIR)" \
@@ -339,18 +343,18 @@ install: all
 	$(fill) packaging/mosquitto-culex.conf.in >"$(DESTDIR)$(DOCDIR)/examples/mosquitto-culex.conf"
 	$(fill) packaging/systemd/culex-server.service.in >"$(DESTDIR)$(UNITDIR)/culex-server.service"
 	install -m 644 packaging/systemd/culex-tmpfiles.conf "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf"
-	@DESTDIR='$(DESTDIR)' packaging/after-install '$(DOCDIR)' '$(SYSCONFDIR)'
+	@packaging/after-install '$(DOCDIR)' '$(SYSCONFDIR)'
 
 # Keeps what is the user's: the configuration, if it is not the sample any more, and the data.
 uninstall:
-	@DESTDIR='$(DESTDIR)' packaging/before-uninstall '$(SYSCONFDIR)'
+	@packaging/before-uninstall '$(SYSCONFDIR)'
 	rm -f "$(DESTDIR)$(BINDIR)/culex-server" "$(DESTDIR)$(BINDIR)/culex" "$(DESTDIR)$(LIBDIR)/culex_capture.so" \
 	    "$(DESTDIR)$(LIBDIR)/culex-writer" \
 	    "$(DESTDIR)$(UNITDIR)/culex-server.service" "$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/culex.conf"
 	if cmp -s packaging/culex.json "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json"; then \
 	    rm -f "$(DESTDIR)$(SYSCONFDIR)/culex/culex.json"; rmdir "$(DESTDIR)$(SYSCONFDIR)/culex"; fi
 	rm -rf "$(DESTDIR)$(DOCDIR)"
-	@if [ -z '$(DESTDIR)' ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 
 docker-test:
 	docker/test.sh

@@ -169,7 +169,7 @@ def files_below(path):
 
 
 def test_install_puts_everything_where_debian_wants_it_and_uninstall_takes_it_away(home):
-    dest = home[0] / "a root"
+    dest = home[0] / "a builder's root"
     make("install", dest, "PREFIX=/usr")
     arch = subprocess.run(["gcc", "-print-multiarch"], capture_output=True, text=True).stdout.strip()
     doc = "usr/share/doc/culex"
