@@ -10,8 +10,9 @@
  * KIP-848 fail, too: their answers rest on what is stored. When it is open again, groups are what
  * the rows say.
  *
- * The part of server.c that knows all of them; each knows itself. Loop thread only, but for
- * own_state_read. */
+ * The part of server.c that knows all of them; each knows itself. Loop thread only, but for what is
+ * said to be any thread's: that reads a journal, groups, producers and transactions which nobody
+ * else knows yet, or frees those which nobody knows any more. */
 #ifndef CULEX_OWN_STATE_H
 #define CULEX_OWN_STATE_H
 
@@ -45,7 +46,7 @@ struct own_opening {
     struct errmsg message;
     bool busy; /* the thread has it */
 };
-/* Its work: opens and reads. */
+/* Its work, on the thread of s->opener: opens and reads. */
 void own_opening_run(struct work *w);
 /* The thread frees what own_state_take has left in it. */
 void own_opening_clear(struct own_opening *o);

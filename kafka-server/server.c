@@ -246,7 +246,7 @@ static void done_open_own(struct work *w)
     struct own_opening *o = (struct own_opening *)w;
     struct server *s = o->server;
     o->busy = false;
-    if (workers_closing(s->opener)) {
+    if (s->stopping || workers_closing(s->opener)) {
         own_state_drop(o->read);
         if (o->store != NULL) {
             store_close(o->store);

@@ -10,7 +10,8 @@
  * and are answered as by one that is not available. So what requests call (from coordinator_join
  * on, and coordinator_find to coordinator_each) takes NULL, which has no groups.
  *
- * Time comes from shared/base/clock.h, save where it is a parameter. Loop thread only. */
+ * Time comes from shared/base/clock.h, save where it is a parameter. One
+ * thread at a time (own_state.h). */
 #ifndef CULEX_BROKER_COORDINATOR_H
 #define CULEX_BROKER_COORDINATOR_H
 

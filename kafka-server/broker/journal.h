@@ -9,8 +9,8 @@
  * `done` hears how the commit ended: on failure nothing of the turn is stored, and the owner goes
  * back to what is.
  *
- * Loop thread only. `write` may put and delete, nothing else. `done` of a waiter may put and wait
- * again (that is the next flush); `done` of an owner may not. */
+ * One thread at a time (own_state.h). `write` may put and delete, nothing else. `done` of a waiter
+ * may put and wait again (that is the next flush); `done` of an owner may not. */
 #ifndef CULEX_BROKER_JOURNAL_H
 #define CULEX_BROKER_JOURNAL_H
 

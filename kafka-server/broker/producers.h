@@ -12,7 +12,8 @@
  * repeats may be of this very turn.
  *
  * A state machine over rows: no store, no socket, no clock. Wall time comes as a parameter. A
- * partition is known by its uid in the own store, which is never used twice. Loop thread only. */
+ * partition is known by its uid in the own store, which is never used twice. One thread at a
+ * time (own_state.h). */
 #ifndef CULEX_BROKER_PRODUCERS_H
 #define CULEX_BROKER_PRODUCERS_H
 

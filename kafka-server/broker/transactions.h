@@ -8,8 +8,8 @@
  * answered. What a client is told leaves after the commit; where it fails, everything is what its
  * rows say again, and the client gets COORDINATOR_NOT_AVAILABLE.
  *
- * Partitions are those of the own store, by uid. Wall time comes as a parameter. Loop thread only.
- * What requests call takes NULL for "there is no coordinator yet". */
+ * Partitions are those of the own store, by uid. Wall time comes as a parameter. One thread at
+ * a time (own_state.h). What requests call takes NULL for "there is no coordinator yet". */
 #ifndef CULEX_BROKER_TRANSACTIONS_H
 #define CULEX_BROKER_TRANSACTIONS_H
 
